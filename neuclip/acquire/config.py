@@ -1,0 +1,67 @@
+"""The `acquire` section of a recipe."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from neuclip.foundation.config import Section, unkeyed
+
+
+class AcquireConfig(Section):
+    """Which URL table to fetch, and how."""
+
+    table: str = Field(
+        description="URL table: a .parquet, .csv, .tsv or .jsonl file, or a folder of them; any URI"
+    )
+    url_column: str = Field("url", description="column with the image URL")
+    caption_column: str = Field(
+        "caption", description="column with the alt text; it becomes caption source `alt`"
+    )
+    uid_column: str = Field(
+        "uid",
+        description="column with 32 hex digits; where the table has none, the hash of url and caption",
+    )
+    caption_columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="further caption sources: source name -> column with a text or a list of texts",
+    )
+    on_duplicate_uid: Literal["error", "keep_first"] = Field(
+        "error", description="what to do with a uid that comes twice"
+    )
+    image_size: int = Field(
+        256,
+        ge=16,
+        le=4096,
+        description="side in pixels that images are resized to, see resize_mode",
+    )
+    resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
+        "keep_ratio",
+        description="img2dataset's resize mode; keep_ratio makes the smallest side image_size",
+    )
+    encode_format: Literal["jpg", "png", "webp"] = Field(
+        "jpg", description="format images are stored in"
+    )
+    encode_quality: int = Field(
+        95, ge=0, le=100, description="quality of jpg and webp, compression level 0-9 of png"
+    )
+    partition_rows: int = Field(
+        10_000, ge=1, le=1_000_000, description="rows of the table in one partition and raw shard"
+    )
+    timeout_s: int = Field(
+        10, ge=1, le=600, description="seconds without a byte after which a download fails"
+    )
+    retries: int = Field(1, ge=0, le=10, description="further tries of a failed download")
+    user_agent: str | None = Field(
+        None, description="name and contact that the user agent shows to hosts"
+    )
+    max_failed_share: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="share of rows that may fail before the stage is failed as a whole",
+    )
+    stall_s: int = unkeyed(
+        300, ge=10, description="seconds without any progress after which the download is ended"
+    )
+    processes: int = unkeyed(2, ge=1, le=256, description="downloading processes")
+    threads: int = unkeyed(32, ge=1, le=1024, description="downloading threads in each process")

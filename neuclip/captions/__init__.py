@@ -1,0 +1,1 @@
+"""The captions of every kept pair by source."""

@@ -1,0 +1,20 @@
+"""The `caption` section of a recipe."""
+
+from pydantic import Field
+
+from neuclip.foundation.config import Section
+
+
+class CaptionConfig(Section):
+    """Which caption sources travel with a sample."""
+
+    sources: list[str] | None = Field(
+        None,
+        description="caption sources to pass on, `alt` first where it is named; null passes on all that the input has",
+    )
+    max_per_source: int = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="most captions of one source for a sample, the first ones are kept",
+    )

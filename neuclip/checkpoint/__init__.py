@@ -1,0 +1,1 @@
+"""Checkpoints: written whole, verified, named by a pointer written last; nothing is unpickled."""

@@ -1,0 +1,1 @@
+"""Rules over outcome rows in DuckDB; a verdict row for every acquired pair."""

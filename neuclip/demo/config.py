@@ -1,0 +1,23 @@
+"""The `demo` section of a recipe: a made web of pictures, for trying the journey without a data set."""
+
+from pydantic import Field
+
+from neuclip.foundation.config import Section
+
+
+class DemoConfig(Section):
+    """Draw scenes into a folder and serve them on loopback while acquire runs."""
+
+    folder: str = Field(
+        description="local folder for the pictures, the URL table and the evaluation sets"
+    )
+    pairs: int = Field(
+        9_000, ge=100, le=1_000_000, description="rows of the URL table, broken ones included"
+    )
+    evaluation_scenes: int = Field(
+        500, ge=50, le=10_000, description="scenes in each evaluation set, never in the table"
+    )
+    image_px: int = Field(48, ge=16, le=512, description="side of a picture in pixels")
+    port: int = Field(
+        8765, ge=1024, le=65535, description="loopback port of the server; it stands in the URLs"
+    )

@@ -1,0 +1,1 @@
+"""Evaluation sets in the wds_* layout, zero-shot classification and retrieval."""

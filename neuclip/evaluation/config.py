@@ -1,0 +1,15 @@
+"""The `evaluate` section of a recipe."""
+
+from pydantic import Field
+
+from neuclip.foundation.config import Section, unkeyed
+
+
+class EvaluateConfig(Section):
+    """Which sets the chosen model is scored on."""
+
+    sets: list[str] = Field(
+        default_factory=list,
+        description="evaluation sets: folders in the `wds_*` layout (classes or retrieval), any URI",
+    )
+    batch_size: int = unkeyed(256, ge=1, le=65536, description="images encoded at once")

@@ -1,0 +1,18 @@
+"""Identity of a pair: `uid`, 32 hex digits, from the input or from what the pair is."""
+
+import hashlib
+import re
+
+UID_LENGTH = 32
+_UID = re.compile(r"[0-9a-f]{32}")
+
+
+def is_uid(text: str) -> bool:
+    """Tell whether a text is a uid: 32 lower-case hex digits."""
+    return _UID.fullmatch(text) is not None
+
+
+def uid_of(url: str, caption: str) -> str:
+    """Derive a pair's uid from its URL and caption (the first 128 bits of a SHA-256)."""
+    content = f"{len(url.encode())}:{url}{caption}".encode()
+    return hashlib.sha256(content).hexdigest()[:UID_LENGTH]

@@ -1,0 +1,1 @@
+"""The model folder, its card, and the report page."""

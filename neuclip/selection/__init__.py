@@ -1,0 +1,1 @@
+"""Which checkpoint: every kept one scored on the held-out selection split."""

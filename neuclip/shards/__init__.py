@@ -1,0 +1,1 @@
+"""Deterministic training shards (WebDataset tars) and their member table."""

@@ -1,0 +1,239 @@
+"""Read, write, list and remove files at any URI."""
+
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+import fsspec
+
+from neuclip.foundation.errors import StorageError, TransientStorageError
+from neuclip.storage.uris import is_local, join, local_part
+
+_HASH_BLOCK_BYTES = 1 << 20
+_UNREACHABLE = (
+    botocore.exceptions.EndpointConnectionError,
+    botocore.exceptions.ConnectionClosedError,
+    botocore.exceptions.HTTPClientError,
+)
+
+
+@contextmanager
+def _explained(action: str, uri: str) -> Iterator[None]:
+    """Turn what the file systems raise into one StorageError that says what to do."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileNotFoundError as error:
+        raise StorageError(f"cannot {action} {uri}: there is no such file or bucket") from error
+    except botocore.exceptions.NoCredentialsError as error:
+        message = f"cannot {action} {uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise StorageError(message) from error
+    except PermissionError as error:
+        message = f"cannot {action} {uri}: permission denied; check the file mode, or the AWS_* keys and the bucket policy"
+        raise StorageError(message) from error
+    except _UNREACHABLE as error:
+        endpoint = (
+            os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL")
+            or "the default S3 endpoint"
+        )
+        message = f"cannot {action} {uri}: no answer from {endpoint}; check the network and AWS_ENDPOINT_URL"
+        raise TransientStorageError(message) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"cannot {action} {uri}: the disk is full; free space or choose another root, then run again"
+            raise StorageError(message) from error
+        raise StorageError(f"cannot {action} {uri}: {error}") from error
+    except botocore.exceptions.BotoCoreError as error:
+        raise StorageError(f"cannot {action} {uri}: {error}") from error
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URI and the path inside it."""
+    if is_local(uri):
+        return fsspec.filesystem("file"), str(local_part(uri).absolute())
+    protocol = uri.split("://", 1)[0]
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if protocol == "s3":
+        options["config_kwargs"] = {
+            "connect_timeout": 5,
+            "retries": {"max_attempts": 3, "mode": "standard"},
+        }
+    try:
+        return fsspec.filesystem(protocol, **options), uri
+    except (ValueError, ImportError) as error:
+        raise StorageError(
+            f"cannot open {uri}: storage protocol {protocol!r} is not known or not installed"
+        ) from error
+
+
+def exists(uri: str) -> bool:
+    """Tell whether a file or folder is there."""
+    with _explained("look up", uri):
+        if is_local(uri):
+            return local_part(uri).exists()
+        files, path = filesystem(uri)
+        return bool(files.exists(path))
+
+
+def list_files(folder_uri: str) -> dict[str, int]:
+    """List all files below a folder: name relative to it -> size in bytes, sorted; empty if there is no folder."""
+    with _explained("list", folder_uri):
+        if is_local(folder_uri):
+            folder = local_part(folder_uri)
+            found = {
+                p.relative_to(folder).as_posix(): p.stat().st_size
+                for p in folder.rglob("*")
+                if p.is_file()
+            }
+        else:
+            files, path = filesystem(folder_uri)
+            prefix = files._strip_protocol(path).rstrip("/") + "/"
+            found = {
+                name.removeprefix(prefix): int(info["size"])
+                for name, info in files.find(path, detail=True).items()
+                if name.startswith(prefix)
+            }
+    return dict(sorted(found.items()))
+
+
+def list_folders(folder_uri: str) -> list[str]:
+    """List the names of the folders directly below a folder, sorted; empty if there is none."""
+    if is_local(folder_uri):
+        folder = local_part(folder_uri)
+        return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    with _explained("list", folder_uri):
+        files, path = filesystem(folder_uri)
+        try:
+            entries = files.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(
+            entry["name"].rstrip("/").rsplit("/", 1)[-1]
+            for entry in entries
+            if entry["type"] == "directory"
+        )
+
+
+def size_bytes(uri: str) -> int:
+    """Return the size of a file."""
+    with _explained("look up", uri):
+        files, path = filesystem(uri)
+        return int(files.size(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    """Read a whole file."""
+    with _explained("read", uri):
+        files, path = filesystem(uri)
+        content: bytes = files.cat_file(path)
+        return content
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Write a whole file so that a reader sees the old content or the new, never a part."""
+    with _explained("write", uri):
+        if not is_local(uri):
+            files, path = filesystem(uri)
+            files.pipe_file(path, content)
+            return
+        target = local_part(uri)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            with unfinished.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def put_file(path: Path, uri: str) -> None:
+    """Move a finished local file to its URI: a rename on the same disk, an upload to object storage."""
+    with _explained("write", uri):
+        if is_local(uri):
+            target = local_part(uri)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.replace(target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+                shutil.copyfile(path, unfinished)
+                unfinished.replace(target)
+                path.unlink()
+        else:
+            files, remote = filesystem(uri)
+            files.put_file(str(path), remote)
+            path.unlink()
+
+
+def get_file(uri: str, path: Path) -> None:
+    """Copy a file to a local path, whole or not at all."""
+    with _explained("read", uri):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        files, remote = filesystem(uri)
+        try:
+            files.get_file(remote, str(unfinished))
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def remove(uri: str) -> None:
+    """Remove one file if it is there."""
+    with _explained("remove", uri):
+        files, path = filesystem(uri)
+        if files.exists(path):
+            files.rm_file(path)
+
+
+def remove_tree(folder_uri: str) -> None:
+    """Remove a folder and all below it if it is there."""
+    with _explained("remove", folder_uri):
+        files, path = filesystem(folder_uri)
+        if files.exists(path):
+            files.rm(path, recursive=True)
+
+
+def sha256_of(uri: str) -> str:
+    """Return the SHA-256 of a file's content as hex."""
+    digest = hashlib.sha256()
+    with _explained("read", uri):
+        files, path = filesystem(uri)
+        with files.open(path, "rb") as file:
+            while block := file.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def version_tag(uri: str) -> str:
+    """Return what tells one content of a file from another without reading much.
+
+    A local file is hashed; an object is known by its ETag and size, which storage keeps for it.
+    """
+    if is_local(uri):
+        return sha256_of(uri)
+    with _explained("look up", uri):
+        files, path = filesystem(uri)
+        info = files.info(path)
+        return f"{str(info.get('ETag', '')).strip(chr(34))}:{info['size']}"
+
+
+def expand(uri: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the file itself, or the files with one of the suffixes below a folder, in name order."""
+    if uri.endswith(suffixes):
+        return [uri]
+    return [join(uri, name) for name in list_files(uri) if name.endswith(suffixes)]

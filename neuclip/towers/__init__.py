@@ -1,0 +1,1 @@
+"""open_clip models, tokenizers and transforms, and the folder they are published as."""

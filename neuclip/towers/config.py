@@ -1,0 +1,37 @@
+"""The `train.model` section of a recipe."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from neuclip.foundation.config import Section
+
+
+class ModelConfig(Section):
+    """Which CLIP to train: an open_clip architecture by name, or one written out."""
+
+    name: str | None = Field(
+        None, description="an architecture of open_clip, such as RN50 or ViT-B-32"
+    )
+    architecture: dict[str, Any] | None = Field(
+        None,
+        description="an open_clip model configuration written out: embed_dim, vision_cfg, text_cfg",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "ModelConfig":
+        if (self.name is None) == (self.architecture is None):
+            raise ValueError(
+                "give either `name` (an open_clip architecture) or `architecture` (a configuration written out)"
+            )
+        if self.architecture is not None:
+            missing = [
+                part
+                for part in ("embed_dim", "vision_cfg", "text_cfg")
+                if part not in self.architecture
+            ]
+            if missing:
+                raise ValueError(
+                    f"an architecture needs embed_dim, vision_cfg and text_cfg; missing here: {', '.join(missing)}"
+                )
+        return self
