@@ -1,0 +1,120 @@
+"""What the processes of one run tell each other.
+
+Legend: B local batch, G global batch = B times world size.
+Every function is called by all ranks in the same order and is the identity at world size 1.
+"""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from neuclip.distributed.world import World
+from neuclip.foundation.errors import ShapeError
+
+T = TypeVar("T")
+
+
+def require_equal_shapes(tensor: Tensor, world: World) -> None:
+    """Refuse to go on if this tensor's shape differs between ranks.
+
+    It waits for the device, so call it once per run rather than once per step.
+
+    Raises:
+        ShapeError: on every rank, naming the shape of each.
+    """
+    if world.size == 1:
+        return
+    shapes: list[Any] = [None] * world.size
+    dist.all_gather_object(shapes, tuple(tensor.shape))
+    if len(set(shapes)) > 1:
+        listed = ", ".join(f"rank {rank}: {shape}" for rank, shape in enumerate(shapes))
+        raise ShapeError(
+            f"expected equal shapes on {world.size} ranks, found {listed}; "
+            "give every rank the same local batch, for example by dropping the last partial one"
+        )
+
+
+def all_gather(tensor: Tensor, world: World) -> Tensor:
+    """Join the [B, ...] tensors of all ranks to [G, ...] in rank order, without gradient.
+
+    At size 1 the result shares memory with the argument.
+    """
+    if world.size == 1:
+        return tensor.detach()
+    gathered = tensor.new_empty(world.size * tensor.shape[0], *tensor.shape[1:])
+    dist.all_gather_into_tensor(gathered, tensor.detach().contiguous())
+    return gathered
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, world: World) -> Tensor:  # noqa: ANN401
+        ctx.local_shape = tensor.shape
+        return all_gather(tensor, world)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        local_gradient = grad_outputs[0].new_empty(ctx.local_shape)
+        dist.reduce_scatter_tensor(local_gradient, grad_outputs[0].contiguous())
+        return local_gradient, None
+
+
+def gather_with_gradient(tensor: Tensor, world: World) -> Tensor:
+    """Join the [B, ...] tensors of all ranks to [G, ...], so that gradients find their way back.
+
+    Definition: forward is `all_gather`; backward sums over ranks the gradient of each row and
+    hands it to the rank that owns the row. So each rank receives the gradient of the SUM of the
+    ranks' losses; averaging parameter gradients over ranks makes it that of their mean.
+    """
+    if world.size == 1:
+        return tensor
+    return cast("Tensor", _GatherWithGradient.apply(tensor, world))
+
+
+def all_reduce_sum_(tensor: Tensor, world: World) -> Tensor:
+    """Replace the tensor, in place, by its sum over ranks; return it."""
+    if world.size > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def all_reduce_mean_(tensor: Tensor, world: World) -> Tensor:
+    """Replace the tensor, in place, by its mean over ranks; return it."""
+    # gloo has no mean, hence the division here.
+    return all_reduce_sum_(tensor, world).div_(world.size) if world.size > 1 else tensor
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter], world: World) -> None:
+    """Replace each parameter's gradient, in place, by its mean over ranks.
+
+    For parameters outside DDP. A parameter without gradient is passed over, so the same ones
+    must have a gradient on every rank.
+    """
+    for parameter in parameters:
+        if parameter.grad is not None:
+            all_reduce_mean_(parameter.grad, world)
+
+
+def broadcast_(tensor: Tensor, world: World, *, source: int = 0) -> Tensor:
+    """Overwrite the tensor, in place, with that of the source rank; return it."""
+    if world.size > 1:
+        dist.broadcast(tensor, src=source)
+    return tensor
+
+
+def broadcast_object(value: T, world: World, *, source: int = 0) -> T:
+    """Return the source rank's value on every rank; it travels pickled between trusted ranks."""
+    if world.size == 1:
+        return value
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box, src=source)
+    return box[0]
+
+
+def barrier(world: World) -> None:
+    """Wait until every rank is here."""
+    if world.size > 1:
+        dist.barrier()
