@@ -136,7 +136,8 @@ def build_from_folder(
             pretrained_text=False,
         )
         tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
-    preprocess = dict(cast("Any", model.visual).preprocess_cfg)
+    # The form that JSON gives it, so that towers are the same before and after a folder.
+    preprocess = json.loads(json.dumps(cast("Any", model.visual).preprocess_cfg))
     size = preprocess["size"]
     if not isinstance(size, int) and size[0] != size[1]:
         raise ConfigError(

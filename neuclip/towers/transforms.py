@@ -1,10 +1,12 @@
 """From an RGB image to the pixels of a tower, for evaluation and for training."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -79,10 +81,18 @@ def normalised(
     image: Image.Image, *, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Tensor, "3 H W"]:
     """Turn an RGB image into float32 (value / 255 - mean) / std, in one pass over the pixels."""
-    factor = (1 / (255 * np.asarray(std))).astype(np.float32)
-    offset = (np.asarray(mean) / np.asarray(std)).astype(np.float32)
+    factor, offset = _factor_and_offset(mean, std)
     channels = np.asarray(image).transpose(2, 0, 1)
     pixels = np.empty(channels.shape, dtype=np.float32)
-    np.multiply(channels, factor[:, None, None], out=pixels)
-    pixels -= offset[:, None, None]
+    np.multiply(channels, factor, out=pixels)
+    pixels -= offset
     return torch.from_numpy(pixels)
+
+
+@functools.cache
+def _factor_and_offset(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return 1 / (255 std) and mean / std, each [3, 1, 1]."""
+    factor, offset = 1 / (255 * np.asarray(std)), np.asarray(mean) / np.asarray(std)
+    return factor.astype(np.float32)[:, None, None], offset.astype(np.float32)[:, None, None]
