@@ -1,8 +1,8 @@
 """The `acquire` section of a recipe."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from neuclip.foundation.config import Section, unkeyed
 
@@ -54,6 +54,12 @@ class AcquireConfig(Section):
     user_agent: str | None = Field(
         None, description="name and contact that the user agent shows to hosts"
     )
+    max_image_pixels: int = Field(
+        100_000_000,
+        ge=1_000,
+        le=1_000_000_000,
+        description="pixels above which an image is refused before it is decoded",
+    )
     max_failed_share: float = Field(
         0.8,
         ge=0,
@@ -65,3 +71,11 @@ class AcquireConfig(Section):
     )
     processes: int = unkeyed(2, ge=1, le=256, description="downloading processes")
     threads: int = unkeyed(32, ge=1, le=1024, description="downloading threads in each process")
+
+    @model_validator(mode="after")
+    def _check_png_quality(self) -> Self:
+        if self.encode_format == "png" and self.encode_quality > 9:
+            raise ValueError(
+                f"encode_quality of png is its compression level 0 to 9, found {self.encode_quality}; set 9"
+            )
+        return self

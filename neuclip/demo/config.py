@@ -11,6 +11,7 @@ class DemoConfig(Section):
     folder: str = Field(
         description="local folder for the pictures, the URL table and the evaluation sets"
     )
+    seed: int = Field(0, ge=0, description="seed of every scene, caption and defect")
     pairs: int = Field(
         9_000, ge=100, le=1_000_000, description="rows of the URL table, broken ones included"
     )

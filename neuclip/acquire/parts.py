@@ -1,0 +1,108 @@
+"""The partitions of one run: reused, fetched and committed one by one, or held back on suspicion."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.download import Shard
+from neuclip.acquire.partitions import Partition, fetch_settings
+from neuclip.acquire.reconcile import Account, Messages, reconcile
+from neuclip.foundation.progress import Progress
+from neuclip.stages.ledger import Ledger
+from neuclip.stages.manifest import is_committed, read_manifest, verify_sizes
+from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
+
+STAGE = "acquire"
+STAGE_VERSION = 1
+
+
+class Parts:
+    """Keeps the ledgers of a run's partitions and commits them.
+
+    A partition that looks as if the network had been down is held back until `commit_held`: committed,
+    it would never be fetched again.
+    """
+
+    def __init__(
+        self,
+        planned: Sequence[Partition],
+        config: AcquireConfig,
+        *,
+        root: str,
+        folder: Path,
+        progress: Progress,
+        force: bool,
+    ) -> None:
+        self.ledgers: dict[str, Ledger] = {}
+        self.messages: list[Messages] = []
+        self._planned = planned
+        self._config = config
+        self._root = root
+        self._folder = folder
+        self._progress = progress
+        self._force = force
+        self._held: list[tuple[Partition, Account]] = []
+
+    def missing(self) -> list[Partition]:
+        """Take over what is committed, unless forced; return the partitions that are to be done.
+
+        Raises: IntegrityError: if a committed partition has lost a file.
+        """
+        missing: dict[str, Partition] = {}
+        for partition in self._planned:
+            uri = self._identity(partition).uri
+            if is_committed(uri) and not self._force:
+                manifest = read_manifest(uri)
+                verify_sizes(uri, manifest)
+                self._take(partition, manifest.ledger, manifest.summary["messages"])
+            else:
+                missing[partition.key] = partition
+        self.report()
+        return list(missing.values())
+
+    def finish(self, partition: Partition, shard: Shard | None) -> None:
+        """Account for a partition that has been fetched, and commit it or hold it back."""
+        account = reconcile(partition, shard, folder=self._folder / partition.key)
+        self._take(partition, account.ledger, account.messages)
+        if account.failed_by_network() > self._config.max_failed_share:
+            self._held.append((partition, account))
+        else:
+            self._commit(partition, account)
+        self.report()
+
+    def commit_held(self) -> None:
+        """Commit what was held back: the table as a whole turned out well."""
+        for partition, account in self._held:
+            self._commit(partition, account)
+        self._held.clear()
+
+    def report(self, images: int = 0) -> None:
+        """Report progress in rows; `images` are those of partitions not finished yet."""
+        total = sum(partition.num_rows for partition in self._planned)
+        done = sum(ledger.entered for ledger in self.ledgers.values())
+        failed = done - sum(ledger.out for ledger in self.ledgers.values())
+        note = f"{len(self.ledgers)} of {len(self._planned)} partitions, {failed} rows failed"
+        self._progress(STAGE, done=min(done + images, total), total=total, note=note)
+
+    def _take(self, partition: Partition, ledger: Ledger, messages: Messages) -> None:
+        self.ledgers[partition.key] = ledger
+        self.messages.append(messages)
+
+    def _commit(self, partition: Partition, account: Account) -> None:
+        def move(workspace: Workspace) -> Outcome:
+            for path in account.folder.iterdir():
+                path.rename(workspace.output / path.name)
+            return Outcome(ledger=account.ledger, summary={"messages": account.messages})
+
+        commit_stage(self._identity(partition), move, force=self._force)
+
+    def _identity(self, partition: Partition) -> StageIdentity:
+        return StageIdentity(
+            stage=STAGE,
+            stage_version=STAGE_VERSION,
+            key=partition.key,
+            section=fetch_settings(self._config),
+            inputs={"rows": f"{partition.num_rows} of {partition.file}"},
+            root=self._root,
+            part=True,
+        )

@@ -1,0 +1,171 @@
+"""One partition's account: every planned row gets one outcome, and rows, tar and counts must agree."""
+
+import tarfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuclip.acquire.download import Shard
+from neuclip.acquire.partitions import Partition
+from neuclip.acquire.reasons import NETWORK_REASONS, reason_of
+from neuclip.foundation.errors import IntegrityError
+from neuclip.stages.ledger import Ledger, make_ledger
+
+ROWS_FILE = "rows.parquet"
+IMAGES_FILE = "images.tar"
+
+ROWS_SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("url", pa.string()),
+        ("captions", pa.map_(pa.string(), pa.list_(pa.string()))),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("sha256", pa.string()),
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+"""One row for each row of the table, in its order.
+
+status: `success` or `failed`; reason: one of acquire.reasons.REASONS, null on success; detail: the
+downloader's own words; width, height: of the stored image, original_*: as downloaded, in pixels; sha256: of
+the downloaded bytes; member, offset, size: name, first byte and bytes of the image in images.tar.
+"""
+
+_DETAIL_CHARACTERS = 200
+_MESSAGES_A_REASON = 3
+_SIZES = ("width", "height", "original_width", "original_height", "sha256")
+
+Record = dict[str, Any]
+Messages = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of a partition's rows; `folder` holds rows.parquet and images.tar."""
+
+    folder: Path
+    ledger: Ledger
+    messages: Messages
+
+    def failed_by_network(self) -> float:
+        """Return the share of rows that a network that is down would explain."""
+        failed = sum(self.ledger.dropped.get(reason, 0) for reason in NETWORK_REASONS)
+        return failed / self.ledger.entered
+
+
+def reconcile(partition: Partition, shard: Shard | None, *, folder: Path) -> Account:
+    """Write the outcome of every row of a partition to rows.parquet and move its images beside it.
+
+    Args:
+        shard: what img2dataset left; None if no row of the partition was to be fetched.
+    Raises: IntegrityError: if rows, tar and counts do not say the same.
+    """
+    folder.mkdir(parents=True)
+    fetched: dict[str, Record] = {}
+    members: dict[str, tarfile.TarInfo] = {}
+    if shard is None:
+        tarfile.open(folder / IMAGES_FILE, "w").close()
+    else:
+        fetched, members = _checked(partition, shard)
+        shard.tar.replace(folder / IMAGES_FILE)
+    rows = [_outcome(row, fetched, members) for row in partition.rows()]
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=ROWS_SCHEMA), folder / ROWS_FILE, compression="zstd"
+    )
+    dropped = Counter(row["reason"] for row in rows if row["reason"])
+    ledger = make_ledger(len(rows), sum(row["status"] == "success" for row in rows), dict(dropped))
+    return Account(folder, ledger, _messages(rows))
+
+
+def add_messages(all_messages: list[Messages]) -> Messages:
+    """Add up the most frequent messages of partitions."""
+    counts: dict[str, Counter[str]] = {}
+    for messages in all_messages:
+        for reason, texts in messages.items():
+            counts.setdefault(reason, Counter()).update(texts)
+    return {r: dict(counts[r].most_common(_MESSAGES_A_REASON)) for r in sorted(counts)}
+
+
+def _checked(
+    partition: Partition, shard: Shard
+) -> tuple[dict[str, Record], dict[str, tarfile.TarInfo]]:
+    """Return img2dataset's rows by uid and its image members by key, if they fit each other and the plan."""
+    fetched = pq.read_table(shard.parquet).to_pylist()
+    members = _image_members(partition, shard)
+    by_uid = {row["uid"]: row for row in fetched}
+    planned = {row["uid"] for row in partition.rows() if row["reason"] is None}
+    stats = shard.stats() or {}
+    succeeded = {row["key"] for row in fetched if row["status"] == "success"}
+    numbers = {
+        "rows planned": len(planned),
+        "rows in its table": len(fetched),
+        "planned uids in its table": len(planned & by_uid.keys()),
+        "rows in its counts": stats.get("count"),
+    }
+    images = {
+        "successes in its table": len(succeeded),
+        "images in its tar": len(members),
+        "successes with an image": len(succeeded & members.keys()),
+        "successes in its counts": stats.get("successes"),
+    }
+    if len(set(numbers.values())) > 1 or len(set(images.values())) > 1:
+        said = ", ".join(f"{count} {what}" for what, count in {**numbers, **images}.items())
+        raise IntegrityError(
+            f"img2dataset's account of partition {partition.key} does not add up: {said}; "
+            "the partition was not committed, run again (is the disk full?)"
+        )
+    return by_uid, members
+
+
+def _image_members(partition: Partition, shard: Shard) -> dict[str, tarfile.TarInfo]:
+    try:
+        with tarfile.open(shard.tar) as tar:
+            return {
+                member.name.split(".", 1)[0]: member
+                for member in tar
+                if not member.name.endswith(".json")
+            }
+    except tarfile.TarError as error:
+        raise IntegrityError(
+            f"the tar that img2dataset wrote for partition {partition.key} is broken: {error}; "
+            "the partition was not committed, run again (is the disk full?)"
+        ) from error
+
+
+def _outcome(
+    row: Record, fetched: dict[str, Record], members: dict[str, tarfile.TarInfo]
+) -> Record:
+    outcome: Record = {name: row[name] for name in ("uid", "url", "captions")}
+    outcome["status"] = "failed"
+    if row["reason"] is not None:
+        return {**outcome, "reason": row["reason"]}
+    found = fetched[row["uid"]]
+    if found["status"] != "success":
+        message = found["error_message"]
+        detail = (message or "")[:_DETAIL_CHARACTERS]
+        return {**outcome, "reason": reason_of(found["status"], message), "detail": detail}
+    member = members[found["key"]]
+    return {
+        **outcome,
+        "status": "success",
+        **{name: found[name] for name in _SIZES},
+        "member": member.name,
+        "offset": member.offset_data,
+        "size": member.size,
+    }
+
+
+def _messages(rows: list[Record]) -> Messages:
+    return add_messages([{row["reason"]: {row["detail"]: 1}} for row in rows if row.get("detail")])

@@ -1,0 +1,186 @@
+"""The URL table as rows: read in batches from Parquet, CSV, TSV or JSON lines, each value checked.
+
+A row that cannot be fetched keeps its place and gets a reason; a table that contradicts itself is an error.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from neuclip.acquire.config import AcquireConfig
+from neuclip.foundation.errors import DataError, nearest
+from neuclip.foundation.ids import UID_LENGTH, is_uid, uid_of
+from neuclip.storage.cache import local_copy
+from neuclip.storage.files import exists, expand
+
+TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
+ALT = "alt"
+"""The caption source that `caption_column` becomes."""
+
+_DEFAULT_UID_COLUMN = "uid"
+_BATCH_ROWS = 10_000
+_WEB_SCHEMES = ("http://", "https://")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One pair of the table; `reason` says why it is not fetched, None if it is."""
+
+    uid: str
+    url: str | None
+    captions: dict[str, list[str]]
+    reason: str | None
+
+
+def table_files(uri: str) -> list[str]:
+    """Return the files of a table in name order.
+
+    Raises: DataError: if there is none.
+    """
+    files = [file for file in expand(uri, TABLE_SUFFIXES) if exists(file)]
+    if not files:
+        raise DataError(
+            f"expected a URL table ({', '.join(TABLE_SUFFIXES)}) or a folder of them at {uri}, found none; "
+            "set acquire.table to where the table is"
+        )
+    return files
+
+
+def read_rows(uri: str, config: AcquireConfig) -> Iterator[Row]:
+    """Read one file of the table, row by row.
+
+    Raises: DataError: if it cannot be read, lacks a column, or a value is not what its column should hold.
+    """
+    try:
+        records = _records(local_copy(uri))
+        first = next(records, None)
+        if first is None:
+            return
+        has_uid = _check_columns(first, uri, config)
+        for number, record in enumerate(_chain(first, records)):
+            yield _row(record, f"row {number} of {uri}", config, has_uid=has_uid)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"cannot read the URL table {uri}: {error}; "
+            f"expected a readable {Path(uri).suffix} file, write it again or take it out of acquire.table"
+        ) from error
+
+
+def slices(rows: Iterator[Row], num_rows: int) -> Iterator[list[Row]]:
+    """Cut rows into consecutive lists of `num_rows`; the last may be shorter."""
+    while part := list(islice(rows, num_rows)):
+        yield part
+
+
+def _records(path: Path) -> Iterator[Record]:
+    if path.suffix == ".jsonl":
+        yield from _json_records(path)
+        return
+    if path.suffix == ".parquet":
+        batches: Iterable[Any] = pq.ParquetFile(path).iter_batches(_BATCH_ROWS)
+    else:
+        batches = _csv_batches(path)
+    for batch in batches:
+        yield from batch.to_pylist()
+
+
+def _csv_batches(path: Path) -> Iterable[Any]:
+    """Read every column as text: a uid of digits only must not become a number."""
+    parse = pa_csv.ParseOptions(
+        delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True
+    )
+    with pa_csv.open_csv(path, parse_options=parse) as reader:
+        names = reader.schema.names
+    convert = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    return pa_csv.open_csv(path, parse_options=parse, convert_options=convert)
+
+
+def _json_records(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise DataError(
+                        f"line {number} of {path} holds {line[:40].strip()!r}, expected one JSON object a line"
+                    )
+                yield record
+
+
+def _chain(first: Record, rest: Iterator[Record]) -> Iterator[Record]:
+    yield first
+    yield from rest
+
+
+def _check_columns(record: Record, uri: str, config: AcquireConfig) -> bool:
+    """Refuse a file that lacks a column; tell whether it brings its own uids."""
+    required = {"url_column": config.url_column, "caption_column": config.caption_column}
+    required |= {f"caption_columns.{name}": col for name, col in config.caption_columns.items()}
+    if config.uid_column != _DEFAULT_UID_COLUMN:
+        required["uid_column"] = config.uid_column
+    for field, column in required.items():
+        if column not in record:
+            raise DataError(
+                f"{uri} has no column {column!r}; its columns are {', '.join(record)}."
+                f"{nearest(column, record)} Set acquire.{field} to one of them"
+            )
+    return config.uid_column in record
+
+
+def _row(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) -> Row:
+    url = _url(record.get(config.url_column), where, config)
+    columns = {ALT: config.caption_column, **config.caption_columns}
+    captions = {
+        source: texts
+        for source, column in columns.items()
+        if (texts := _texts(record.get(column), where, column))
+    }
+    if has_uid:
+        uid = _uid(record.get(config.uid_column), where, config)
+    else:
+        uid = uid_of(url or "", captions.get(ALT, [""])[0])
+    return Row(uid=uid, url=url, captions=captions, reason=_reason(url))
+
+
+def _url(value: object, where: str, config: AcquireConfig) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise DataError(
+            f"column {config.url_column!r} of {where} holds {value!r}, expected a URL as text"
+        )
+    return value.strip() or None if value else None
+
+
+def _reason(url: str | None) -> str | None:
+    if url is None:
+        return "no_url"
+    return None if url.lower().startswith(_WEB_SCHEMES) else "bad_scheme"
+
+
+def _uid(value: object, where: str, config: AcquireConfig) -> str:
+    uid = str(value).strip().lower()
+    if not is_uid(uid):
+        raise DataError(
+            f"column {config.uid_column!r} of {where} holds {value!r}, expected {UID_LENGTH} hex digits; "
+            "take the column out of the table to have uids derived from url and caption"
+        )
+    return uid
+
+
+def _texts(value: object, where: str, column: str) -> list[str]:
+    """Return the texts of a caption column: one text or a list; nulls and blank texts are left out."""
+    values: list[Any] = value if isinstance(value, list) else [value]
+    for text in values:
+        if text is not None and not isinstance(text, str):
+            raise DataError(
+                f"column {column!r} of {where} holds {text!r}, expected a text or a list of texts"
+            )
+    return [text for text in values if text and text.strip()]

@@ -1,0 +1,157 @@
+"""A real HTTP server on loopback: the pictures of a folder, and the ways in which the web fails.
+
+Below `/-/` a path says how it goes wrong: `/-/status/500`, `/-/truncated/PATH` (announces the file, sends
+half of it), `/-/slow/SECONDS/PATH`, `/-/noai/PATH` (with an opt-out header), `/-/empty`, `/-/html`.
+"""
+
+import errno
+import logging
+import mimetypes
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from neuclip.foundation.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+_ODDITIES = "/-/"
+_HTML = b"<!doctype html><title>Gone</title><p>This page is not a picture.</p>"
+_STALLED_CLIENT_S = 60
+
+
+class ImageServer(ThreadingHTTPServer):
+    """Serves the files of one folder, and nothing outside it, until it is shut down.
+
+    Args:
+        on_request: is called with the path of each request, in the thread that answers it.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+
+    def __init__(
+        self, folder: Path, port: int, on_request: Callable[[str], None] | None = None
+    ) -> None:
+        self.folder = folder.resolve()
+        self.on_request = on_request
+        super().__init__((HOST, port), _Handler)
+
+    @property
+    def url(self) -> str:
+        """The URL of the folder, without a slash at its end."""
+        return f"http://{HOST}:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Note a client that went away; nobody else is concerned."""
+        log.debug("request %s from %s failed", request, client_address)
+
+
+@contextmanager
+def serving(
+    folder: Path, port: int, *, on_request: Callable[[str], None] | None = None
+) -> Generator[ImageServer]:
+    """Serve a folder on loopback while the block runs; port 0 takes any that is free.
+
+    Raises: ConfigError: if the port is taken. DataError: if there is no folder.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"expected a folder of pictures at {folder}, found none; prepare the demo first"
+        )
+    try:
+        server = ImageServer(folder, port, on_request)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise ConfigError(
+            f"cannot serve the demo's pictures on {HOST}:{port}: {error.strerror}; "
+            f"choose another port, for example with --set demo.port={port + 1}"
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, name="image-server", daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = _STALLED_CLIENT_S
+    server: ImageServer  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_GET(self) -> None:  # the name that http.server calls
+        path = unquote(urlsplit(self.path).path)
+        if self.server.on_request is not None:
+            self.server.on_request(path)
+        if path.startswith(_ODDITIES):
+            oddity, _, rest = path.removeprefix(_ODDITIES).partition("/")
+            self._answer_oddly(oddity, rest)
+        else:
+            self._send_file(path)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None:
+        log.debug(format, *args)
+
+    def _answer_oddly(self, oddity: str, rest: str) -> None:
+        if oddity == "status" and rest.isdigit():
+            self._send(HTTPStatus(int(rest)), b"")
+        elif oddity == "empty":
+            self._send(HTTPStatus.OK, b"", content_type="image/jpeg")
+        elif oddity == "html":
+            self._send(HTTPStatus.OK, _HTML, content_type="text/html")
+        elif oddity == "noai":
+            self._send_file(rest, {"X-Robots-Tag": "noai"})
+        elif oddity == "truncated":
+            self._send_file(rest, share_sent=0.5)
+        elif oddity == "slow":
+            seconds, _, rest = rest.partition("/")
+            time.sleep(float(seconds))
+            self._send_file(rest)
+        else:
+            self._send(HTTPStatus.NOT_FOUND, b"")
+
+    def _send_file(
+        self, path: str, headers: dict[str, str] | None = None, *, share_sent: float = 1.0
+    ) -> None:
+        file = (self.server.folder / path.lstrip("/")).resolve()
+        if not file.is_relative_to(self.server.folder) or not file.is_file():
+            self._send(HTTPStatus.NOT_FOUND, b"")
+            return
+        content_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        content = file.read_bytes()
+        self._send(
+            HTTPStatus.OK, content, headers, content_type=content_type, share_sent=share_sent
+        )
+
+    def _send(
+        self,
+        status: HTTPStatus,
+        content: bytes,
+        headers: dict[str, str] | None = None,
+        *,
+        content_type: str = "text/plain",
+        share_sent: float = 1.0,
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content[: int(len(content) * share_sent)])
+        if share_sent < 1:
+            self.close_connection = True
