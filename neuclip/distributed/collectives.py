@@ -27,8 +27,7 @@ def require_equal_shapes(tensor: Tensor, world: World) -> None:
     """
     if world.size == 1:
         return
-    shapes: list[Any] = [None] * world.size
-    dist.all_gather_object(shapes, tuple(tensor.shape))
+    shapes = gather_objects(tuple(tensor.shape), world)
     if len(set(shapes)) > 1:
         listed = ", ".join(f"rank {rank}: {shape}" for rank, shape in enumerate(shapes))
         raise ShapeError(
@@ -112,6 +111,15 @@ def broadcast_object(value: T, world: World, *, source: int = 0) -> T:
     box: list[Any] = [value]
     dist.broadcast_object_list(box, src=source)
     return box[0]
+
+
+def gather_objects(value: T, world: World) -> list[T]:
+    """Return the values of all ranks in rank order; they travel pickled between trusted ranks."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
 
 
 def barrier(world: World) -> None:

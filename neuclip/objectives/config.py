@@ -1,6 +1,6 @@
 """Recipe sections of the objectives."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -85,7 +85,7 @@ class NeuClipConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _temperature_in_range(self) -> Self:
+    def _temperature_in_range(self) -> "NeuClipConfig":
         low, start, high = self.temperature_min, self.temperature_init, self.temperature_max
         if not low <= start <= high:
             raise ValueError(

@@ -27,6 +27,7 @@ def every_collective():
         "without_gradient": without_gradient.grad,
         "broadcast": collectives.broadcast_(torch.tensor([rank + 5]), world, source=1),
         "object": collectives.broadcast_object({"rank": rank}, world, source=1),
+        "objects": collectives.gather_objects({"rank": rank}, world),
     }
     collectives.barrier(world)
     world.close()

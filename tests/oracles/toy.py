@@ -42,5 +42,6 @@ def relative_error(found, expected):
     """max |found - expected| / max |expected|, of tensors or matching lists of them (the worst)."""
     if isinstance(expected, list | tuple):
         return max(relative_error(f, e) for f, e in zip(found, expected, strict=True))
-    difference = (found.double() - expected.double()).abs().max()
-    return float(difference / expected.double().abs().max())
+    found, expected = found.detach().double(), expected.detach().double()
+    difference = (found - expected).abs().max()
+    return float(difference / expected.abs().max())

@@ -1,0 +1,176 @@
+"""Oracles: the network's definition as loops with autograd, torch's Adagrad, and identities."""
+
+import pytest
+import torch
+from oracles.contrastive import inner_functions, predicted
+from oracles.toy import Toy, relative_error
+
+from neuclip.distributed.world import World
+from neuclip.objectives.normalizer_network import NormalizerNetwork
+
+TAU = 0.07
+EPS = 1e-6
+PRECISIONS = [(torch.float64, 1e-12), (torch.float32, 1e-5)]
+
+
+class Setting:
+    """A network with given prototypes and the arguments that its methods take."""
+
+    def __init__(self, toy, prototypes, prototype_ids, *, eps=EPS, mask=True, clamp=None, lr=0.01):
+        self.network = NormalizerNetwork(
+            prototypes.shape[1],
+            prototypes.shape[2],
+            eps=eps,
+            lr=lr,
+            ratio_clamp=clamp,
+            mask_own_pair=mask,
+        ).to(prototypes.dtype)
+        self.network.restart(prototypes, prototype_ids)
+        images, texts = (features.detach() for features in toy.features())
+        self.anchors = torch.stack([images, texts])
+        self.arguments = (
+            self.anchors,
+            (images * texts).sum(dim=1),
+            torch.tensor(TAU, dtype=prototypes.dtype),
+            self.network.column_log_weights(toy.ids),
+        )
+        exact = self.anchors.double()
+        self.batch = torch.log(eps + both_inner_functions(*exact)).to(prototypes.dtype)
+
+    def alpha(self):
+        return self.network(*self.arguments)
+
+    def gradient(self):
+        return self.network.gradient(*self.arguments, batch_SB=self.batch)
+
+
+def both_inner_functions(images, texts):
+    return torch.stack([inner_functions(images, texts, TAU), inner_functions(texts, images, TAU)])
+
+
+def fit_by_loops(toy, prototypes, prototype_ids, batch, *, eps=EPS, limit=float("inf")):
+    """tau * mean_i sum_sides {exp(l - alpha) + alpha - 1}; r beyond the limit is held at it."""
+    images, texts = (features.detach().double() for features in toy.features())
+    alphas = [
+        predicted(images, texts, prototypes[0], TAU, eps, toy.ids, prototype_ids),
+        predicted(texts, images, prototypes[1], TAU, eps, toy.ids, prototype_ids),
+    ]
+    total = 0.0
+    for alpha, target in zip(alphas, batch.double(), strict=True):
+        for a, t in zip(alpha, target, strict=True):
+            is_free = torch.exp(t - a) < limit
+            total = total + (torch.exp(t - a) if is_free else -limit * a) + a - 1
+    return TAU * total / len(images)
+
+
+def whole_set(toy):
+    images, texts = (features.detach() for features in toy.features())
+    return torch.stack([texts, images])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+def test_P11a_all_embeddings_as_prototypes_count_the_own_pair(dtype, tolerance):
+    toy = Toy(dtype=dtype)
+    setting = Setting(toy, whole_set(toy), toy.ids, mask=False)
+    g = both_inner_functions(*setting.anchors.double())
+    assert relative_error(setting.alpha().exp() - EPS, (11 * g + 1) / 12) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+def test_P11b_masking_the_own_pair_gives_the_exact_normalizer(dtype, tolerance):
+    toy = Toy(dtype=dtype)
+    setting = Setting(toy, whole_set(toy), toy.ids)
+    exact = torch.log(EPS + both_inner_functions(*setting.anchors.double()))
+    assert relative_error(setting.alpha(), exact) < tolerance
+
+
+def test_P11c_column_length_and_order_do_not_matter(toy, some_prototypes):
+    prototypes, ids = some_prototypes(toy)
+    alpha = Setting(toy, prototypes, ids).alpha()
+    lengths = torch.linspace(0.1, 7, 9, dtype=torch.float64)[:, None]
+    assert relative_error(Setting(toy, prototypes * lengths, ids).alpha(), alpha) < 1e-12
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
+    assert relative_error(Setting(toy, prototypes[:, order], ids[order]).alpha(), alpha) < 1e-12
+
+
+def test_P11d_without_eps_the_own_cosine_is_a_shift(toy, some_prototypes):
+    prototypes, ids = some_prototypes(toy)
+    setting = Setting(toy, prototypes, ids, eps=0.0, mask=False)
+    directions = prototypes / prototypes.norm(dim=2, keepdim=True)
+    pooled = torch.logsumexp(torch.einsum("sbd,smd->sbm", setting.anchors, directions) / TAU, 2)
+    expected = pooled - torch.tensor(9.0).double().log() - setting.arguments[1] / TAU
+    assert relative_error(setting.alpha(), expected) < 1e-12
+
+
+def test_a_mask_by_sample_id_equals_the_loops(toy, some_prototypes):
+    prototypes, ids = some_prototypes(toy)
+    images, texts = (features.detach() for features in toy.features())
+    expected = torch.stack(
+        [
+            predicted(images, texts, prototypes[0], TAU, EPS, toy.ids, ids),
+            predicted(texts, images, prototypes[1], TAU, EPS, toy.ids, ids),
+        ]
+    )
+    assert relative_error(Setting(toy, prototypes, ids).alpha(), expected) < 1e-12
+    unmasked = Setting(toy, prototypes, ids, mask=False).alpha()
+    assert relative_error(unmasked, expected) > 1e-3
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("limit", [None, 1.5])
+def test_P12_gradient_equals_autograd_of_the_loops(some_prototypes, dtype, tolerance, limit):
+    toy = Toy(dtype=dtype)
+    prototypes, ids = some_prototypes(toy)
+    setting = Setting(toy, prototypes, ids, clamp=limit)
+    leaf = prototypes.double().requires_grad_()
+    loss = fit_by_loops(toy, leaf, ids, setting.batch, limit=limit or float("inf"))
+    [expected] = torch.autograd.grad(loss, [leaf])
+    ratio = (setting.batch - setting.alpha()).exp()
+    assert 0 < (ratio > 1.5).sum() < ratio.numel()  # both branches of the limit are taken
+    assert relative_error(list(setting.gradient()), list(expected)) < tolerance
+
+
+def test_P12_gradient_is_orthogonal_to_the_columns(toy, some_prototypes):
+    setting = Setting(toy, *some_prototypes(toy))
+    gradient = setting.gradient()
+    along = (gradient * setting.network.prototypes_SMD).sum(dim=2)
+    assert along.abs().max() < 1e-14
+    assert gradient.norm(dim=2).min() > 1e-6
+
+
+def test_P20_gradient_equals_central_differences(toy, some_prototypes):
+    prototypes, ids = some_prototypes(toy)
+    setting = Setting(toy, prototypes, ids)
+    found = setting.gradient()
+    h = 1e-6
+    for place in ((0, 0, 0), (0, 4, 3), (1, 1, 5), (1, 8, 2)):
+        step = torch.zeros_like(prototypes)
+        step[place] = h
+        high = fit_by_loops(toy, prototypes + step, ids, setting.batch)
+        low = fit_by_loops(toy, prototypes - step, ids, setting.batch)
+        assert abs((high - low) / (2 * h) - found[place]) < 1e-6 * found.abs().max()
+
+
+def test_updates_equal_torch_adagrad(toy, some_prototypes):
+    prototypes, ids = some_prototypes(toy)
+    setting = Setting(toy, prototypes, ids)
+    leaf = torch.nn.Parameter(prototypes.clone())
+    optimizer = torch.optim.Adagrad([leaf], lr=0.01, eps=1e-8)
+    for _ in range(4):
+        leaf.grad = torch.autograd.grad(fit_by_loops(toy, leaf, ids, setting.batch), [leaf])[0]
+        optimizer.step()
+    setting.network.fit(
+        *setting.arguments, batch_SB=setting.batch, num_steps=4, world=World.single()
+    )
+    assert relative_error(setting.network.prototypes_SMD, leaf.detach()) < 1e-10
+    sums = optimizer.state[leaf]["sum"]
+    assert relative_error(setting.network.squared_gradients_SMD, sums) < 1e-10
+
+
+def test_many_steps_on_one_batch_reproduce_its_normalizers(toy, some_prototypes):
+    setting = Setting(toy, *some_prototypes(toy, count=64), lr=0.05)
+    before = (setting.alpha() - setting.batch).square().mean()
+    setting.network.fit(
+        *setting.arguments, batch_SB=setting.batch, num_steps=300, world=World.single()
+    )
+    assert (setting.alpha() - setting.batch).square().mean() < before / 100
