@@ -4,6 +4,9 @@ from pydantic import Field, model_validator
 
 from neuclip.foundation.config import Section
 
+STAGE_VERSION = 1
+"""Raised when the stage's output for the same recipe and inputs changes."""
+
 
 class CurateConfig(Section):
     """Rules for pairs; a rule that is null is off. Rules are tried in the order given here, the first that fails names the reason."""

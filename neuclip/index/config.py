@@ -2,6 +2,9 @@
 
 from neuclip.foundation.config import Section
 
+STAGE_VERSION = 1
+"""Raised when the stage's output for the same recipe and inputs changes."""
+
 
 class IndexConfig(Section):
     """The sample index has no settings yet: it follows from the shards."""

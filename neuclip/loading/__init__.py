@@ -1,1 +1,4 @@
-"""From the index to batches: order, reading, decoding, transforms. Contract: batch t is a pure function of (seed, t)."""
+"""From the index to batches: order, reading, decoding, transforms.
+
+Contract: global batch t is a pure function of (seed, t), whatever the number of ranks and workers.
+"""

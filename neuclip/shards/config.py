@@ -4,6 +4,9 @@ from pydantic import Field
 
 from neuclip.foundation.config import Section
 
+STAGE_VERSION = 1
+"""Raised when the stage's output for the same recipe and inputs changes."""
+
 
 class ShardConfig(Section):
     """How kept pairs are packed for training."""

@@ -37,7 +37,7 @@ def _explained(action: str, uri: str) -> Iterator[None]:
         message = f"cannot {action} {uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         raise StorageError(message) from error
     except PermissionError as error:
-        message = f"cannot {action} {uri}: permission denied; check the file mode, or the AWS_* keys and the bucket policy"
+        message = f"cannot {action} {uri}: permission denied; check the file mode, or the AWS_* keys and bucket policy"
         raise StorageError(message) from error
     except _UNREACHABLE as error:
         endpoint = (
@@ -174,9 +174,15 @@ def put_file(path: Path, uri: str) -> None:
                 unfinished.replace(target)
                 path.unlink()
         else:
-            files, remote = filesystem(uri)
-            files.put_file(str(path), remote)
+            upload(path, uri)
             path.unlink()
+
+
+def upload(path: Path, uri: str) -> None:
+    """Copy a local file to object storage."""
+    with _explained("write", uri):
+        files, remote = filesystem(uri)
+        files.put_file(str(path), remote)
 
 
 def get_file(uri: str, path: Path) -> None:

@@ -1,0 +1,180 @@
+"""A checkpoint folder: an open_clip model, the rest of the state, and a record written last.
+
+`step-00000200/` holds `open_clip_config.json`, `open_clip_model.safetensors`, `state.safetensors` and
+`checkpoint.json`; the record names the other files with size and SHA-256. `latest.json` beside the folders
+points to the one to resume from and is written after the folder was verified.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from neuclip.foundation.errors import CheckpointError
+from neuclip.storage.files import write_bytes
+
+RECORD = "checkpoint.json"
+LATEST = "latest.json"
+STATE = "state.safetensors"
+_NAME = re.compile(r"step-(\d{8})")
+
+
+class FileDigest(BaseModel):
+    """Size and SHA-256 of one file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    size_bytes: int
+    sha256: str
+
+
+class CheckpointRecord(BaseModel):
+    """What a checkpoint is of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    samples_seen: int
+    train_key: str
+    scheduled: bool
+    """Saved at a step the recipe names, so kept for selection; else only there to resume from."""
+    files: dict[str, FileDigest] = {}
+
+
+class Pointer(BaseModel):
+    """The content of latest.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint: str
+    record_sha256: str
+
+
+def folder_name(step: int) -> str:
+    """Return the name of the checkpoint folder of a step."""
+    return f"step-{step:08d}"
+
+
+def checkpoint_names(checkpoints: Path) -> list[str]:
+    """List the checkpoint folders, oldest first."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted(path.name for path in checkpoints.iterdir() if _NAME.fullmatch(path.name))
+
+
+def write_checkpoint(checkpoints: Path, record: CheckpointRecord, fill: Callable[[Path], None]) -> Path:
+    """Write a checkpoint under a temporary name, verify it, give it its name and point to it.
+
+    Args:
+        fill: writes all files but the record into the folder it is given.
+    """
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    for leftover in checkpoints.glob(".unfinished-*"):
+        shutil.rmtree(leftover)
+    unfinished = checkpoints / f".unfinished-{uuid.uuid4().hex}"
+    unfinished.mkdir()
+    try:
+        fill(unfinished)
+        files = {path.name: _digest(path) for path in sorted(unfinished.iterdir())}
+        complete = record.model_copy(update={"files": files})
+        write_bytes(str(unfinished / RECORD), complete.model_dump_json(indent=1).encode())
+        for path in unfinished.iterdir():
+            _to_disk(path)
+        target = checkpoints / folder_name(record.step)
+        if target.exists():
+            shutil.rmtree(target)
+        unfinished.replace(target)
+        _to_disk(checkpoints)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    verify_checkpoint(target)
+    pointer = Pointer(checkpoint=target.name, record_sha256=_digest(target / RECORD).sha256)
+    write_bytes(str(checkpoints / LATEST), pointer.model_dump_json().encode())
+    return target
+
+
+def latest_checkpoint(checkpoints: Path, *, train_key: str) -> Path | None:
+    """Return the verified checkpoint to resume from, or None if there is none.
+
+    Raises: CheckpointError: if it is broken, or was made by another recipe.
+    """
+    pointer_path = checkpoints / LATEST
+    if not pointer_path.exists():
+        return None
+    try:
+        pointer = Pointer.model_validate_json(pointer_path.read_bytes())
+    except ValidationError as error:
+        raise CheckpointError(f"{pointer_path} is not a checkpoint pointer; delete {checkpoints} to start anew") from error
+    if not _NAME.fullmatch(pointer.checkpoint):
+        raise CheckpointError(f"{pointer_path} points to {pointer.checkpoint!r}; expected a name like {folder_name(200)}")
+    folder = checkpoints / pointer.checkpoint
+    record = verify_checkpoint(folder)
+    if record.train_key != train_key:
+        raise CheckpointError(
+            f"{folder} is a checkpoint of another recipe: it belongs to train key {record.train_key}, this run is "
+            f"{train_key}; delete {checkpoints} to train from the start"
+        )
+    return folder
+
+
+def read_record(folder: Path) -> CheckpointRecord:
+    """Read a checkpoint's record.
+
+    Raises: CheckpointError: if there is none or it cannot be understood.
+    """
+    try:
+        return CheckpointRecord.model_validate_json((folder / RECORD).read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} has no {RECORD}, so it is no finished checkpoint; delete it and run again") from error
+    except ValidationError as error:
+        raise CheckpointError(f"{folder / RECORD} is not a checkpoint record: {error.error_count()} fields are wrong") from error
+
+
+def verify_checkpoint(folder: Path) -> CheckpointRecord:
+    """Check every file of a checkpoint against its record.
+
+    Raises: CheckpointError: naming the file that is missing or differs.
+    """
+    record = read_record(folder)
+    for name, expected in record.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint file {path} is missing; delete {folder} and run again")
+        found = _digest(path)
+        if found != expected:
+            raise CheckpointError(
+                f"checkpoint file {path} is not what was saved: {found.size_bytes} bytes, sha256 {found.sha256[:12]}, "
+                f"expected {expected.size_bytes} bytes, sha256 {expected.sha256[:12]}; delete {folder} and run again"
+            )
+    return record
+
+
+def prune_checkpoints(checkpoints: Path, *, keep: int) -> list[str]:
+    """Remove all but the last `keep` scheduled checkpoints and the newest one; return the names removed."""
+    names = checkpoint_names(checkpoints)
+    scheduled = [name for name in names if read_record(checkpoints / name).scheduled]
+    kept = {*scheduled[-keep:], *names[-1:]}
+    removed = [name for name in names if name not in kept]
+    for name in removed:
+        shutil.rmtree(checkpoints / name)
+    return removed
+
+
+def _digest(path: Path) -> FileDigest:
+    with path.open("rb") as file:
+        return FileDigest(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _to_disk(path: Path) -> None:
+    """Make the operating system write a file or folder to the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

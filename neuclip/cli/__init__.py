@@ -1,0 +1,1 @@
+"""The command `neuclip`. Results go to stdout, everything else to stderr."""

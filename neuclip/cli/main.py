@@ -1,0 +1,207 @@
+"""The command line."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from neuclip.cli.console import LiveProgress, plan_table, scores_table, set_up_logging, stages_table
+from neuclip.foundation.errors import ConfigError, NeuclipError
+from neuclip.journey import STAGES, StageReport, check_stage, from_stage, plan, run_journey
+from neuclip.recipe import Recipe, load_recipe, parse_override
+from neuclip.stages.manifest import read_manifest
+from neuclip.storage.files import read_bytes
+from neuclip.storage.uris import join, parent_of
+
+DEMO_RECIPE = "infra/recipes/demo.yaml"
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From a list of image URLs with captions to an evaluated, published CLIP model.",
+)
+screen = Console(stderr=True)
+
+RecipeArgument = Annotated[str, typer.Argument(help="path or URL of a recipe (YAML)")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a field of the recipe; may be given often")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else there")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="log what is done")]
+ForceOption = Annotated[bool, typer.Option("--force", help="do the chosen stages again although they are done")]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    start: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="do STAGE and all below it again")] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="do this stage alone")] = None,
+    *,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run the stages of a recipe that are not done yet."""
+    set_up_logging(screen, verbose=verbose)
+    with _explained(as_json=as_json):
+        if start is not None and only is not None:
+            raise ConfigError("--from and --only contradict each other; give one")
+        chosen = STAGES
+        if only is not None:
+            chosen = (check_stage(only),)
+        elif start is not None:
+            chosen, force = from_stage(start), True
+        _run_and_show(_load(recipe, overrides), chosen, force=force, as_json=as_json)
+
+
+@app.command(name="plan")
+def show_plan(recipe: RecipeArgument, overrides: SetOption = None, *, as_json: JsonOption = False) -> None:
+    """Say for every stage whether it is done, and why not. Touches no data."""
+    set_up_logging(screen, verbose=False)
+    with _explained(as_json=as_json):
+        loaded = _load(recipe, overrides)
+        plans = plan(loaded)
+        if as_json:
+            _print_json({"root": loaded.root, "stages": {item.stage: item.model_dump() for item in plans}})
+        else:
+            Console().print(plan_table(plans))
+
+
+@app.command()
+def show(uri: Annotated[str, typer.Argument(help="folder of a stage or a partition")], *, as_json: JsonOption = False) -> None:
+    """Show a committed folder: its manifest, and the stages it was made from."""
+    set_up_logging(screen, verbose=False)
+    with _explained(as_json=as_json):
+        manifest = read_manifest(uri)
+        root = parent_of(parent_of(parent_of(uri) if parent_of(uri).endswith("/parts") else uri))
+        shown = {"uri": uri, "manifest": manifest.model_dump(mode="json", by_alias=True), "lineage": _lineage(root, manifest.inputs)}
+        if as_json:
+            _print_json(shown)
+        else:
+            Console().print_json(data=shown)
+
+
+@app.command()
+def demo(overrides: SetOption = None, *, as_json: JsonOption = False, verbose: VerboseOption = False) -> None:
+    """Run the whole journey on a made web of pictures served on loopback."""
+    set_up_logging(screen, verbose=verbose)
+    with _explained(as_json=as_json):
+        _run_and_show(_load(DEMO_RECIPE, overrides), STAGES, force=False, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    root: Annotated[str | None, typer.Option(help="storage to try, such as s3://bucket/prefix")] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine: versions, GPU, torchvision, S3, Prefect API, disk."""
+    from neuclip.cli.doctor import examine
+
+    set_up_logging(screen, verbose=False)
+    with _explained(as_json=as_json):
+        findings = examine(root)
+        if as_json:
+            _print_json({"findings": [asdict(finding) for finding in findings]})
+        else:
+            out = Console()
+            for finding in findings:
+                colour = {"ok": "green", "warning": "yellow", "error": "red"}[finding.state]
+                out.print(f"[{colour}]{finding.state:<8}[/] {finding.check:<12} ", end="")
+                out.print(finding.says, markup=False, highlight=False)
+        if any(finding.state == "error" for finding in findings):
+            raise typer.Exit(1)
+
+
+def main() -> None:
+    """Enter the command line."""
+    app()
+
+
+def _load(recipe: str, overrides: list[str] | None) -> Recipe:
+    return load_recipe(recipe, dict(parse_override(text) for text in overrides or []))
+
+
+def _run_and_show(recipe: Recipe, stages: tuple[str, ...], *, force: bool, as_json: bool) -> None:
+    with LiveProgress(screen).shown() as progress:
+        reports = run_journey(recipe, stages=stages, force=force, progress=progress)
+    result = _result(recipe, reports)
+    if as_json:
+        _print_json(result)
+        return
+    out = Console()
+    out.print(stages_table(reports))
+    if result["scores"]:
+        out.print()
+        out.print(scores_table(result["scores"]))
+    for name in ("model", "report"):
+        if result[name]:
+            out.print(f"\n{name}  {result[name]}", markup=False, highlight=False, soft_wrap=True, end="")
+    out.print()
+
+
+def _result(recipe: Recipe, reports: list[StageReport]) -> dict[str, Any]:
+    by_name = {report.stage: report for report in reports}
+    published, evaluated = by_name.get("publish"), by_name.get("evaluate")
+    return {
+        "root": recipe.root,
+        "stages": {
+            report.stage: {
+                "key": report.key,
+                "uri": report.uri,
+                "state": report.state,
+                "ledger": report.manifest.ledger.model_dump(by_alias=True),
+                "seconds": report.seconds,
+            }
+            for report in reports
+        },
+        "model": join(published.uri, "model") if published else None,
+        "report": join(published.uri, "report.html") if published else None,
+        "scores": json.loads(read_bytes(join(evaluated.uri, "scores.json"))) if evaluated else [],
+    }
+
+
+def _lineage(root: str, inputs: dict[str, str]) -> dict[str, Any]:
+    """Return the stages above, each with its ledger and its own inputs; other inputs with their fingerprint."""
+    lineage: dict[str, Any] = {}
+    for name, key in inputs.items():
+        if name not in STAGES:
+            lineage[name] = {"fingerprint": key}
+            continue
+        manifest = read_manifest(join(root, name, key))
+        lineage[name] = {
+            "uri": join(root, name, key),
+            "ledger": manifest.ledger.model_dump(by_alias=True),
+            "code_version": manifest.code_version,
+            "started_at": manifest.started_at,
+            "inputs": manifest.inputs,
+        }
+    return lineage
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _explained(*, as_json: bool) -> Iterator[None]:
+    """Turn an error into one message on stderr and its exit code; with --json also into the one object on stdout."""
+    try:
+        yield
+    except NeuclipError as error:
+        screen.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if as_json:
+            _print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        screen.print("interrupted; finished stages are kept, run again to go on", style="yellow")
+        raise typer.Exit(_INTERRUPTED) from error

@@ -1,0 +1,328 @@
+"""The way of a sample: the nine stages in order, how each is keyed, what it needs, and who does it.
+
+A stage's function is imported when it runs, so that planning loads neither torch nor DuckDB.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from neuclip.acquire import config as acquire
+from neuclip.captions import config as captions
+from neuclip.curate import config as curate
+from neuclip.evaluation import config as evaluation
+from neuclip.foundation.config import Section
+from neuclip.foundation.errors import ConfigError, DataError, nearest
+from neuclip.foundation.progress import Progress, silent
+from neuclip.index import config as index
+from neuclip.publishing import config as publishing
+from neuclip.recipe import Recipe
+from neuclip.selection import config as selection
+from neuclip.shards import config as shards
+from neuclip.stages.keys import digest, fingerprint, stage_key
+from neuclip.stages.manifest import Manifest, committed_manifests, is_committed, read_manifest
+from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
+from neuclip.storage.files import list_files
+from neuclip.storage.uris import is_local, join, local_part, name_of
+from neuclip.training import config as training
+
+STAGES = ("acquire", "curate", "caption", "shard", "index", "train", "select", "evaluate", "publish")
+
+_ABOVE: dict[str, tuple[str, ...]] = {
+    "acquire": (),
+    "curate": ("acquire",),
+    "caption": ("acquire", "curate"),
+    "shard": ("acquire", "caption"),
+    "index": ("caption", "shard"),
+    "train": ("caption", "shard", "index"),
+    "select": ("shard", "train"),
+    "evaluate": ("select",),
+    "publish": ("acquire", "curate", "caption", "shard", "index", "train", "select", "evaluate"),
+}
+_VERSION = {
+    "acquire": acquire.STAGE_VERSION,
+    "curate": curate.STAGE_VERSION,
+    "caption": captions.STAGE_VERSION,
+    "shard": shards.STAGE_VERSION,
+    "index": index.STAGE_VERSION,
+    "train": training.STAGE_VERSION,
+    "select": selection.STAGE_VERSION,
+    "evaluate": evaluation.STAGE_VERSION,
+    "publish": publishing.STAGE_VERSION,
+}
+_SEEDED = ("shard", "train")
+
+
+class StagePlan(BaseModel):
+    """What a stage would do now."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    key: str
+    uri: str
+    state: str
+    """done: committed; partial: begun and not finished; missing: never done with this recipe and these inputs."""
+    why: str
+
+
+class StageReport(BaseModel):
+    """What a stage did."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    key: str
+    uri: str
+    state: str
+    """ran or cached."""
+    manifest: Manifest
+    seconds: float
+
+
+def check_stage(name: str) -> str:
+    """Return the name if it is a stage's.
+
+    Raises: ConfigError: with the nearest stage.
+    """
+    if name not in STAGES:
+        raise ConfigError(f"there is no stage {name!r}; stages are {', '.join(STAGES)}.{nearest(name, STAGES)}")
+    return name
+
+
+def from_stage(name: str) -> tuple[str, ...]:
+    """Return a stage and all below it."""
+    return STAGES[STAGES.index(check_stage(name)) :]
+
+
+def identify(recipe: Recipe) -> dict[str, StageIdentity]:
+    """Return the identity of every stage: keys follow from the recipe and the inputs' fingerprints alone.
+
+    Raises: DataError: if an input that no stage makes is not there.
+    """
+    identities: dict[str, StageIdentity] = {}
+    for stage in STAGES:
+        section = _section(recipe, stage)
+        inputs = {above: identities[above].key for above in _ABOVE[stage]} | _outside_inputs(recipe, stage)
+        identities[stage] = StageIdentity(
+            stage=stage,
+            stage_version=_VERSION[stage],
+            key=stage_key(stage, _VERSION[stage], section, inputs),
+            section=section,
+            inputs=inputs,
+            root=recipe.root,
+        )
+    return identities
+
+
+def plan(recipe: Recipe) -> list[StagePlan]:
+    """Say for every stage whether it is done, and if not, what has changed since the last time."""
+    return [
+        StagePlan(stage=stage, key=identity.key, uri=identity.uri, state=state, why=why)
+        for stage, identity in identify(recipe).items()
+        for state, why in [_state(identity)]
+    ]
+
+
+def run_stage(recipe: Recipe, stage: str, *, force: bool = False, progress: Progress = silent) -> StageReport:
+    """Do one stage unless it is done.
+
+    Args:
+        force: do it again although it is done.
+
+    Raises: ConfigError: if a stage above it has not been done.
+    """
+    identities = identify(recipe)
+    identity = identities[check_stage(stage)]
+    for above in _ABOVE[stage]:
+        if not is_committed(identities[above].uri):
+            raise ConfigError(
+                f"stage {stage} needs {above}, which has not been done with this recipe ({identities[above].uri} "
+                f"is not committed); run it first: `--only {above}`, or run the whole recipe"
+            )
+    start = time.monotonic()
+    with _made_web(recipe, stage, is_needed=force or not is_committed(identity.uri)):
+        manifest, ran = commit_stage(
+            identity,
+            lambda workspace: _work(recipe, stage, identities, workspace, progress, force=force),
+            keep_unfinished=stage == "train",
+            force=force,
+        )
+    return StageReport(
+        stage=stage,
+        key=identity.key,
+        uri=identity.uri,
+        state="ran" if ran else "cached",
+        manifest=manifest,
+        seconds=round(time.monotonic() - start, 3),
+    )
+
+
+def run_journey(
+    recipe: Recipe,
+    *,
+    stages: Sequence[str] = STAGES,
+    force: bool = False,
+    progress: Progress = silent,
+    on_stage: Callable[[StageReport], None] | None = None,
+) -> list[StageReport]:
+    """Do stages in order, each unless it is done."""
+    reports: list[StageReport] = []
+    for stage in stages:
+        report = run_stage(recipe, stage, force=force, progress=progress)
+        reports.append(report)
+        if on_stage is not None:
+            on_stage(report)
+    return reports
+
+
+def _section(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """Return the part of the recipe that a stage's key is made of."""
+    config: Section = getattr(recipe, stage)
+    section = config.keyed()
+    if stage == "acquire":
+        del section["table"]  # its content counts, see _outside_inputs; where it lies does not
+    if stage == "evaluate":
+        del section["sets"]
+    if stage in _SEEDED:
+        section["seed"] = recipe.seed
+    return section
+
+
+def _outside_inputs(recipe: Recipe, stage: str) -> dict[str, str]:
+    """Return the fingerprints of the inputs that no stage makes."""
+    if stage == "acquire":
+        return {"table": _fingerprint(recipe, recipe.acquire.table, acquire.TABLE_SUFFIXES)}
+    if stage == "evaluate":
+        sets = recipe.evaluate.sets
+        names = [name_of(uri) for uri in sets]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"evaluate.sets names two sets alike: {', '.join(sorted(names))}; give their folders different names")
+        return {name: _fingerprint(recipe, uri, evaluation.SET_SUFFIXES) for name, uri in zip(names, sets, strict=True)}
+    return {}
+
+
+def _fingerprint(recipe: Recipe, uri: str, suffixes: tuple[str, ...]) -> str:
+    """Fingerprint an input; what the demo makes is known by the demo's settings, before it is made."""
+    if recipe.demo is not None and is_local(uri):
+        folder, path = Path(recipe.demo.folder).absolute(), local_part(uri).absolute()
+        if path.is_relative_to(folder):
+            return digest({"demo": recipe.demo.keyed(), "path": path.relative_to(folder).as_posix()})
+    return fingerprint(uri, suffixes)
+
+
+def _state(identity: StageIdentity) -> tuple[str, str]:
+    if is_committed(identity.uri):
+        manifest = read_manifest(identity.uri)
+        return "done", f"committed {manifest.started_at}: {manifest.ledger.describe()}"
+    begun = "begun and not finished; " if list_files(identity.uri) else ""
+    earlier = committed_manifests(join(identity.root, identity.stage))
+    changes = _changes(earlier[0], identity) if earlier else "never done at this root"
+    return ("partial" if begun else "missing"), begun + changes
+
+
+def _changes(earlier: Manifest, identity: StageIdentity) -> str:
+    """Say what differs between the last committed run of a stage and this one."""
+    changes = [f"stage version {earlier.stage_version} -> {identity.stage_version}"] * (
+        earlier.stage_version != identity.stage_version
+    )
+    changes += [
+        f"{identity.stage}.{name}: {was} -> {now}"
+        for name, was, now in _differences(earlier.section, identity.section)
+    ]
+    changes += [
+        f"input {name} changed" for name in {**earlier.inputs, **identity.inputs}
+        if earlier.inputs.get(name) != identity.inputs.get(name)
+    ]
+    return "; ".join(changes) or "its record is gone"
+
+
+def _differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for name in {**was, **now}:
+        old, new = was.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name}", old, new
+
+
+@contextmanager
+def _made_web(recipe: Recipe, stage: str, *, is_needed: bool) -> Iterator[None]:
+    """Draw the demo's pictures and serve them while acquire runs; the evaluation sets are drawn with them."""
+    if recipe.demo is None or not is_needed or stage not in ("acquire", "evaluate"):
+        yield
+        return
+    from neuclip.demo.server import serving
+    from neuclip.demo.web import prepare
+
+    prepare(recipe.demo)
+    with serving(Path(recipe.demo.folder), recipe.demo.port) if stage == "acquire" else nullcontext():
+        yield
+
+
+def _work(
+    recipe: Recipe,
+    stage: str,
+    identities: dict[str, StageIdentity],
+    workspace: Workspace,
+    progress: Progress,
+    *,
+    force: bool,
+) -> Outcome:
+    """Call the function that does a stage."""
+    uri = {name: identity.uri for name, identity in identities.items()}
+    common: dict[str, Any] = {"workspace": workspace, "progress": progress}
+    match stage:
+        case "acquire":
+            from neuclip.acquire.run import run_acquire
+
+            return run_acquire(recipe.acquire, root=recipe.root, force=force, **common)
+        case "curate":
+            from neuclip.curate.run import run_curate
+
+            return run_curate(recipe.curate, acquire_uri=uri["acquire"], **common)
+        case "caption":
+            from neuclip.captions.run import run_caption
+
+            return run_caption(recipe.caption, acquire_uri=uri["acquire"], curate_uri=uri["curate"], **common)
+        case "shard":
+            from neuclip.shards.run import run_shard
+
+            return run_shard(
+                recipe.shard, seed=recipe.seed, acquire_uri=uri["acquire"], caption_uri=uri["caption"], **common
+            )
+        case "index":
+            from neuclip.index.run import run_index
+
+            return run_index(recipe.index, shard_uri=uri["shard"], caption_uri=uri["caption"], **common)
+        case "train":
+            from neuclip.training.run import run_train
+
+            return run_train(
+                recipe.train,
+                seed=recipe.seed,
+                index_uri=uri["index"],
+                shard_uri=uri["shard"],
+                caption_uri=uri["caption"],
+                **common,
+            )
+        case "select":
+            from neuclip.selection.run import run_select
+
+            return run_select(recipe.select, train_uri=uri["train"], shard_uri=uri["shard"], **common)
+        case "evaluate":
+            from neuclip.evaluation.run import run_evaluate
+
+            return run_evaluate(recipe.evaluate, select_uri=uri["select"], **common)
+        case "publish":
+            from neuclip.publishing.run import run_publish
+
+            above = {name: uri[name] for name in _ABOVE["publish"]}
+            return run_publish(recipe.publish, recipe_yaml=recipe.to_yaml(), uris=above, **common)
+        case _:
+            raise DataError(f"stage {stage!r} has no function")

@@ -1,0 +1,147 @@
+"""The recipe: one frozen model of everything a run is made of, from YAML and overrides."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from neuclip.acquire.config import AcquireConfig
+from neuclip.captions.config import CaptionConfig
+from neuclip.curate.config import CurateConfig
+from neuclip.demo.config import DemoConfig
+from neuclip.evaluation.config import EvaluateConfig
+from neuclip.foundation.config import Section
+from neuclip.foundation.errors import ConfigError, StorageError, nearest
+from neuclip.index.config import IndexConfig
+from neuclip.publishing.config import PublishConfig
+from neuclip.selection.config import SelectConfig
+from neuclip.shards.config import ShardConfig
+from neuclip.storage.files import read_bytes
+from neuclip.training.config import TrainConfig
+
+
+class Recipe(Section):
+    """A dataset and a model, and how one becomes the other. Relative paths start at the working directory."""
+
+    root: str = Field(description="where all stages write: a local folder or any fsspec URL such as s3://bucket/prefix")
+    seed: int = Field(0, ge=0, lt=2**32, description="of everything that is drawn at random")
+    demo: DemoConfig | None = Field(None, description="a made web to acquire from, for trying things out")
+    acquire: AcquireConfig = Field(description="which URL table to fetch, and how")
+    curate: CurateConfig = Field(default_factory=CurateConfig, description="which pairs are kept")
+    caption: CaptionConfig = Field(default_factory=CaptionConfig, description="which caption sources travel on")
+    shard: ShardConfig = Field(default_factory=ShardConfig, description="how pairs are packed")
+    index: IndexConfig = Field(default_factory=IndexConfig, description="the sample index")
+    train: TrainConfig = Field(description="model, objective and schedule")
+    select: SelectConfig = Field(default_factory=SelectConfig, description="how the checkpoint is chosen")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="what the model is scored on")
+    publish: PublishConfig = Field(default_factory=PublishConfig, description="what is written about it")
+
+    def to_yaml(self) -> str:
+        """Return the whole recipe, defaults included, as YAML that load_recipe reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe from a path or URL and apply overrides (dotted name -> value).
+
+    Raises: ConfigError: naming every field that is wrong, what was found, what is allowed, and the nearest name.
+    """
+    try:
+        text = read_bytes(source)
+    except StorageError as error:
+        raise ConfigError(f"recipe {source} cannot be read: {error}") from error
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {source} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"recipe {source} holds {type(content).__name__}, expected sections such as root, acquire, train")
+    for name, value in (overrides or {}).items():
+        _set(content, name, value)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(detail)}" for detail in error.errors())
+        raise ConfigError(f"recipe {source} does not fit:\n{problems}") from error
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `a.b=value`, the value read as YAML.
+
+    Raises: ConfigError: if there is no name or no value.
+    """
+    name, separator, value = text.partition("=")
+    if not separator or not name.strip():
+        raise ConfigError(f"--set {text!r} is not of the form section.field=value, for example train.global_batch=512")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not YAML: {error}") from error
+
+
+def _set(content: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401  # any YAML value
+    *sections, field = dotted.split(".")
+    place = content
+    for depth, section in enumerate(sections):
+        inner = place.setdefault(section, {})
+        if inner is None:
+            inner = place[section] = {}
+        if not isinstance(inner, dict):
+            at = ".".join(sections[: depth + 1])
+            raise ConfigError(f"override {dotted}: {at} is {inner!r}, not a section with fields")
+        place = inner
+    place[field] = value
+
+
+def _explain(detail: ErrorDetails) -> str:
+    """Say one validation error: field, found, expected, nearest name."""
+    place, fields = _locate(detail["loc"])
+    found = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            *section, name = place
+            known = ", ".join(sorted(fields))
+            return f"{'.'.join(place)}: there is no such field in {'.'.join(section) or 'a recipe'}.{nearest(name, fields)} It has: {known}"
+        case "missing":
+            return f"{'.'.join(place)}: is missing; it must be given"
+        case "union_tag_invalid" | "union_tag_not_found":
+            context = detail.get("ctx", {})
+            known = str(context.get("expected_tags", "")).replace("'", "").split(", ")
+            name = str(context.get("tag", ""))
+            return f"{'.'.join(place)}.name: found {name!r}, expected one of {', '.join(known)}.{nearest(name, known)}"
+        case _:
+            shown = found if isinstance(found, (str, int, float, bool, type(None))) else type(found).__name__
+            return f"{'.'.join(place)}: found {shown!r}, {_lower_first(detail['msg'])}"
+
+
+def _locate(location: tuple[int | str, ...]) -> tuple[list[str], set[str]]:
+    """Return the dotted place of an error without union tags, and the fields of the section it lies in."""
+    place: list[str] = []
+    model: type[BaseModel] | None = Recipe
+    fields: set[str] = set(Recipe.model_fields)
+    choices: dict[str, type[BaseModel]] = {}
+    for part in map(str, location):
+        if part in choices and place:
+            model, choices = choices[part], {}
+            fields = set(model.model_fields)
+            continue
+        if model is not None:
+            fields = set(model.model_fields)
+        place.append(part)
+        info = model.model_fields.get(part) if model is not None else None
+        inner = _models(info.annotation) if info is not None else []
+        choices = {str(c.model_fields["name"].default): c for c in inner if "name" in c.model_fields}
+        model = inner[0] if len(inner) == 1 else None
+    return place, fields
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401  # a type, a union or an annotated one
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for argument in get_args(annotation) for model in _models(argument)]
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:].removeprefix("alue error, ") if text.startswith("Value error, ") else text[:1].lower() + text[1:]

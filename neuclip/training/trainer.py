@@ -1,0 +1,107 @@
+"""One update, readable in one place: features, objective, backward, clip, update, advance."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from neuclip.distributed.collectives import average_gradients
+from neuclip.distributed.world import World
+from neuclip.foundation.errors import NumericsError
+from neuclip.loading.samples import Batch
+from neuclip.objectives.objective import Objective, ObjectiveResult
+from neuclip.towers.model import Towers
+from neuclip.training.config import TrainConfig
+from neuclip.training.optimiser import build_optimiser, set_learning_rate
+
+_STEP_SEED_FACTOR = 1_000_003
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What a batch gave before the update."""
+
+    image_features: Float[Tensor, "B D"]
+    text_features: Float[Tensor, "B D"]
+    result: ObjectiveResult
+
+
+class Encoders(nn.Module):
+    """Both towers as one module, so that DDP sees one forward pass."""
+
+    def __init__(self, towers: Towers) -> None:
+        super().__init__()
+        self.model = towers.model
+        for name, parameter in self.model.named_parameters():
+            if name in ("logit_scale", "logit_bias"):  # the objective has the temperature
+                parameter.requires_grad_(requires_grad=False)
+        self._towers = towers
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return unit-norm image and text features [B, D]."""
+        return self._towers.image_features(images), self._towers.text_features(tokens)
+
+
+class Trainer:
+    """Encoders, objective and optimiser, and the number of updates they have seen."""
+
+    def __init__(
+        self, towers: Towers, objective: Objective, config: TrainConfig, *, seed: int, total_steps: int, world: World
+    ) -> None:
+        self.towers, self.objective, self.config, self.world = towers, objective, config, world
+        self.total_steps, self.step = total_steps, 0
+        self.corrupt: set[int] = set()  # sample ids that did not decode so far
+        self._seed = seed
+        self.encoders = Encoders(towers)
+        self.optimiser = build_optimiser(self.encoders, objective, config)
+        self._parallel: nn.Module = self.encoders if world.size == 1 else DistributedDataParallel(self.encoders)
+        on_cuda = world.device.type == "cuda"
+        wants_bf16 = config.precision == "bf16" or (
+            config.precision == "auto" and on_cuda and torch.cuda.is_bf16_supported()
+        )
+        self._autocast = torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=wants_bf16)
+
+    @property
+    def samples_seen(self) -> int:
+        """Image-text pairs consumed so far by all ranks."""
+        return self.step * self.config.global_batch
+
+    def forward(self, batch: Batch) -> Forward:
+        """Encode a batch and ask the objective. Random numbers inside (dropout) depend on the step and rank alone."""
+        torch.manual_seed((self._seed * _STEP_SEED_FACTOR + self.step) * _STEP_SEED_FACTOR + self.world.rank)
+        self._parallel.train()
+        self.objective.train()
+        with self._autocast:
+            image_features, text_features = self._parallel(batch.images, batch.tokens)
+        result = self.objective(image_features, text_features, batch.sample_ids)
+        return Forward(image_features.detach(), text_features.detach(), result)
+
+    def update(self, batch: Batch, forward: Forward) -> tuple[Tensor, float]:
+        """Update the weights; return the gradient norm before clipping and the learning rate.
+
+        Raises: NumericsError: if the loss or the gradient is not finite; the weights are as before then.
+        """
+        loss = forward.result.loss
+        if not torch.isfinite(loss):
+            self._not_finite("loss", loss, batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(self.objective.parameters(), self.world)
+        limit = self.config.grad_clip_norm
+        norm = nn.utils.clip_grad_norm_(self.encoders.parameters(), float("inf") if limit is None else limit)
+        if not torch.isfinite(norm):
+            self._not_finite("gradient norm", norm, batch)
+        rate = set_learning_rate(self.optimiser, self.config, step=self.step, total_steps=self.total_steps)
+        self.optimiser.step()
+        self.step += 1
+        self.objective.advance(self.step)
+        return norm.detach(), rate
+
+    def _not_finite(self, what: str, value: Tensor, batch: Batch) -> None:
+        raise NumericsError(
+            f"the {what} is {value.item()} on rank {self.world.rank} at step {self.step}, sample ids "
+            f"{batch.sample_ids[:8].tolist()}...; lower train.lr or lengthen train.warmup_steps, then run again: "
+            "training resumes from the last checkpoint"
+        )
