@@ -75,4 +75,4 @@ def log_normalizers(
     sums_SB = torch.logsumexp(margins_SBC + log_weights_BC, dim=2)
     if eps == 0:
         return sums_SB
-    return torch.logaddexp(sums_SB, sums_SB.new_tensor(math.log(eps)))
+    return torch.logaddexp(sums_SB, torch.full_like(sums_SB, math.log(eps)))

@@ -111,7 +111,9 @@ class Objective(nn.Module, ABC):
     def trainable(self) -> list[TrainableGroup]:
         """Return what the trainer's optimiser has to update."""
         parameters = [p for p in self.learned_temperature.parameters() if p.requires_grad]
-        return [TrainableGroup("temperature", parameters, self.temperature_lr)] * bool(parameters)
+        if not parameters:
+            return []
+        return [TrainableGroup("temperature", parameters, self.temperature_lr)]
 
     def check_features(self, image_features: Tensor, text_features: Tensor) -> None:
         """Refuse features that do not fit.
