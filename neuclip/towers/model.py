@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from neuclip.foundation.errors import ConfigError, nearest
+from neuclip.foundation.errors import ConfigError
 from neuclip.towers.config import ModelConfig
 
 CONFIG_FILE = "open_clip_config.json"
@@ -75,8 +75,8 @@ def create_towers(config: ModelConfig, *, seed: int, device: str | torch.device 
     Args:
         seed: the weights are a pure function of the architecture and this number; the global random
             state is left as it was.
-    Raises: ConfigError: for an unknown name, an architecture that open_clip cannot build, and one that
-        would need files from a network.
+    Raises: ConfigError: for an architecture that open_clip cannot build, and for one that would need files
+        from a network.
     """
     architecture = architecture_of(config)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,18 +98,17 @@ def create_towers(config: ModelConfig, *, seed: int, device: str | torch.device 
 def architecture_of(config: ModelConfig) -> dict[str, Any]:
     """Return the open_clip `model_cfg` that a recipe names or writes out.
 
-    Raises: ConfigError: for an unknown name, or one that would need files from a network.
+    Raises: ConfigError: for an architecture that would need files from a network.
     """
     if config.architecture is not None:
         architecture = deepcopy(config.architecture)
     else:
-        name, known = str(config.name), open_clip.list_models()
-        if name not in known:
+        found = open_clip.get_model_config(str(config.name))
+        if found is None:
             raise ConfigError(
-                f"train.model.name {name!r} is none of the {len(known)} architectures of open_clip."
-                f"{nearest(name, known)}"
+                f"this open_clip ({open_clip.__version__}) has no architecture {config.name!r}"
             )
-        architecture = cast("dict[str, Any]", open_clip.get_model_config(name))
+        architecture = cast("dict[str, Any]", found)
     text = architecture["text_cfg"]
     for field in ("hf_model_name", "hf_tokenizer_name"):
         if isinstance(text, dict) and text.get(field):

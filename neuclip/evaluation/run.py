@@ -1,0 +1,48 @@
+"""The evaluate stage: the chosen model scored on every set of the recipe."""
+
+import json
+
+from neuclip.evaluation.config import EvaluateConfig
+from neuclip.evaluation.score import SetScore, score_set
+from neuclip.evaluation.sets import read_set
+from neuclip.foundation.errors import ConfigError
+from neuclip.foundation.progress import Progress
+from neuclip.stages.ledger import Ledger, add_ledgers
+from neuclip.stages.workspace import Outcome, Workspace
+from neuclip.storage.cache import local_folder
+from neuclip.storage.files import sha256_of
+from neuclip.storage.uris import join
+from neuclip.towers.encode import scoring_device
+from neuclip.towers.folder import load_towers
+from neuclip.towers.model import WEIGHTS_FILE
+
+
+def run_evaluate(
+    config: EvaluateConfig, *, select_uri: str, workspace: Workspace, progress: Progress
+) -> Outcome:
+    """Score the model that `select` chose and write scores.json, a row for each set.
+
+    Raises: DataError: for a set that is not in the wds_* layout. ConfigError: for two sets of one name.
+    """
+    suites = [read_set(uri) for uri in config.sets]
+    names = [suite.name for suite in suites]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"evaluate.sets has two sets of one name: {', '.join(sorted(names))}")
+    folder = local_folder(join(select_uri, "model"))
+    towers = load_towers(folder, scoring_device())
+    model_sha256 = sha256_of(str(folder / WEIGHTS_FILE))
+    rows: list[SetScore] = []
+    ledgers: list[Ledger] = []
+    for done, suite in enumerate(suites):
+        progress("evaluate", done=done, total=len(suites), note=f"scoring {suite.name}")
+        row, ledger = score_set(
+            towers, suite, batch_size=config.batch_size, model_sha256=model_sha256
+        )
+        rows.append(row)
+        ledgers.append(ledger)
+    progress("evaluate", done=len(suites), total=len(suites))
+    (workspace.output / "scores.json").write_text(
+        json.dumps([row.model_dump() for row in rows], indent=1), encoding="utf-8"
+    )
+    summary = {row.set: {"metric": row.main_metric, "value": row.main_value} for row in rows}
+    return Outcome(ledger=add_ledgers(ledgers), summary=summary)

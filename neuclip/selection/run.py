@@ -1,0 +1,90 @@
+"""The select stage: every kept checkpoint scored, one chosen and copied."""
+
+import json
+import shutil
+from pathlib import Path
+
+from neuclip.foundation.errors import CheckpointError, DataError
+from neuclip.foundation.progress import Progress
+from neuclip.selection.choose import choose
+from neuclip.selection.config import SelectConfig
+from neuclip.selection.score import CheckpointScore, score_towers
+from neuclip.selection.split import Pair, read_selection_split
+from neuclip.stages.ledger import make_ledger
+from neuclip.stages.workspace import Outcome, Workspace
+from neuclip.storage.files import get_file, list_folders, sha256_of
+from neuclip.storage.uris import is_local, join, local_part
+from neuclip.towers.encode import scoring_device
+from neuclip.towers.folder import load_towers
+from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE
+
+_CHECKPOINTS = "checkpoints"
+_CHECKPOINT_FILE = "checkpoint.json"
+
+
+def run_select(
+    config: SelectConfig,
+    *,
+    train_uri: str,
+    shard_uri: str,
+    workspace: Workspace,
+    progress: Progress,
+) -> Outcome:
+    """Score all kept checkpoints on the held-out split and copy the best.
+
+    Writes scores.json (all, by step), choice.json and model/ (the chosen towers as open_clip reads them).
+    Raises: DataError: if there is no checkpoint or the split is too small. CheckpointError: for a broken one.
+    """
+    names = [n for n in list_folders(join(train_uri, _CHECKPOINTS)) if n.startswith("step-")]
+    if not names:
+        raise DataError(
+            f"no checkpoint in {join(train_uri, _CHECKPOINTS)}; run the train stage to its end first"
+        )
+    pairs = read_selection_split(shard_uri, max_samples=config.max_samples)
+    folders: dict[int, Path] = {}
+    scores: list[CheckpointScore] = []
+    for done, name in enumerate(names):
+        progress("select", done=done, total=len(names), note=f"scoring {name}")
+        folder = _local_towers(join(train_uri, _CHECKPOINTS, name), workspace.scratch / name)
+        scores.append(_score(folder, pairs, batch_size=config.batch_size))
+        folders[scores[-1].step] = folder
+    choice = choose(scores, metric=config.metric)
+    progress("select", done=len(names), total=len(names), note=choice.why)
+    (workspace.output / "scores.json").write_text(
+        json.dumps([score.model_dump() for score in scores], indent=1), encoding="utf-8"
+    )
+    (workspace.output / "choice.json").write_text(
+        choice.model_dump_json(indent=1), encoding="utf-8"
+    )
+    (workspace.output / "model").mkdir()
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        shutil.copyfile(folders[choice.step] / file, workspace.output / "model" / file)
+    return Outcome(
+        ledger=make_ledger(len(scores), 1, {"lower_score": len(scores) - 1}),
+        summary=choice.model_dump(),
+    )
+
+
+def _score(folder: Path, pairs: list[Pair], *, batch_size: int) -> CheckpointScore:
+    """Score the towers of one local folder."""
+    note = json.loads((folder / _CHECKPOINT_FILE).read_text(encoding="utf-8"))
+    return score_towers(
+        load_towers(folder, scoring_device()),
+        pairs,
+        batch_size=batch_size,
+        step=int(note["step"]),
+        samples_seen=int(note["samples_seen"]),
+        model_sha256=sha256_of(str(folder / WEIGHTS_FILE)),
+    )
+
+
+def _local_towers(uri: str, copy: Path) -> Path:
+    """Return a local folder with a checkpoint's towers; its optimizer state is not fetched."""
+    if is_local(uri):
+        folder = local_part(uri)
+        if not (folder / _CHECKPOINT_FILE).is_file():
+            raise CheckpointError(f"{uri} has no {_CHECKPOINT_FILE}; it is not a whole checkpoint")
+        return folder
+    for name in (CONFIG_FILE, WEIGHTS_FILE, _CHECKPOINT_FILE):
+        get_file(join(uri, name), copy / name)
+    return copy

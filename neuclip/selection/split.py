@@ -1,0 +1,54 @@
+"""The held-out selection split: pairs of an image file and its alt text."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from itertools import islice
+
+from neuclip.foundation.errors import DataError
+from neuclip.loading.tar_samples import IMAGE_SUFFIXES, read_samples
+from neuclip.storage.cache import local_copy
+from neuclip.storage.files import list_files
+from neuclip.storage.uris import join
+
+_PATTERN = "selection-*.tar"
+_WANTED = frozenset([*IMAGE_SUFFIXES, "txt"])
+_LEAST_PAIRS = 2
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One held-out sample."""
+
+    key: str
+    image: bytes
+    caption: str
+
+
+def read_selection_split(shard_uri: str, *, max_samples: int) -> list[Pair]:
+    """Read the first pairs of a shard stage's selection split; it was shuffled when it was written.
+
+    Raises: DataError: if it is too small to choose by.
+    """
+    pairs = list(islice(_pairs(shard_uri), max_samples))
+    if len(pairs) < _LEAST_PAIRS:
+        raise DataError(
+            f"the selection split in {shard_uri} holds {len(pairs)} pairs, which is too few to choose a checkpoint "
+            "by; raise shard.selection_share, or give the recipe more data"
+        )
+    return pairs
+
+
+def _pairs(shard_uri: str) -> Iterator[Pair]:
+    """Yield the pairs of all selection shards in name order."""
+    for name in list_files(shard_uri):
+        if not fnmatch(name, _PATTERN):
+            continue
+        for sample in read_samples(local_copy(join(shard_uri, name)), suffixes=_WANTED):
+            image, text = sample.image(), sample.parts.get("txt")
+            if image is None or text is None:
+                raise DataError(
+                    f"{join(shard_uri, name)}: sample {sample.key!r} has {sorted(sample.parts)}; "
+                    f"expected txt and one of {', '.join(IMAGE_SUFFIXES)}"
+                )
+            yield Pair(sample.key, image, text.decode("utf-8", errors="replace").strip())
