@@ -6,6 +6,11 @@ from pydantic import Field, model_validator
 
 from neuclip.foundation.config import Section, unkeyed
 
+STAGE_VERSION = 1
+"""Raised when the stage's output for the same recipe and inputs changes."""
+
+TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
+
 
 class AcquireConfig(Section):
     """Which URL table to fetch, and how."""

@@ -57,7 +57,6 @@ class Parts:
                 self._take(partition, manifest.ledger, manifest.summary["messages"])
             else:
                 missing[partition.key] = partition
-        self.report()
         return list(missing.values())
 
     def finish(self, partition: Partition, shard: Shard | None) -> None:
@@ -68,7 +67,6 @@ class Parts:
             self._held.append((partition, account))
         else:
             self._commit(partition, account)
-        self.report()
 
     def commit_held(self) -> None:
         """Commit what was held back: the table as a whole turned out well."""

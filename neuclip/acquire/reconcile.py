@@ -160,6 +160,7 @@ def _outcome(
     return {
         **outcome,
         "status": "success",
+        "reason": None,
         **{name: found[name] for name in _SIZES},
         "member": member.name,
         "offset": member.offset_data,

@@ -52,6 +52,7 @@ def run_acquire(
     for partition in missing:
         if not partition.num_to_fetch:
             parts.finish(partition, None)
+    parts.report()
     if to_fetch := [partition for partition in missing if partition.num_to_fetch]:
         download(
             to_fetch,

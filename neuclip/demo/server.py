@@ -1,6 +1,6 @@
 """A real HTTP server on loopback: the pictures of a folder, and the ways in which the web fails.
 
-Below `/-/` a path says how it goes wrong: `/-/status/500`, `/-/truncated/PATH` (announces the file, sends
+Below `/-/` a path says how it goes wrong: `/-/status/500/ANYTHING`, `/-/truncated/PATH` (announces the file, sends
 half of it), `/-/slow/SECONDS/PATH`, `/-/noai/PATH` (with an opt-out header), `/-/empty`, `/-/html`.
 """
 
@@ -106,8 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
         log.debug(format, *args)
 
     def _answer_oddly(self, oddity: str, rest: str) -> None:
-        if oddity == "status" and rest.isdigit():
-            self._send(HTTPStatus(int(rest)), b"")
+        if oddity == "status":
+            self._send(HTTPStatus(int(rest.split("/", maxsplit=1)[0])), b"")
         elif oddity == "empty":
             self._send(HTTPStatus.OK, b"", content_type="image/jpeg")
         elif oddity == "html":

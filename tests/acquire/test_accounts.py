@@ -1,0 +1,207 @@
+"""Oracle: shards made by hand, whole or with one thing wrong, and the account each must give."""
+
+import io
+import json
+import sys
+import tarfile
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.download import Watch, shard_of
+from neuclip.acquire.partitions import plan
+from neuclip.acquire.parts import Parts
+from neuclip.acquire.reasons import REASONS, reason_of
+from neuclip.acquire.reconcile import reconcile
+from neuclip.acquire.tar_count import TarCounter
+from neuclip.foundation.children import run_child
+from neuclip.foundation.errors import ChildError, DataError, IntegrityError
+from neuclip.foundation.progress import silent
+from neuclip.stages.manifest import is_committed
+from tests.acquire.tables import uid, write_table
+
+REFUSED = "<urlopen error [Errno 111] Connection refused>"
+KEYS = ["000000000", "000000001", "000000002"]
+
+
+def fetched_row(number, *, error=None):
+    return {
+        "uid": uid(number),
+        "url": f"http://a/{number}",
+        "key": KEYS[number],
+        "status": "failed_to_download" if error else "success",
+        "error_message": error,
+        **dict.fromkeys(("width", "height", "original_width", "original_height"), 8),
+        "sha256": "00",
+    }
+
+
+def write_shard(folder, rows, *, images, successes):
+    folder.mkdir(parents=True)
+    shard = shard_of(folder, 0)
+    pq.write_table(pa.Table.from_pylist(rows), shard.parquet)
+    with tarfile.open(shard.tar, "w") as tar:
+        for key in images:
+            for suffix, content in (("jpg", f"image {key}".encode()), ("json", b"{}")):
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    stats = {"count": len(rows), "successes": successes}
+    shard.stats_path.write_text(json.dumps(stats), encoding="utf-8")
+    return shard
+
+
+@pytest.fixture
+def config(tmp_path):
+    rows = [{"uid": uid(n), "url": f"http://a/{n}", "caption": str(n)} for n in range(3)]
+    table = write_table(tmp_path / "t.parquet", rows)
+    return AcquireConfig(table=table, max_failed_share=0.5)
+
+
+@pytest.fixture
+def partition(config, tmp_path):
+    return plan(config, stage_version=1, folder=tmp_path / "plan")[0]
+
+
+def test_a_whole_shard_is_accounted_in_the_order_of_the_table(partition, tmp_path):
+    rows = [fetched_row(2), fetched_row(0), fetched_row(1, error="HTTP Error 404: Not Found")]
+    shard = write_shard(tmp_path / "raw", rows, images=[KEYS[2], KEYS[0]], successes=2)
+    account = reconcile(partition, shard, folder=tmp_path / "part")
+    outcomes = pq.read_table(account.folder / "rows.parquet").to_pylist()
+    assert [(r["uid"], r["reason"]) for r in outcomes] == [
+        (uid(0), None),
+        (uid(1), "http_404"),
+        (uid(2), None),
+    ]
+    tar = (account.folder / "images.tar").read_bytes()
+    for row in (outcomes[0], outcomes[2]):
+        key = row["member"].removesuffix(".jpg")
+        assert tar[row["offset"] : row["offset"] + row["size"]] == f"image {key}".encode()
+    assert account.ledger.dropped == {"http_404": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "images", "successes", "words"),
+    [
+        ([0, 1], KEYS[:2], 2, ["3 rows planned", "2 rows in its table"]),
+        ([0, 1, 2], KEYS[:2], 3, ["3 successes in its table", "2 images in its tar"]),
+        ([0, 1, 2], KEYS, 2, ["3 images in its tar", "2 successes in its counts"]),
+        ([0, 1, 1], [KEYS[0], KEYS[1]], 2, ["3 rows in its table", "2 planned uids"]),
+    ],
+    ids=["row lost", "image lost", "count wrong", "row twice"],
+)
+def test_what_does_not_add_up_is_refused(partition, tmp_path, rows, images, successes, words):
+    fetched = [fetched_row(number) for number in rows]
+    shard = write_shard(tmp_path / "raw", fetched, images=images, successes=successes)
+    with pytest.raises(IntegrityError) as error:
+        reconcile(partition, shard, folder=tmp_path / "part")
+    assert all(word in str(error.value) for word in [*words, partition.key])
+
+
+def test_a_tar_cut_short_is_refused(partition, tmp_path):
+    rows = [fetched_row(n) for n in range(3)]
+    shard = write_shard(tmp_path / "raw", rows, images=KEYS, successes=3)
+    shard.tar.write_bytes(shard.tar.read_bytes()[:700])
+    with pytest.raises(IntegrityError, match="is broken"):
+        reconcile(partition, shard, folder=tmp_path / "part")
+
+
+def test_a_partition_that_the_network_failed_waits(config, partition, tmp_path):
+    """Oracle: two of three refused connections, above the limit of one half."""
+    rows = [fetched_row(0), fetched_row(1, error=REFUSED), fetched_row(2, error=REFUSED)]
+    shard = write_shard(tmp_path / "raw", rows, images=KEYS[:1], successes=1)
+    root = tmp_path / "root"
+    parts = Parts(
+        [partition],
+        config,
+        root=str(root),
+        folder=tmp_path / "parts",
+        progress=silent,
+        force=False,
+    )
+    parts.finish(partition, shard)
+    uri = str(root / "acquire" / "parts" / partition.key)
+    assert parts.ledgers[partition.key].dropped == {"connection": 2}
+    assert not is_committed(uri)
+    parts.commit_held()
+    assert is_committed(uri)
+
+
+def test_too_many_failures_fail_the_stage_with_the_cause(acquire, tmp_path):
+    """Oracle: a table of which no row can be fetched, so that nothing is downloaded."""
+    rows = [{"url": "ftp://a/1", "caption": str(n)} for n in range(3)]
+    table = write_table(tmp_path / "t.parquet", [*rows, {"url": None, "caption": "3"}])
+    with pytest.raises(DataError) as error:
+        acquire(AcquireConfig(table=table), tmp_path / "root")
+    for word in ("4 of 4", "100%", "0.8", "3 bad_scheme, 1 no_url", "acquire.url_column"):
+        assert word in str(error.value)
+    manifest = acquire(AcquireConfig(table=table, max_failed_share=1), tmp_path / "root")
+    assert (manifest.ledger.entered, manifest.ledger.out) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "reason"),
+    [
+        ("failed_to_download", "HTTP Error 404: Not Found", "http_404"),
+        ("failed_to_download", "HTTP Error 451: Unavailable For Legal Reasons", "http_4xx"),
+        ("failed_to_download", "HTTP Error 503: Service Unavailable", "http_5xx"),
+        ("failed_to_download", "<urlopen error [Errno -2] Name or service not known>", "dns"),
+        (
+            "failed_to_download",
+            "<urlopen error [Errno -3] Temporary failure in name resolution>",
+            "dns",
+        ),
+        ("failed_to_download", REFUSED, "connection"),
+        ("failed_to_download", "Remote end closed connection without response", "connection"),
+        ("failed_to_download", "<urlopen error timed out>", "timeout"),
+        ("failed_to_download", "The read operation timed out", "timeout"),
+        ("failed_to_download", "IncompleteRead(10 bytes read, 20 more expected)", "truncated"),
+        ("failed_to_download", "<urlopen error [SSL: CERTIFICATE_VERIFY_FAILED] ...>", "tls"),
+        ("failed_to_download", "no host given", "bad_url"),
+        ("failed_to_download", None, "other_download"),
+        ("failed_to_resize", "Image decoding error", "undecodable"),
+        ("failed_to_resize", "something timed out", "other_resize"),
+    ],
+)
+def test_messages_become_reasons(status, message, reason):
+    """Oracle: messages that urllib and OpenCV were seen to give."""
+    assert reason_of(status, message) == reason
+    assert reason in REASONS
+
+
+def test_images_are_counted_while_the_tar_grows(tmp_path):
+    """Oracle: a tar written by hand, cut at every block."""
+    shard = write_shard(tmp_path / "raw", [], images=KEYS, successes=3)
+    whole = shard.tar.read_bytes()
+    growing = tmp_path / "growing.tar"
+    counter = TarCounter(growing)
+    counts = [counter.count()]
+    for end in range(256, 12 * 512, 256):
+        growing.write_bytes(whole[:end])
+        counts.append(counter.count())
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (0, 3)
+
+
+def test_a_download_that_stalls_is_ended(partition, tmp_path):
+    """Oracle: a child that only sleeps."""
+    watch = Watch(
+        {shard_of(tmp_path, 0): partition},
+        stall_s=0.3,
+        start_up_s=0.2,
+        on_shard=lambda partition, shard: None,
+        on_images=lambda images: None,
+    )
+    started = time.monotonic()
+    with pytest.raises(ChildError, match=r"nothing for 0\.3 s with 1 partitions"):
+        run_child(
+            [sys.executable, "-c", "import time; time.sleep(60)"],
+            name="sleeper",
+            log_path=tmp_path / "log",
+            on_tick=watch.tick,
+            tick_s=0.1,
+        )
+    assert time.monotonic() - started < 10

@@ -1,0 +1,135 @@
+"""Oracle: tables written by hand, and the rows or the error each must give."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.partitions import plan
+from neuclip.acquire.table import read_rows
+from neuclip.foundation.errors import DataError
+from neuclip.foundation.ids import uid_of
+from tests.acquire.tables import uid, write_table
+
+ROWS = [
+    {"uid": uid(10), "url": "http://a/1", "caption": "one"},
+    {"uid": uid(11), "url": "HTTPS://a/2", "caption": 'two, with "quotes"\nand a line'},
+    {"uid": uid(12), "url": "http://a/3", "caption": ""},
+]
+
+
+def planned(tmp_path, table, **settings):
+    config = AcquireConfig(table=str(table), **settings)
+    return plan(config, stage_version=1, folder=tmp_path / "plan")
+
+
+def write_delimited(path, delimiter):
+    quoted = [['"' + text.replace('"', '""') + '"' for text in row.values()] for row in ROWS]
+    lines = [delimiter.join(ROWS[0]), *(delimiter.join(row) for row in quoted)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_all_formats_give_the_same_rows(tmp_path):
+    write_table(tmp_path / "t.parquet", ROWS)
+    write_delimited(tmp_path / "t.csv", ",")
+    write_delimited(tmp_path / "t.tsv", "\t")
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS), encoding="utf-8")
+    found = {
+        suffix: list(read_rows(str(tmp_path / f"t.{suffix}"), AcquireConfig(table="t")))
+        for suffix in ("parquet", "csv", "tsv", "jsonl")
+    }
+    assert [(row.uid, row.url) for row in found["csv"]] == [(r["uid"], r["url"]) for r in ROWS]
+    assert [row.captions for row in found["csv"]] == [
+        {"alt": ["one"]},
+        {"alt": [ROWS[1]["caption"]]},
+        {},
+    ]
+    assert all(row.reason is None for row in found["csv"])
+    assert found["parquet"] == found["csv"] == found["tsv"] == found["jsonl"]
+
+
+def test_without_a_uid_column_uids_are_derived(tmp_path):
+    table = write_table(tmp_path / "t.parquet", [{"url": "http://a/1", "caption": "one"}])
+    (row,) = read_rows(table, AcquireConfig(table=table))
+    assert row.uid == uid_of("http://a/1", "one")
+
+
+def test_partitions_are_named_by_what_they_hold(tmp_path):
+    """Oracle: what may change a download changes the key; what cannot, does not."""
+    table = write_table(tmp_path / "t.parquet", ROWS)
+    renamed = [{"id": r["uid"], "link": r["url"], "text": r["caption"]} for r in ROWS]
+    other = write_table(tmp_path / "other.parquet", renamed)
+    columns = {"uid_column": "id", "url_column": "link", "caption_column": "text"}
+    keys = [part.key for part in planned(tmp_path, table, partition_rows=2)]
+    assert len(set(keys)) == 2
+    same = [
+        planned(tmp_path, other, partition_rows=2, **columns),
+        planned(tmp_path, table, partition_rows=2, processes=7, max_failed_share=0.1),
+    ]
+    assert all([part.key for part in parts] == keys for parts in same)
+    bigger = planned(tmp_path, table, partition_rows=2, image_size=99)
+    assert not set(keys) & {part.key for part in bigger}
+    changed = write_table(tmp_path / "t.parquet", [*ROWS[:2], {**ROWS[2], "caption": "three"}])
+    recaptioned = [part.key for part in planned(tmp_path, changed, partition_rows=2)]
+    assert recaptioned[0] == keys[0]
+    assert recaptioned[1] != keys[1]
+
+
+def test_duplicate_uids_are_found_across_files(tmp_path):
+    tables = tmp_path / "tables"
+    write_table(tables / "a.parquet", ROWS)
+    write_table(tables / "b.parquet", [ROWS[2], {**ROWS[0], "uid": uid(99)}, ROWS[0]])
+    with pytest.raises(DataError, match=r"^2 rows") as error:
+        planned(tmp_path, tables)
+    assert f"{uid(12)} (row 0 of b.parquet)" in str(error.value)
+    assert f"{uid(10)} (row 2 of b.parquet)" in str(error.value)
+    first, second = planned(tmp_path, tables, on_duplicate_uid="keep_first")
+    assert [row["reason"] for row in first.rows()] == [None] * 3
+    assert [row["reason"] for row in second.rows()] == ["duplicate_uid", None, "duplicate_uid"]
+    assert (first.num_to_fetch, second.num_to_fetch) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "words"),
+    [
+        (ROWS, {"url_column": "urls"}, ["'urls'", "uid, url, caption", "'url'?", "url_column"]),
+        (ROWS, {"caption_columns": {"long": "captoin"}}, ["'caption'?", "caption_columns.long"]),
+        (ROWS, {"uid_column": "key"}, ["'key'", "acquire.uid_column"]),
+        ([*ROWS, {**ROWS[0], "uid": "12-34"}], {}, ["row 3", "'12-34'", "32 hex digits"]),
+        ([{**ROWS[0], "uid": None}], {}, ["row 0", "None", "32 hex digits"]),
+        ([{**ROWS[0], "caption": 7}], {}, ["row 0", "'caption'", "7"]),
+        ([{**ROWS[0], "url": 7}], {}, ["row 0", "'url'", "7"]),
+    ],
+)
+def test_a_wrong_table_is_refused_by_name(tmp_path, rows, settings, words):
+    table = write_table(tmp_path / "t.parquet", rows)
+    with pytest.raises(DataError) as error:
+        planned(tmp_path, table, **settings)
+    for word in [*words, table]:
+        assert word in str(error.value)
+
+
+def test_an_empty_table_is_refused(tmp_path):
+    pq.write_table(pa.table({"url": pa.array([], pa.string())}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="no rows"):
+        planned(tmp_path, tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.jsonl"])
+def test_an_unreadable_file_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b'url,caption\n"\xff\xfe, {not json')
+    with pytest.raises(DataError, match=f"cannot read the URL table .*{name}"):
+        planned(tmp_path, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["nothing.parquet", "nowhere"])
+def test_a_missing_table_is_refused(tmp_path, name):
+    with pytest.raises(DataError, match=rf"{name}, found none"):
+        planned(tmp_path, tmp_path / name)
+
+
+def test_png_is_not_given_a_jpeg_quality():
+    with pytest.raises(ValueError, match="0 to 9, found 95"):
+        AcquireConfig(table="t", encode_format="png")
