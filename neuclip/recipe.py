@@ -144,4 +144,5 @@ def _models(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401  # a type
 
 
 def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:].removeprefix("alue error, ") if text.startswith("Value error, ") else text[:1].lower() + text[1:]
+    text = text.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]

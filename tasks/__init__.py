@@ -1,1 +1,1 @@
-"""Prefect tasks."""
+"""Thin Prefect tasks over neuclip's functions: retries and progress. Nothing is cached here."""

@@ -1,10 +1,24 @@
 """The `train.model` section of a recipe."""
 
+import importlib.util
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from neuclip.foundation.config import Section
+from neuclip.foundation.errors import nearest
+
+
+@cache
+def known_architectures() -> list[str]:
+    """List the architectures that open_clip ships, without importing it (which takes seconds)."""
+    found = importlib.util.find_spec("open_clip")
+    folders = (found.submodule_search_locations if found else None) or []
+    return sorted(
+        path.stem for folder in folders for path in (Path(folder) / "model_configs").glob("*.json")
+    )
 
 
 class ModelConfig(Section):
@@ -34,4 +48,9 @@ class ModelConfig(Section):
                 raise ValueError(
                     f"an architecture needs embed_dim, vision_cfg and text_cfg; missing here: {', '.join(missing)}"
                 )
+        known = known_architectures()
+        if self.name is not None and self.name not in known:
+            raise ValueError(
+                f"name {self.name!r} is none of the {len(known)} architectures of open_clip.{nearest(self.name, known)}"
+            )
         return self
