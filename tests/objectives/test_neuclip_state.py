@@ -51,7 +51,10 @@ def test_a_batch_larger_than_the_prototypes_leaves_its_last_rows():
     objective = make(num_prototypes=3)
     images, texts, ids = batch(0, size=8)
     objective(images, texts, ids)
-    assert sorted(objective.network.prototype_ids_M.tolist()) == [5, 6, 7]
+    order = objective.network.prototype_ids_M.argsort()
+    assert objective.network.prototype_ids_M[order].tolist() == [5, 6, 7]
+    prototypes = objective.network.prototypes_SMD[:, order]
+    assert torch.equal(prototypes, torch.stack([texts[5:], images[5:]]))
 
 
 def test_a_restart_forgets_the_adagrad_sums():
