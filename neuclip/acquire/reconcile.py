@@ -11,12 +11,10 @@ import pyarrow.parquet as pq
 
 from neuclip.acquire.download import Shard
 from neuclip.acquire.partitions import Partition
+from neuclip.acquire.raw import IMAGES, ROWS
 from neuclip.acquire.reasons import NETWORK_REASONS, reason_of
 from neuclip.foundation.errors import IntegrityError
 from neuclip.stages.ledger import Ledger, make_ledger
-
-ROWS_FILE = "rows.parquet"
-IMAGES_FILE = "images.tar"
 
 ROWS_SCHEMA = pa.schema(
     [
@@ -76,13 +74,13 @@ def reconcile(partition: Partition, shard: Shard | None, *, folder: Path) -> Acc
     fetched: dict[str, Record] = {}
     members: dict[str, tarfile.TarInfo] = {}
     if shard is None:
-        tarfile.open(folder / IMAGES_FILE, "w").close()
+        tarfile.open(folder / IMAGES, "w").close()
     else:
         fetched, members = _checked(partition, shard)
-        shard.tar.replace(folder / IMAGES_FILE)
+        shard.tar.replace(folder / IMAGES)
     rows = [_outcome(row, fetched, members) for row in partition.rows()]
     pq.write_table(
-        pa.Table.from_pylist(rows, schema=ROWS_SCHEMA), folder / ROWS_FILE, compression="zstd"
+        pa.Table.from_pylist(rows, schema=ROWS_SCHEMA), folder / ROWS, compression="zstd"
     )
     dropped = Counter(row["reason"] for row in rows if row["reason"])
     ledger = make_ledger(len(rows), sum(row["status"] == "success" for row in rows), dict(dropped))

@@ -91,7 +91,8 @@ def _check_failed_share(ledger: Ledger, config: AcquireConfig) -> None:
         f"{failed} of {ledger.entered} rows of {config.table} failed, {failed / ledger.entered:.0%}, more than "
         f"acquire.max_failed_share={config.max_failed_share:g} allows: {top}. "
         f"The likely cause: {likely_cause(ledger.dropped)}. "
-        "Partitions that the network failed were not committed and are fetched again by the next run"
+        "The next run fetches again the partitions in which the network alone failed that many; "
+        "for the others too, run `--only acquire --force`"
     )
 
 
