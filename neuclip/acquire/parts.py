@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
 from neuclip.acquire.download import Shard
 from neuclip.acquire.partitions import Partition, fetch_settings
 from neuclip.acquire.reconcile import Account, Messages, reconcile
@@ -13,7 +13,6 @@ from neuclip.stages.manifest import is_committed, read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 
 STAGE = "acquire"
-STAGE_VERSION = 1
 
 
 class Parts:

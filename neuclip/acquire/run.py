@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
 from neuclip.acquire.download import download
 from neuclip.acquire.partitions import Partition, plan
-from neuclip.acquire.parts import STAGE, STAGE_VERSION, Parts
+from neuclip.acquire.parts import STAGE, Parts
 from neuclip.acquire.reasons import likely_cause
 from neuclip.acquire.reconcile import add_messages
 from neuclip.foundation.errors import DataError
@@ -17,8 +17,6 @@ from neuclip.foundation.progress import Progress
 from neuclip.stages.ledger import Ledger, add_ledgers
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.cache import cache_folder
-
-__all__ = ["PARTITIONS_FILE", "STAGE", "STAGE_VERSION", "run_acquire"]
 
 PARTITIONS_FILE = "partitions.parquet"
 """In the stage's folder, one row for each partition in order: part, file, first_row, rows, out."""

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.run import STAGE, STAGE_VERSION, run_acquire
+from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
+from neuclip.acquire.parts import STAGE
+from neuclip.acquire.run import run_acquire
 from neuclip.foundation.progress import silent
 from neuclip.stages.keys import digest, fingerprint
 from neuclip.stages.manifest import Manifest
