@@ -11,8 +11,6 @@ STAGE_VERSION = 1
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 
-STAGE_VERSION = 1
-
 
 class AcquireConfig(Section):
     """Which URL table to fetch, and how."""

@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.config import TABLE_SUFFIXES, AcquireConfig
 from neuclip.foundation.errors import DataError, nearest
 from neuclip.foundation.ids import UID_LENGTH, is_uid, uid_of
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import exists, expand
 
-TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 ALT = "alt"
 """The caption source that `caption_column` becomes."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
+from neuclip.acquire.config import STAGE_VERSION, TABLE_SUFFIXES, AcquireConfig
 from neuclip.acquire.parts import STAGE
 from neuclip.acquire.run import run_acquire
 from neuclip.foundation.progress import silent
@@ -43,7 +43,7 @@ def acquire() -> Callable[..., Manifest]:
     """Run acquire below a root and return the stage's manifest."""
 
     def run(config: AcquireConfig, root: Path, *, force: bool = False, progress=silent) -> Manifest:
-        table = fingerprint(config.table, (".parquet", ".csv", ".tsv", ".jsonl"))
+        table = fingerprint(config.table, TABLE_SUFFIXES)
         identity = StageIdentity(
             stage=STAGE,
             stage_version=STAGE_VERSION,
