@@ -1,0 +1,49 @@
+"""The model card: README.md with the front matter that model hubs read."""
+
+from typing import Any
+
+import yaml
+
+from neuclip.publishing.facts import Facts
+from neuclip.publishing.templates import environment
+
+
+def model_card(facts: Facts) -> str:
+    """Write the model card in Markdown."""
+    front_matter: dict[str, Any] = {
+        "library_name": "open_clip",
+        "pipeline_tag": "zero-shot-image-classification",
+        "license": facts.config.license,
+        "tags": ["clip", "neuclip"],
+    }
+    return (
+        environment()
+        .get_template("card.md.j2")
+        .render(
+            front_matter=yaml.safe_dump(front_matter, sort_keys=False).strip(),
+            facts=facts,
+            limits=limits(facts),
+            in_a_cell=_in_a_cell,
+        )
+    )
+
+
+def limits(facts: Facts) -> list[str]:
+    """Say what these numbers do not show."""
+    found = [
+        f"Seen {facts.choice.samples_seen:,} image-text pairs of {facts.manifest('index').ledger.out:,}; "
+        "scores of models of another scale are not comparable.",
+        "Captions and images come from the web as they are; the model repeats their errors, gaps and biases.",
+        "Not tested for any use where a wrong answer does harm.",
+    ]
+    if not facts.scores:
+        found.insert(0, "Not evaluated: the recipe names no evaluation set.")
+    weak = [score.set for score in facts.scores if score.main_value < 2 * score.chance]
+    if weak:
+        found.insert(0, f"Less than twice chance on {', '.join(weak)}.")
+    return found
+
+
+def _in_a_cell(content: object) -> str:
+    """Keep a text inside its cell of a Markdown table."""
+    return " ".join(str(content).replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,0 +1,74 @@
+"""Everything that the committed stages say of a model, read once for its card and its report."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from neuclip.evaluation.score import SetScore
+from neuclip.publishing.config import PublishConfig
+from neuclip.selection.choose import Choice
+from neuclip.selection.score import CheckpointScore
+from neuclip.stages.manifest import Manifest, read_manifest
+from neuclip.storage.files import exists, read_bytes
+from neuclip.storage.uris import join
+from neuclip.towers.model import CONFIG_FILE
+
+DATA_STAGES = ("acquire", "curate", "caption", "shard", "index")
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model."""
+
+    config: PublishConfig
+    recipe_yaml: str
+    manifests: list[Manifest]
+    """Of the stages in the order of the journey."""
+    model: dict[str, Any]
+    """open_clip's configuration: model_cfg and preprocess_cfg."""
+    scores: list[SetScore]
+    checkpoints: list[CheckpointScore]
+    choice: Choice
+    metrics: list[dict[str, Any]]
+    """Lines of the training log, in order of steps."""
+
+    def manifest(self, stage: str) -> Manifest:
+        """Return the manifest of a stage."""
+        return next(manifest for manifest in self.manifests if manifest.stage == stage)
+
+    @property
+    def funnel(self) -> list[Manifest]:
+        """The manifests of the stages that handle samples."""
+        return [self.manifest(stage) for stage in DATA_STAGES]
+
+
+def read_facts(config: PublishConfig, *, recipe_yaml: str, uris: Mapping[str, str]) -> Facts:
+    """Read the manifests and the small files of all stages.
+
+    Args:
+        uris: stage -> committed folder, in the order of the journey.
+    """
+    select = uris["select"]
+    return Facts(
+        config=config,
+        recipe_yaml=recipe_yaml,
+        manifests=[read_manifest(uri) for uri in uris.values()],
+        model=_read_json(select, f"model/{CONFIG_FILE}"),
+        scores=[SetScore(**row) for row in _read_json(uris["evaluate"], "scores.json")],
+        checkpoints=[CheckpointScore(**row) for row in _read_json(select, "scores.json")],
+        choice=Choice(**_read_json(select, "choice.json")),
+        metrics=_read_metrics(join(uris["train"], METRICS_FILE)),
+    )
+
+
+def _read_json(folder_uri: str, name: str) -> Any:  # noqa: ANN401  # each file has its own form
+    return json.loads(read_bytes(join(folder_uri, name)))
+
+
+def _read_metrics(uri: str) -> list[dict[str, Any]]:
+    """Read the training log; a run that logged nothing has none."""
+    if not exists(uri):
+        return []
+    return [json.loads(line) for line in read_bytes(uri).decode("utf-8").splitlines() if line]

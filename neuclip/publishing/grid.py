@@ -1,0 +1,82 @@
+"""A few training samples with their captions, as the report shows them."""
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from neuclip.foundation.errors import DataError
+from neuclip.foundation.randomness import permutation
+from neuclip.loading.images import decode_rgb
+from neuclip.storage.cache import local_copy
+from neuclip.storage.uris import join
+
+_MEMBERS = "members.parquet"
+_COLUMNS = ("uid", "shard", "image_offset", "image_size", "json_offset", "json_size")
+_MOST_SHARDS = 4
+_SIDE_PX = 176
+_QUALITY = 80
+_MOST_CAPTIONS = 3
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A tile of the grid."""
+
+    uid: str
+    width: int
+    height: int
+    image: str
+    """data: URI of a JPEG."""
+    captions: list[tuple[str, str]]
+    """(source, text)."""
+
+
+def sample_grid(shard_uri: str, count: int) -> list[Sample]:
+    """Return up to `count` training samples, chosen by keyed hash from at most four shards.
+
+    An image that does not decode is left out.
+    """
+    if count == 0:
+        return []
+    table = pq.read_table(local_copy(join(shard_uri, _MEMBERS)))
+    table = table.filter(pc.field("split") == "train").select(_COLUMNS)
+    names = sorted(set(table["shard"].to_pylist()))
+    chosen = [names[i] for i in permutation(len(names), seed=_SEED)[:_MOST_SHARDS]]
+    table = table.filter(pc.field("shard").isin(chosen))
+    rows = table.take(np.sort(permutation(len(table), seed=_SEED)[:count])).to_pylist()
+    samples: list[Sample] = []
+    for row in rows:
+        path = local_copy(join(shard_uri, row["shard"]))
+        with path.open("rb") as file:
+            file.seek(row["image_offset"])
+            image = file.read(row["image_size"])
+            file.seek(row["json_offset"])
+            record = json.loads(file.read(row["json_size"]))
+        try:
+            samples.append(_tile(row["uid"], image, record["captions"]))
+        except DataError:
+            continue
+    return samples
+
+
+def _tile(uid: str, content: bytes, captions: dict[str, list[str]]) -> Sample:
+    """Make the small image and take the first caption of each source."""
+    image = decode_rgb(content)
+    width, height = image.size
+    image.thumbnail((_SIDE_PX, _SIDE_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    ordered = sorted(captions.items(), key=lambda item: (item[0] != "alt", item[0]))
+    return Sample(
+        uid=uid,
+        width=width,
+        height=height,
+        image=f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        captions=[(source, texts[0]) for source, texts in ordered if texts][:_MOST_CAPTIONS],
+    )

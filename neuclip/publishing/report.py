@@ -1,0 +1,86 @@
+"""The report: one page that needs nothing but itself."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuclip.publishing import charts
+from neuclip.publishing.card import limits
+from neuclip.publishing.facts import Facts
+from neuclip.publishing.grid import Sample
+from neuclip.publishing.templates import environment
+
+_STYLE = Path(__file__).parent / "report.css"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A stage of the funnel; shares are of what entered the first stage, 0..1."""
+
+    stage: str
+    entered: int
+    out: int
+    out_share: float
+    dropped_share: float
+    dropped: dict[str, int]
+
+
+def report_page(facts: Facts, samples: Sequence[Sample]) -> str:
+    """Write the page: text is escaped, and its policy lets nothing in but its own style and images."""
+    style = _STYLE.read_text(encoding="utf-8")
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            facts=facts,
+            style=style,
+            policy=_policy(style),
+            architecture=_architecture(facts.model["model_cfg"]),
+            funnel=_funnel(facts),
+            samples=samples,
+            charts=charts.draw_charts(facts.metrics),
+            box=charts,
+            limits=limits(facts),
+            wall_s=sum(manifest.wall_s for manifest in facts.manifests),
+        )
+    )
+
+
+def _policy(style: str) -> str:
+    """Allow this style sheet by its hash, images that are part of the page, and nothing else."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+def _funnel(facts: Facts) -> list[Bar]:
+    """Measure every data stage against what entered the first."""
+    whole = max(facts.funnel[0].ledger.entered, 1)
+    return [
+        Bar(
+            stage=manifest.stage,
+            entered=manifest.ledger.entered,
+            out=manifest.ledger.out,
+            out_share=manifest.ledger.out / whole,
+            dropped_share=sum(manifest.ledger.dropped.values()) / whole,
+            dropped=manifest.ledger.dropped,
+        )
+        for manifest in facts.funnel
+    ]
+
+
+def _architecture(model: dict[str, Any]) -> str:
+    """Say the architecture in a few words."""
+    vision, text = model["vision_cfg"], model["text_cfg"]
+    layers = vision.get("layers", 12)
+    if vision.get("timm_model_name"):
+        image = str(vision["timm_model_name"])
+    elif isinstance(layers, list):
+        image = f"ResNet of {'-'.join(map(str, layers))} blocks"
+    else:
+        image = f"ViT of {layers} layers, patch {vision.get('patch_size', 16)}"
+    size = vision.get("image_size", 224)
+    words = f"text transformer of {text.get('layers', 12)} layers"
+    return f"{image} at {size} px, {words}, {model['embed_dim']} dimensions"

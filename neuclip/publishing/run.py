@@ -1,0 +1,50 @@
+"""The publish stage: the model as a folder for others, and the page that says how it came about."""
+
+from collections.abc import Mapping
+
+from neuclip.foundation.progress import Progress
+from neuclip.publishing.card import model_card
+from neuclip.publishing.config import PublishConfig
+from neuclip.publishing.facts import read_facts
+from neuclip.publishing.grid import sample_grid
+from neuclip.publishing.report import report_page
+from neuclip.stages.ledger import make_ledger
+from neuclip.stages.workspace import Outcome, Workspace
+from neuclip.storage.files import get_file
+from neuclip.storage.uris import join
+from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE
+
+
+def run_publish(
+    config: PublishConfig,
+    *,
+    recipe_yaml: str,
+    uris: Mapping[str, str],
+    workspace: Workspace,
+    progress: Progress,
+) -> Outcome:
+    """Write model/ (as open_clip and model hubs read it, with its card) and report.html.
+
+    Args:
+        uris: stage -> committed folder of acquire, curate, caption, shard, index, train, select, evaluate.
+    """
+    progress("publish", done=0, total=3, note="reading the manifests")
+    facts = read_facts(config, recipe_yaml=recipe_yaml, uris=uris)
+    progress("publish", done=1, total=3, note="copying the model")
+    model = workspace.output / "model"
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        get_file(join(uris["select"], "model", name), model / name)
+    (model / "README.md").write_text(model_card(facts), encoding="utf-8")
+    progress("publish", done=2, total=3, note="writing the report")
+    samples = sample_grid(uris["shard"], config.sample_grid)
+    page = report_page(facts, samples)
+    (workspace.output / "report.html").write_text(page, encoding="utf-8")
+    progress("publish", done=3, total=3)
+    return Outcome(
+        ledger=make_ledger(1, 1, {}),
+        summary={
+            "model_sha256": facts.choice.model_sha256,
+            "step": facts.choice.step,
+            "report_samples": len(samples),
+        },
+    )

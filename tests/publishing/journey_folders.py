@@ -1,0 +1,189 @@
+"""The committed folders of a whole journey, made by hand."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from towers.tiny import COLOURS, picture, tiny_towers
+
+from neuclip.shards.run import MEMBER_SCHEMA
+from neuclip.shards.tar import TarShard
+from neuclip.stages.ledger import make_ledger
+from neuclip.stages.manifest import Manifest
+from neuclip.towers.folder import save_towers
+
+LEDGERS = {
+    "acquire": (
+        12_400,
+        9_731,
+        {"download failed: 404": 1_902, "timeout": 512, "not an image": 255},
+    ),
+    "curate": (9_731, 7_204, {"duplicate_image": 1_420, "too_few_chars": 731, "aspect_ratio": 376}),
+    "caption": (7_204, 7_204, {}),
+    "shard": (7_204, 7_201, {"undecodable": 3}),
+    "index": (7_049, 7_049, {}),
+    "train": (7_049, 7_049, {}),
+    "select": (3, 1, {"lower_score": 2}),
+    "evaluate": (1_400, 1_398, {"undecodable_image": 2}),
+}
+RECIPE = "name: colours\nseed: 1\nacquire:\n  table: table.parquet\ntrain:\n  model:\n    name: ViT-B-32\n"
+
+
+def make_journey(
+    base,
+    *,
+    caption="a photo of {colour} things, seen on a quiet morning in the harbour",
+    pictures=None,
+):
+    """Write all folders below `base` and return stage -> folder."""
+    uris = {}
+    for number, (stage, (entered, out, dropped)) in enumerate(LEDGERS.items()):
+        folder = base / stage / f"{number:04x}c0ffee{number:06x}"
+        folder.mkdir(parents=True)
+        uris[stage] = str(folder)
+        manifest = Manifest(
+            stage=stage,
+            stage_version=1,
+            key=folder.name,
+            section={},
+            inputs={},
+            code_version="0.1.0",
+            files=[],
+            ledger=make_ledger(entered, out, dropped),
+            started_at=f"2026-03-0{number + 1}T10:00:00+00:00",
+            wall_s=3.7**number,
+            cpu_s=1.0,
+        )
+        (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    _write_shards(base / "shard" / uris["shard"].rsplit("/", 1)[1], caption, pictures or COLOURS)
+    _write_training(base / "train" / uris["train"].rsplit("/", 1)[1])
+    _write_choice(base / "select" / uris["select"].rsplit("/", 1)[1])
+    _write_scores(base / "evaluate" / uris["evaluate"].rsplit("/", 1)[1])
+    return uris
+
+
+def _write_shards(folder, caption, pictures):
+    rows = []
+    for shard in range(2):
+        name = f"shard-{shard:06d}.tar"
+        with TarShard(folder / name) as tar:
+            for place in range(20):
+                sample_id = shard * 20 + place
+                colour = list(pictures)[sample_id % len(pictures)]
+                uid = f"{sample_id:032x}"
+                image = (
+                    pictures[colour]
+                    if isinstance(pictures[colour], bytes)
+                    else picture(colour, sample_id)
+                )
+                captions = {"alt": [caption.replace("{colour}", colour)]}
+                if sample_id % 2:
+                    captions["rewrite"] = [f"{colour} surface with fine grain, evenly lit"]
+                text = json.dumps({"uid": uid, "captions": captions}).encode()
+                image_offset = tar.add(f"{uid}.jpg", image)
+                json_offset = tar.add(f"{uid}.json", text)
+                row = dict.fromkeys(MEMBER_SCHEMA.names)
+                row |= {"split": "train", "sample_id": sample_id, "uid": uid, "shard": name}
+                row |= {"image_offset": image_offset, "image_size": len(image)}
+                row |= {"json_offset": json_offset, "json_size": len(text)}
+                rows.append(row)
+    rows.append(
+        {**rows[0], "split": "selection", "shard": "selection-000000.tar", "sample_id": None}
+    )
+    pq.write_table(pa.Table.from_pylist(rows, schema=MEMBER_SCHEMA), folder / "members.parquet")
+
+
+def _write_training(folder):
+    rng = np.random.default_rng(0)
+    lines = []
+    for step in range(1, 601):
+        done = step / 600
+        line = {
+            "step": step,
+            "samples_seen": step * 512,
+            "loss": 6.2 * math.exp(-2 * done) + rng.normal(0, 0.06),
+        }
+        line |= {"temperature": 0.07 - 0.04 * done, "lr": 5e-4 * math.cos(done * math.pi / 2) ** 2}
+        line |= {"samples_per_s": 4100 + rng.normal(0, 120), "data_wait": abs(rng.normal(0, 0.01))}
+        line |= {
+            "ratio_mean": 1 + 0.5 * math.exp(-5 * done),
+            "ratio_max": 3 + 40 * math.exp(-4 * done),
+        }
+        if step % 50 == 0:
+            line |= {
+                "normalizer_mse": 0.3 * math.exp(-4 * done),
+                "normalizer_mse_batch": 0.35 - 0.1 * done,
+            }
+        lines.append(json.dumps(line))
+    lines.append(
+        json.dumps({"step": 601, "samples_seen": 601 * 512, "loss": float("nan"), "lr": None})
+    )
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def _write_choice(folder):
+    save_towers(tiny_towers(), folder / "model")
+    rows = [
+        {
+            "step": step,
+            "samples_seen": step * 512,
+            "model_sha256": "ab" * 32,
+            "samples": 152,
+            "undecodable": 0,
+            "chance": 1 / 152,
+            "image_to_text_recall_at_1": value,
+            "text_to_image_recall_at_1": value - 0.03,
+            "mean_recall_at_1": value - 0.015,
+        }
+        for step, value in ((200, 0.212), (400, 0.367), (600, 0.359))
+    ]
+    (folder / "scores.json").write_text(json.dumps(rows))
+    choice = {
+        "step": 400,
+        "samples_seen": 204_800,
+        "metric": "mean_recall_at_1",
+        "value": 0.352,
+        "chance": 1 / 152,
+        "samples": 152,
+        "model_sha256": "ab" * 32,
+        "why": "Step 400 is the best of 3 checkpoints: mean recall@1 0.3520 on 152 held-out pairs (chance 0.0066), "
+        "ahead of step 600 with 0.3440.",
+        "runner_up": {"step": 600, "value": 0.344},
+    }
+    (folder / "choice.json").write_text(json.dumps(choice))
+
+
+def _write_scores(folder):
+    shared = {"suite_version": "3fa9c1d2e4b5a697", "model_sha256": "ab" * 32}
+    recalls = {
+        f"{way}_recall_at_{k}": 0.1 * k**0.8
+        for k in (1, 5)
+        for way in ("image_to_text", "text_to_image")
+    }
+    rows = [
+        {
+            "set": "colours",
+            "kind": "classification",
+            "samples": 1000,
+            "main_metric": "acc1",
+            "main_value": 0.613,
+        }
+        | {
+            "chance": 0.1,
+            "metrics": {"acc1": 0.613, "acc5": 0.941, "mean_per_class_recall": 0.607},
+        },
+        {
+            "set": "colours-finder",
+            "kind": "retrieval",
+            "samples": 398,
+            "main_metric": "mean_recall_at_1",
+        }
+        | {
+            "main_value": 0.0041,
+            "chance": 0.0025,
+            "metrics": {**recalls, "mean_recall_at_1": 0.0041},
+        },
+    ]
+    (folder / "scores.json").write_text(json.dumps([row | shared for row in rows]))

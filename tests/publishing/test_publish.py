@@ -1,0 +1,183 @@
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import open_clip
+import pytest
+import yaml
+from publishing.journey_folders import RECIPE, make_journey
+
+from neuclip.foundation.errors import StorageError
+from neuclip.foundation.progress import silent
+from neuclip.publishing.config import PublishConfig
+from neuclip.publishing.run import run_publish
+from neuclip.stages.workspace import Workspace
+
+HOSTILE = "<script>alert('{colour}')</script><img src=x onerror=alert(1)> & \" </style>"
+
+
+def publish(base, uris, *, recipe=RECIPE, **config):
+    for name in ("output", "scratch"):
+        (base / name).mkdir()
+    workspace = Workspace(uri=str(base), output=base / "output", scratch=base / "scratch")
+    config = {"name": "colours-b8", "license": "mit", "sample_grid": 12} | config
+    outcome = run_publish(
+        PublishConfig(**config), recipe_yaml=recipe, uris=uris, workspace=workspace, progress=silent
+    )
+    return outcome, workspace.output
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    base = tmp_path_factory.mktemp("journey")
+    return publish(base, make_journey(base, caption=HOSTILE))
+
+
+class Elements(HTMLParser):
+    """Oracle: an HTML parser tells elements and attributes from text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(published):
+    return (published[1] / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def elements(page):
+    return Elements(page)
+
+
+def test_open_clip_reads_the_published_folder(published):
+    outcome, output = published
+    assert outcome.ledger.model_dump(by_alias=True) == {"in": 1, "out": 1, "dropped": {}}
+    model = open_clip.create_model(f"local-dir:{output / 'model'}")
+    assert model.visual.image_size == (32, 32)
+    assert open_clip.get_tokenizer(f"local-dir:{output / 'model'}")(["a"]).shape == (1, 16)
+    names = ["README.md", "open_clip_config.json", "open_clip_model.safetensors"]
+    assert sorted(p.name for p in (output / "model").iterdir()) == names
+
+
+def test_the_page_refers_to_nothing_outside(elements, page):
+    for tag, attributes in elements.found:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form", "a"}, tag
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            assert name != "style", tag
+            if name in {"src", "href", "xlink:href", "srcset", "action", "poster", "data"}:
+                assert value.startswith("data:image/jpeg;base64,"), (tag, name)
+    assert not re.search(r"url\(|@import|https?://", page)
+
+
+def test_a_hostile_caption_is_text(elements, page):
+    assert "<script>alert('red')</script>" in elements.text
+    assert "onerror" not in " ".join(name for _, attrs in elements.found for name in attrs)
+    assert len([tag for tag, _ in elements.found if tag == "img"]) == 12
+    assert page.count("<script") == 0
+
+
+def test_the_policy_lets_in_the_one_style_sheet_and_no_more(elements, page):
+    policy = next(a["content"] for tag, a in elements.found if a.get("http-equiv"))
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL).group(1)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        f"style-src 'sha256-{digest}'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+
+
+def test_the_page_says_what_happened(elements):
+    said = " ".join(elements.text.split())
+    for part in (
+        "colours-b8",
+        "61.3 %",
+        "chance 10.0 %",
+        "9 731 went on",
+        "1 902 download failed: 404",
+        "Step 400 is the best of 3",
+        "Less than twice chance on colours-finder",
+        "Normalizer error",
+        "table: table.parquet",
+        "0000c0ffee000000",
+        "3fa9c1d2e4b5a697",
+        "surface with fine grain",
+    ):
+        assert part in said, part
+
+
+def test_the_page_is_the_same_again(published, tmp_path, page):
+    _, output = publish(tmp_path, make_journey(tmp_path, caption=HOSTILE))
+    assert (output / "report.html").read_text() == page
+    assert (output / "model" / "README.md").read_bytes() == (
+        published[1] / "model" / "README.md"
+    ).read_bytes()
+
+
+def test_the_card_has_its_front_matter_and_tables(published):
+    card = (published[1] / "model" / "README.md").read_text()
+    _, front_matter, body = card.split("---\n", 2)
+    assert yaml.safe_load(front_matter) == {
+        "library_name": "open_clip",
+        "pipeline_tag": "zero-shot-image-classification",
+        "license": "mit",
+        "tags": ["clip", "neuclip"],
+    }
+    assert "| colours | acc1 | 61.3 % | 10.0 % | 1000 | `3fa9c1d2e4b5a697` |" in body
+    assert (
+        "| acquire | 12400 | 9731 | 1902 download failed: 404, 512 timeout, 255 not an image |"
+        in body
+    )
+    assert "\n      table: table.parquet\n" in body
+    assert "`0003c0ffee000003`" in body
+
+
+def test_a_license_cannot_break_out_of_the_front_matter(tmp_path):
+    _, output = publish(tmp_path, make_journey(tmp_path), license="mit\n---\nevil: 1")
+    front_matter = (output / "model" / "README.md").read_text().split("\n---\n", 1)[0]
+    assert yaml.safe_load(front_matter.removeprefix("---\n"))["license"] == "mit\n---\nevil: 1"
+
+
+def test_a_journey_without_log_sets_or_readable_images_has_a_page(tmp_path):
+    uris = make_journey(tmp_path, pictures={"red": b"broken"})
+    (tmp_path / "train" / uris["train"].rsplit("/", 1)[1] / "metrics.jsonl").unlink()
+    (tmp_path / "evaluate" / uris["evaluate"].rsplit("/", 1)[1] / "scores.json").write_text("[]")
+    outcome, output = publish(tmp_path, uris)
+    page = (output / "report.html").read_text()
+    assert outcome.summary["report_samples"] == 0
+    assert "names no evaluation set" in page
+    assert "<img" not in page
+    assert "<polyline" not in page
+
+
+def test_no_samples_when_none_are_asked_for(tmp_path):
+    outcome, _ = publish(tmp_path, make_journey(tmp_path), sample_grid=0)
+    assert outcome.summary["report_samples"] == 0
+
+
+def test_samples_are_training_samples_with_their_own_captions(tmp_path):
+    """The tile of a colour says so; the held-out row is never shown."""
+    _, output = publish(tmp_path, make_journey(tmp_path, caption="only {colour}"), sample_grid=400)
+    page = (output / "report.html").read_text()
+    assert page.count('<figure>\n      <div class="picture">') == 40
+    assert len(re.findall(r"only \w+", page)) == 40
+
+
+def test_a_stage_that_is_not_committed_is_named(tmp_path):
+    uris = make_journey(tmp_path)
+    uris["caption"] += "-missing"
+    with pytest.raises(StorageError, match="missing"):
+        publish(tmp_path, uris)
