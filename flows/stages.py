@@ -30,15 +30,22 @@ def do_from(
 def do_and_show(recipe: Recipe, stage: str, *, force: bool) -> dict[str, Any]:
     """Do one stage and make its artifacts; return what the next flow may want to know."""
     report = do_stage(recipe, stage, force=force)
-    create_markdown_artifact(_page(report), key=f"{stage}-summary", description=f"{stage} {report.state}")
+    create_markdown_artifact(
+        _page(report), key=f"{stage}-summary", description=f"{stage} {report.state}"
+    )
     create_table_artifact(_rows(report), key=f"{stage}-ledger", description=f"ledger of {stage}")
     return {"stage": stage, "key": report.key, "uri": report.uri, "state": report.state}
 
 
 def _rows(report: StageReport) -> list[dict[str, Any]]:
     ledger = report.manifest.ledger
-    rows: list[dict[str, Any]] = [{"what": "in", "count": ledger.entered}, {"what": "out", "count": ledger.out}]
-    return rows + [{"what": f"dropped: {reason}", "count": count} for reason, count in ledger.dropped.items()]
+    rows: list[dict[str, Any]] = [
+        {"what": "in", "count": ledger.entered},
+        {"what": "out", "count": ledger.out},
+    ]
+    return rows + [
+        {"what": f"dropped: {reason}", "count": count} for reason, count in ledger.dropped.items()
+    ]
 
 
 def _page(report: StageReport) -> str:
@@ -50,6 +57,13 @@ def _page(report: StageReport) -> str:
         "| file | bytes | sha256 |",
         "|---|---:|---|",
     ]
-    lines[3:3] = [f"- {name}: `{value}`" for name, value in manifest.summary.items() if isinstance(value, (int, float, str))]
-    files = [f"| {file.name} | {file.size_bytes} | `{file.sha256[:12]}` |" for file in manifest.files[:50]]
+    lines[3:3] = [
+        f"- {name}: `{value}`"
+        for name, value in manifest.summary.items()
+        if isinstance(value, (int, float, str))
+    ]
+    files = [
+        f"| {file.name} | {file.size_bytes} | `{file.sha256[:12]}` |"
+        for file in manifest.files[:50]
+    ]
     return "\n\n".join(lines[:-2]) + "\n\n" + "\n".join(lines[-2:] + files)

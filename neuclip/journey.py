@@ -31,7 +31,17 @@ from neuclip.storage.files import list_files
 from neuclip.storage.uris import is_local, join, local_part, name_of
 from neuclip.training import config as training
 
-STAGES = ("acquire", "curate", "caption", "shard", "index", "train", "select", "evaluate", "publish")
+STAGES = (
+    "acquire",
+    "curate",
+    "caption",
+    "shard",
+    "index",
+    "train",
+    "select",
+    "evaluate",
+    "publish",
+)
 
 _ABOVE: dict[str, tuple[str, ...]] = {
     "acquire": (),
@@ -91,7 +101,9 @@ def check_stage(name: str) -> str:
     Raises: ConfigError: with the nearest stage.
     """
     if name not in STAGES:
-        raise ConfigError(f"there is no stage {name!r}; stages are {', '.join(STAGES)}.{nearest(name, STAGES)}")
+        raise ConfigError(
+            f"there is no stage {name!r}; stages are {', '.join(STAGES)}.{nearest(name, STAGES)}"
+        )
     return name
 
 
@@ -108,7 +120,9 @@ def identify(recipe: Recipe) -> dict[str, StageIdentity]:
     identities: dict[str, StageIdentity] = {}
     for stage in STAGES:
         section = _section(recipe, stage)
-        inputs = {above: identities[above].key for above in _ABOVE[stage]} | _outside_inputs(recipe, stage)
+        inputs = {above: identities[above].key for above in _ABOVE[stage]} | _outside_inputs(
+            recipe, stage
+        )
         identities[stage] = StageIdentity(
             stage=stage,
             stage_version=_VERSION[stage],
@@ -129,7 +143,9 @@ def plan(recipe: Recipe) -> list[StagePlan]:
     ]
 
 
-def run_stage(recipe: Recipe, stage: str, *, force: bool = False, progress: Progress = silent) -> StageReport:
+def run_stage(
+    recipe: Recipe, stage: str, *, force: bool = False, progress: Progress = silent
+) -> StageReport:
     """Do one stage unless it is done.
 
     Args:
@@ -202,8 +218,13 @@ def _outside_inputs(recipe: Recipe, stage: str) -> dict[str, str]:
         sets = recipe.evaluate.sets
         names = [name_of(uri) for uri in sets]
         if len(set(names)) < len(names):
-            raise ConfigError(f"evaluate.sets names two sets alike: {', '.join(sorted(names))}; give their folders different names")
-        return {name: _fingerprint(recipe, uri, evaluation.SET_SUFFIXES) for name, uri in zip(names, sets, strict=True)}
+            raise ConfigError(
+                f"evaluate.sets names two sets alike: {', '.join(sorted(names))}; give their folders different names"
+            )
+        return {
+            name: _fingerprint(recipe, uri, evaluation.SET_SUFFIXES)
+            for name, uri in zip(names, sets, strict=True)
+        }
     return {}
 
 
@@ -212,7 +233,9 @@ def _fingerprint(recipe: Recipe, uri: str, suffixes: tuple[str, ...]) -> str:
     if recipe.demo is not None and is_local(uri):
         folder, path = Path(recipe.demo.folder).absolute(), local_part(uri).absolute()
         if path.is_relative_to(folder):
-            return digest({"demo": recipe.demo.keyed(), "path": path.relative_to(folder).as_posix()})
+            return digest(
+                {"demo": recipe.demo.keyed(), "path": path.relative_to(folder).as_posix()}
+            )
     return fingerprint(uri, suffixes)
 
 
@@ -236,13 +259,16 @@ def _changes(earlier: Manifest, identity: StageIdentity) -> str:
         for name, was, now in _differences(earlier.section, identity.section)
     ]
     changes += [
-        f"input {name} changed" for name in {**earlier.inputs, **identity.inputs}
+        f"input {name} changed"
+        for name in {**earlier.inputs, **identity.inputs}
         if earlier.inputs.get(name) != identity.inputs.get(name)
     ]
     return "; ".join(changes) or "its record is gone"
 
 
-def _differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _differences(
+    was: dict[str, Any], now: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
     for name in {**was, **now}:
         old, new = was.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
@@ -261,7 +287,9 @@ def _made_web(recipe: Recipe, stage: str, *, is_needed: bool) -> Iterator[None]:
     from neuclip.demo.web import prepare
 
     prepare(recipe.demo)
-    with serving(Path(recipe.demo.folder), recipe.demo.port) if stage == "acquire" else nullcontext():
+    with (
+        serving(Path(recipe.demo.folder), recipe.demo.port) if stage == "acquire" else nullcontext()
+    ):
         yield
 
 
@@ -289,17 +317,25 @@ def _work(
         case "caption":
             from neuclip.captions.run import run_caption
 
-            return run_caption(recipe.caption, acquire_uri=uri["acquire"], curate_uri=uri["curate"], **common)
+            return run_caption(
+                recipe.caption, acquire_uri=uri["acquire"], curate_uri=uri["curate"], **common
+            )
         case "shard":
             from neuclip.shards.run import run_shard
 
             return run_shard(
-                recipe.shard, seed=recipe.seed, acquire_uri=uri["acquire"], caption_uri=uri["caption"], **common
+                recipe.shard,
+                seed=recipe.seed,
+                acquire_uri=uri["acquire"],
+                caption_uri=uri["caption"],
+                **common,
             )
         case "index":
             from neuclip.index.run import run_index
 
-            return run_index(recipe.index, shard_uri=uri["shard"], caption_uri=uri["caption"], **common)
+            return run_index(
+                recipe.index, shard_uri=uri["shard"], caption_uri=uri["caption"], **common
+            )
         case "train":
             from neuclip.training.run import run_train
 
@@ -314,7 +350,9 @@ def _work(
         case "select":
             from neuclip.selection.run import run_select
 
-            return run_select(recipe.select, train_uri=uri["train"], shard_uri=uri["shard"], **common)
+            return run_select(
+                recipe.select, train_uri=uri["train"], shard_uri=uri["shard"], **common
+            )
         case "evaluate":
             from neuclip.evaluation.run import run_evaluate
 

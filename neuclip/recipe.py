@@ -25,18 +25,30 @@ from neuclip.training.config import TrainConfig
 class Recipe(Section):
     """A dataset and a model, and how one becomes the other. Relative paths start at the working directory."""
 
-    root: str = Field(description="where all stages write: a local folder or any fsspec URL such as s3://bucket/prefix")
+    root: str = Field(
+        description="where all stages write: a local folder or any fsspec URL such as s3://bucket/prefix"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of everything that is drawn at random")
-    demo: DemoConfig | None = Field(None, description="a made web to acquire from, for trying things out")
+    demo: DemoConfig | None = Field(
+        None, description="a made web to acquire from, for trying things out"
+    )
     acquire: AcquireConfig = Field(description="which URL table to fetch, and how")
     curate: CurateConfig = Field(default_factory=CurateConfig, description="which pairs are kept")
-    caption: CaptionConfig = Field(default_factory=CaptionConfig, description="which caption sources travel on")
+    caption: CaptionConfig = Field(
+        default_factory=CaptionConfig, description="which caption sources travel on"
+    )
     shard: ShardConfig = Field(default_factory=ShardConfig, description="how pairs are packed")
     index: IndexConfig = Field(default_factory=IndexConfig, description="the sample index")
     train: TrainConfig = Field(description="model, objective and schedule")
-    select: SelectConfig = Field(default_factory=SelectConfig, description="how the checkpoint is chosen")
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="what the model is scored on")
-    publish: PublishConfig = Field(default_factory=PublishConfig, description="what is written about it")
+    select: SelectConfig = Field(
+        default_factory=SelectConfig, description="how the checkpoint is chosen"
+    )
+    evaluate: EvaluateConfig = Field(
+        default_factory=EvaluateConfig, description="what the model is scored on"
+    )
+    publish: PublishConfig = Field(
+        default_factory=PublishConfig, description="what is written about it"
+    )
 
     def to_yaml(self) -> str:
         """Return the whole recipe, defaults included, as YAML that load_recipe reads back."""
@@ -57,7 +69,9 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {source} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"recipe {source} holds {type(content).__name__}, expected sections such as root, acquire, train")
+        raise ConfigError(
+            f"recipe {source} holds {type(content).__name__}, expected sections such as root, acquire, train"
+        )
     for name, value in (overrides or {}).items():
         _set(content, name, value)
     try:
@@ -74,7 +88,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     """
     name, separator, value = text.partition("=")
     if not separator or not name.strip():
-        raise ConfigError(f"--set {text!r} is not of the form section.field=value, for example train.global_batch=512")
+        raise ConfigError(
+            f"--set {text!r} is not of the form section.field=value, for example train.global_batch=512"
+        )
     try:
         return name.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
@@ -112,7 +128,11 @@ def _explain(detail: ErrorDetails) -> str:
             name = str(context.get("tag", ""))
             return f"{'.'.join(place)}.name: found {name!r}, expected one of {', '.join(known)}.{nearest(name, known)}"
         case _:
-            shown = found if isinstance(found, (str, int, float, bool, type(None))) else type(found).__name__
+            shown = (
+                found
+                if isinstance(found, (str, int, float, bool, type(None)))
+                else type(found).__name__
+            )
             return f"{'.'.join(place)}: found {shown!r}, {_lower_first(detail['msg'])}"
 
 
@@ -132,7 +152,9 @@ def _locate(location: tuple[int | str, ...]) -> tuple[list[str], set[str]]:
         place.append(part)
         info = model.model_fields.get(part) if model is not None else None
         inner = _models(info.annotation) if info is not None else []
-        choices = {str(c.model_fields["name"].default): c for c in inner if "name" in c.model_fields}
+        choices = {
+            str(c.model_fields["name"].default): c for c in inner if "name" in c.model_fields
+        }
         model = inner[0] if len(inner) == 1 else None
     return place, fields
 

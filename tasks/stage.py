@@ -29,7 +29,9 @@ class ArtifactProgress:
 
     def __init__(self, stage: str) -> None:
         self._context = copy_context()
-        self._artifact = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"{stage}: begun")
+        self._artifact = create_progress_artifact(
+            0.0, key=f"{stage}-progress", description=f"{stage}: begun"
+        )
         self._updated = 0.0
 
     def __call__(self, stage: str, *, done: int, total: int, note: str = "") -> None:

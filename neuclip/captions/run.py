@@ -36,7 +36,12 @@ _BY_SOURCE = """
 
 
 def run_caption(
-    config: CaptionConfig, *, acquire_uri: str, curate_uri: str, workspace: Workspace, progress: Progress
+    config: CaptionConfig,
+    *,
+    acquire_uri: str,
+    curate_uri: str,
+    workspace: Workspace,
+    progress: Progress,
 ) -> Outcome:
     """Write `captions.parquet`: uid, captions (MAP source -> list of texts), in the order of the input.
 
@@ -50,14 +55,22 @@ def run_caption(
     verdicts = str(local_copy(join(curate_uri, VERDICTS)))
     target = workspace.output / CAPTIONS
     with connect(workspace.scratch) as connection:
-        connection.execute(f"CREATE TEMP TABLE kept AS {_KEPT}", {"rows": rows, "verdicts": verdicts})
+        connection.execute(
+            f"CREATE TEMP TABLE kept AS {_KEPT}", {"rows": rows, "verdicts": verdicts}
+        )
         sources = _sources(connection, config)
-        write_parquet(connection, _PASSED, target, {"sources": sources, "most": config.max_per_source})
+        write_parquet(
+            connection, _PASSED, target, {"sources": sources, "most": config.max_per_source}
+        )
         out = count_rows(connection, target)
         entered = int(connection.execute("SELECT count(*) FROM kept").fetchall()[0][0])
-        by_source = {str(s): int(n) for s, n in connection.execute(_BY_SOURCE, [str(target)]).fetchall()}
+        by_source = {
+            str(s): int(n) for s, n in connection.execute(_BY_SOURCE, [str(target)]).fetchall()
+        }
     if out == 0:
-        raise DataError(f"none of {entered} kept pairs has a caption in {sources}; name others in caption.sources")
+        raise DataError(
+            f"none of {entered} kept pairs has a caption in {sources}; name others in caption.sources"
+        )
     progress("caption", done=1, total=1, note=f"{out} pairs with captions")
     ledger = make_ledger(entered, out, {"no_caption_in_sources": entered - out})
     return Outcome(ledger=ledger, summary={"pairs_by_source": by_source})

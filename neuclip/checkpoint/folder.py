@@ -67,7 +67,9 @@ def checkpoint_names(checkpoints: Path) -> list[str]:
     return sorted(path.name for path in checkpoints.iterdir() if _NAME.fullmatch(path.name))
 
 
-def write_checkpoint(checkpoints: Path, record: CheckpointRecord, fill: Callable[[Path], None]) -> Path:
+def write_checkpoint(
+    checkpoints: Path, record: CheckpointRecord, fill: Callable[[Path], None]
+) -> Path:
     """Write a checkpoint under a temporary name, verify it, give it its name and point to it.
 
     Args:
@@ -110,9 +112,13 @@ def latest_checkpoint(checkpoints: Path, *, train_key: str) -> Path | None:
     try:
         pointer = Pointer.model_validate_json(pointer_path.read_bytes())
     except ValidationError as error:
-        raise CheckpointError(f"{pointer_path} is not a checkpoint pointer; delete {checkpoints} to start anew") from error
+        raise CheckpointError(
+            f"{pointer_path} is not a checkpoint pointer; delete {checkpoints} to start anew"
+        ) from error
     if not _NAME.fullmatch(pointer.checkpoint):
-        raise CheckpointError(f"{pointer_path} points to {pointer.checkpoint!r}; expected a name like {folder_name(200)}")
+        raise CheckpointError(
+            f"{pointer_path} points to {pointer.checkpoint!r}; expected a name like {folder_name(200)}"
+        )
     folder = checkpoints / pointer.checkpoint
     record = verify_checkpoint(folder)
     if record.train_key != train_key:
@@ -131,9 +137,13 @@ def read_record(folder: Path) -> CheckpointRecord:
     try:
         return CheckpointRecord.model_validate_json((folder / RECORD).read_bytes())
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} has no {RECORD}, so it is no finished checkpoint; delete it and run again") from error
+        raise CheckpointError(
+            f"{folder} has no {RECORD}, so it is no finished checkpoint; delete it and run again"
+        ) from error
     except ValidationError as error:
-        raise CheckpointError(f"{folder / RECORD} is not a checkpoint record: {error.error_count()} fields are wrong") from error
+        raise CheckpointError(
+            f"{folder / RECORD} is not a checkpoint record: {error.error_count()} fields are wrong"
+        ) from error
 
 
 def verify_checkpoint(folder: Path) -> CheckpointRecord:
@@ -145,7 +155,9 @@ def verify_checkpoint(folder: Path) -> CheckpointRecord:
     for name, expected in record.files.items():
         path = folder / name
         if not path.is_file():
-            raise CheckpointError(f"checkpoint file {path} is missing; delete {folder} and run again")
+            raise CheckpointError(
+                f"checkpoint file {path} is missing; delete {folder} and run again"
+            )
         found = _digest(path)
         if found != expected:
             raise CheckpointError(
@@ -168,7 +180,9 @@ def prune_checkpoints(checkpoints: Path, *, keep: int) -> list[str]:
 
 def _digest(path: Path) -> FileDigest:
     with path.open("rb") as file:
-        return FileDigest(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        return FileDigest(
+            size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest()
+        )
 
 
 def _to_disk(path: Path) -> None:

@@ -27,7 +27,9 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         flat = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; delete its checkpoint folder and run again") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error}; delete its checkpoint folder and run again"
+        ) from error
     nested: dict[str, Any] = {}
     for name, tensor in flat.items():
         *folders, last = name.split(_SEPARATOR)
@@ -47,5 +49,7 @@ def _flat(state: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Tensor]
         elif isinstance(value, torch.Tensor):
             pairs.append((name, value.detach().cpu().contiguous().clone()))
         else:
-            raise CheckpointError(f"state {name!r} is a {type(value).__name__}; a checkpoint holds tensors only")
+            raise CheckpointError(
+                f"state {name!r} is a {type(value).__name__}; a checkpoint holds tensors only"
+            )
     return pairs

@@ -9,13 +9,26 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from neuclip.journey import StagePlan, StageReport
 
 _PLAIN_EVERY_S = 5.0
-_STATE_STYLE = {"done": "green", "cached": "green", "ran": "cyan", "partial": "yellow", "missing": "yellow"}
+_STATE_STYLE = {
+    "done": "green",
+    "cached": "green",
+    "ran": "cyan",
+    "partial": "yellow",
+    "missing": "yellow",
+}
 
 
 def set_up_logging(console: Console, *, verbose: bool) -> None:
@@ -61,7 +74,9 @@ class LiveProgress:
         now = time.monotonic()
         if done >= total or now - self._last_line.get(stage, -_PLAIN_EVERY_S) >= _PLAIN_EVERY_S:
             self._last_line[stage] = now
-            self._console.print(f"{stage:<9} {done}/{total} {note}", markup=False, highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{stage:<9} {done}/{total} {note}", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 def plan_table(plans: Sequence[StagePlan]) -> Table:
@@ -75,12 +90,25 @@ def plan_table(plans: Sequence[StagePlan]) -> Table:
 
 def stages_table(reports: Sequence[StageReport]) -> Table:
     """Return the table of stages at the end of a run."""
-    table = Table("stage", "state", "in", "out", "dropped", "seconds", "key", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        "stage",
+        "state",
+        "in",
+        "out",
+        "dropped",
+        "seconds",
+        "key",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for column in (2, 3, 5):
         table.columns[column].justify = "right"
     for report in reports:
         ledger = report.manifest.ledger
-        reasons = ", ".join(f"{count} {reason}" for reason, count in list(ledger.dropped.items())[:4])
+        reasons = ", ".join(
+            f"{count} {reason}" for reason, count in list(ledger.dropped.items())[:4]
+        )
         more = len(ledger.dropped) - 4
         table.add_row(
             report.stage,
@@ -96,10 +124,21 @@ def stages_table(reports: Sequence[StageReport]) -> Table:
 
 def scores_table(scores: Sequence[dict[str, Any]]) -> Table:
     """Return the table of scores, each against chance."""
-    table = Table("set", "metric", "score", "chance", "times chance", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        "set",
+        "metric",
+        "score",
+        "chance",
+        "times chance",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for column in (2, 3, 4):
         table.columns[column].justify = "right"
     for row in scores:
         value, chance = float(row["main_value"]), float(row["chance"])
-        table.add_row(row["set"], row["main_metric"], f"{value:.1%}", f"{chance:.2%}", f"{value / chance:.1f}")
+        table.add_row(
+            row["set"], row["main_metric"], f"{value:.1%}", f"{chance:.2%}", f"{value / chance:.1f}"
+        )
     return table

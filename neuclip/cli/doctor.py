@@ -15,7 +15,18 @@ from neuclip.foundation.errors import NeuclipError
 from neuclip.storage.files import list_folders
 from neuclip.storage.uris import is_local, local_part
 
-_PACKAGES = ("neuclip", "prefect", "fastapi", "img2dataset", "webdataset", "torch", "open_clip_torch", "duckdb", "pyarrow", "s3fs")
+_PACKAGES = (
+    "neuclip",
+    "prefect",
+    "fastapi",
+    "img2dataset",
+    "webdataset",
+    "torch",
+    "open_clip_torch",
+    "duckdb",
+    "pyarrow",
+    "s3fs",
+)
 _LEAST_FREE_BYTES = 5 << 30
 _API_TIMEOUT_S = 5
 
@@ -51,7 +62,9 @@ def _versions() -> Finding:
             found[package] = version(package)
         except PackageNotFoundError:
             return Finding("packages", "error", f"{package} is not installed; run `make setup`")
-    return Finding("packages", "ok", ", ".join(f"{name} {number}" for name, number in found.items()))
+    return Finding(
+        "packages", "ok", ", ".join(f"{name} {number}" for name, number in found.items())
+    )
 
 
 def _backport() -> Finding:
@@ -60,14 +73,20 @@ def _backport() -> Finding:
     except PackageNotFoundError:
         return Finding("dataclasses", "ok", "the standard library's own")
     return Finding(
-        "dataclasses", "error", "the Python 3.6 backport is installed and stops Prefect's server: `pip uninstall dataclasses`"
+        "dataclasses",
+        "error",
+        "the Python 3.6 backport is installed and stops Prefect's server: `pip uninstall dataclasses`",
     )
 
 
 def _fastapi() -> Finding:
     major, minor = (int(part) for part in version("fastapi").split(".")[:2])
     if (major, minor) >= (0, 151):
-        return Finding("fastapi", "error", f"{version('fastapi')} breaks prefect {version('prefect')}; install fastapi<0.151")
+        return Finding(
+            "fastapi",
+            "error",
+            f"{version('fastapi')} breaks prefect {version('prefect')}; install fastapi<0.151",
+        )
     return Finding("fastapi", "ok", version("fastapi"))
 
 
@@ -75,7 +94,9 @@ def _torch() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("GPU", "warning", f"torch {torch.__version__} sees none; training runs on the CPU")
+        return Finding(
+            "GPU", "warning", f"torch {torch.__version__} sees none; training runs on the CPU"
+        )
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
     return Finding("GPU", "ok", f"torch {torch.__version__}: {', '.join(names)} ({bf16})")
@@ -85,21 +106,31 @@ def _torchvision() -> Finding:
     try:
         import torchvision
     except (ImportError, RuntimeError) as error:
-        return Finding("torchvision", "error", f"does not fit torch: {error}; install both with `make setup`")
+        return Finding(
+            "torchvision", "error", f"does not fit torch: {error}; install both with `make setup`"
+        )
     return Finding("torchvision", "ok", str(torchvision.__version__))
 
 
 def _prefect_api() -> Finding:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        return Finding("Prefect API", "warning", "PREFECT_API_URL is not set; `neuclip run` needs none, deployments do")
+        return Finding(
+            "Prefect API",
+            "warning",
+            "PREFECT_API_URL is not set; `neuclip run` needs none, deployments do",
+        )
     if not url.startswith(("http://", "https://")):
         return Finding("Prefect API", "error", f"PREFECT_API_URL {url!r} is not an http address")
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_API_TIMEOUT_S) as answer:  # noqa: S310
             healthy = json.loads(answer.read()) is True
     except (urllib.error.URLError, OSError, ValueError) as error:
-        return Finding("Prefect API", "error", f"{url} does not answer: {error}; start it with `prefect server start`")
+        return Finding(
+            "Prefect API",
+            "error",
+            f"{url} does not answer: {error}; start it with `prefect server start`",
+        )
     return Finding("Prefect API", "ok" if healthy else "error", url)
 
 
@@ -108,7 +139,11 @@ def _storage(root: str | None) -> Finding:
         return Finding("S3", "error", "s3fs is not installed; run `make setup`")
     if root is None or is_local(root):
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return Finding("S3", "ok", f"not asked for (endpoint {endpoint or 'of AWS'}); give --root s3://bucket to try it")
+        return Finding(
+            "S3",
+            "ok",
+            f"not asked for (endpoint {endpoint or 'of AWS'}); give --root s3://bucket to try it",
+        )
     try:
         folders = list_folders(root)
     except NeuclipError as error:

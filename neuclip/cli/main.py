@@ -31,18 +31,27 @@ screen = Console(stderr=True)
 
 RecipeArgument = Annotated[str, typer.Argument(help="path or URL of a recipe (YAML)")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a field of the recipe; may be given often")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="A.B=C", help="override a field of the recipe; may be given often"
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else there")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="print one JSON object on stdout and nothing else there")
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="log what is done")]
-ForceOption = Annotated[bool, typer.Option("--force", help="do the chosen stages again although they are done")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="do the chosen stages again although they are done")
+]
 
 
 @app.command()
 def run(
     recipe: RecipeArgument,
     overrides: SetOption = None,
-    start: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="do STAGE and all below it again")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="do STAGE and all below it again")
+    ] = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="do this stage alone")] = None,
     *,
     force: ForceOption = False,
@@ -63,26 +72,38 @@ def run(
 
 
 @app.command(name="plan")
-def show_plan(recipe: RecipeArgument, overrides: SetOption = None, *, as_json: JsonOption = False) -> None:
+def show_plan(
+    recipe: RecipeArgument, overrides: SetOption = None, *, as_json: JsonOption = False
+) -> None:
     """Say for every stage whether it is done, and why not. Touches no data."""
     set_up_logging(screen, verbose=False)
     with _explained(as_json=as_json):
         loaded = _load(recipe, overrides)
         plans = plan(loaded)
         if as_json:
-            _print_json({"root": loaded.root, "stages": {item.stage: item.model_dump() for item in plans}})
+            _print_json(
+                {"root": loaded.root, "stages": {item.stage: item.model_dump() for item in plans}}
+            )
         else:
             Console().print(plan_table(plans))
 
 
 @app.command()
-def show(uri: Annotated[str, typer.Argument(help="folder of a stage or a partition")], *, as_json: JsonOption = False) -> None:
+def show(
+    uri: Annotated[str, typer.Argument(help="folder of a stage or a partition")],
+    *,
+    as_json: JsonOption = False,
+) -> None:
     """Show a committed folder: its manifest, and the stages it was made from."""
     set_up_logging(screen, verbose=False)
     with _explained(as_json=as_json):
         manifest = read_manifest(uri)
         root = parent_of(parent_of(parent_of(uri) if parent_of(uri).endswith("/parts") else uri))
-        shown = {"uri": uri, "manifest": manifest.model_dump(mode="json", by_alias=True), "lineage": _lineage(root, manifest.inputs)}
+        shown = {
+            "uri": uri,
+            "manifest": manifest.model_dump(mode="json", by_alias=True),
+            "lineage": _lineage(root, manifest.inputs),
+        }
         if as_json:
             _print_json(shown)
         else:
@@ -90,7 +111,9 @@ def show(uri: Annotated[str, typer.Argument(help="folder of a stage or a partiti
 
 
 @app.command()
-def demo(overrides: SetOption = None, *, as_json: JsonOption = False, verbose: VerboseOption = False) -> None:
+def demo(
+    overrides: SetOption = None, *, as_json: JsonOption = False, verbose: VerboseOption = False
+) -> None:
     """Run the whole journey on a made web of pictures served on loopback."""
     set_up_logging(screen, verbose=verbose)
     with _explained(as_json=as_json):
@@ -99,7 +122,9 @@ def demo(overrides: SetOption = None, *, as_json: JsonOption = False, verbose: V
 
 @app.command()
 def doctor(
-    root: Annotated[str | None, typer.Option(help="storage to try, such as s3://bucket/prefix")] = None,
+    root: Annotated[
+        str | None, typer.Option(help="storage to try, such as s3://bucket/prefix")
+    ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -144,7 +169,9 @@ def _run_and_show(recipe: Recipe, stages: tuple[str, ...], *, force: bool, as_js
         out.print(scores_table(result["scores"]))
     for name in ("model", "report"):
         if result[name]:
-            out.print(f"\n{name}  {result[name]}", markup=False, highlight=False, soft_wrap=True, end="")
+            out.print(
+                f"\n{name}  {result[name]}", markup=False, highlight=False, soft_wrap=True, end=""
+            )
     out.print()
 
 
@@ -198,7 +225,13 @@ def _explained(*, as_json: bool) -> Iterator[None]:
     try:
         yield
     except NeuclipError as error:
-        screen.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        screen.print(
+            f"{type(error).__name__}: {error}",
+            style="red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         if as_json:
             _print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
         raise typer.Exit(error.exit_code) from error

@@ -7,7 +7,10 @@ _ALT = "captions['alt'][1]"
 
 def row_rules(config: CurateConfig) -> dict[str, str]:
     """Return reason -> SQL condition under which a pair is dropped, looking at its own row only, in order of trial."""
-    longest, shortest = "greatest(original_width, original_height)", "least(original_width, original_height)"
+    longest, shortest = (
+        "greatest(original_width, original_height)",
+        "least(original_width, original_height)",
+    )
     words = r"len(regexp_extract_all(alt, '\S+'))"
     rules: dict[str, tuple[str, float | None]] = {
         "no_caption": ("alt IS NULL OR length(trim(alt)) = 0", 0),
@@ -18,7 +21,9 @@ def row_rules(config: CurateConfig) -> dict[str, str]:
         "image_too_small": (shortest + " < {}", config.min_side_px),
         "aspect_ratio": (longest + " > {} * " + shortest, config.max_aspect_ratio),
     }
-    return {reason: sql.format(bound) for reason, (sql, bound) in rules.items() if bound is not None}
+    return {
+        reason: sql.format(bound) for reason, (sql, bound) in rules.items() if bound is not None
+    }
 
 
 def group_rules(config: CurateConfig) -> dict[str, tuple[str, str]]:
@@ -36,11 +41,14 @@ def verdict_query(config: CurateConfig) -> str:
 
     The thresholds are numbers of a validated recipe, so they stand in the text; names of files are parameters.
     """
-    cases = " ".join(f"WHEN {condition} THEN '{reason}'" for reason, condition in row_rules(config).items())
+    cases = " ".join(
+        f"WHEN {condition} THEN '{reason}'" for reason, condition in row_rules(config).items()
+    )
     steps = [
         f"""acquired AS (
-            SELECT row_number() OVER () AS position, *, {_ALT} AS alt
-            FROM read_parquet($rows, filename = true) WHERE status = 'success')""",
+            SELECT row_number() OVER () AS position, uid, url, sha256, original_width, original_height,
+                   {_ALT} AS alt
+            FROM read_parquet($rows) WHERE status = 'success')""",
         f"judged_0 AS (SELECT *, CASE {cases} END AS reason FROM acquired)",
     ]
     for number, (reason, (common, best)) in enumerate(group_rules(config).items(), start=1):

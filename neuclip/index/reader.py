@@ -43,7 +43,9 @@ def read_samples(index_uri: str) -> SampleTable:
             "SELECT shard, image_offset, image_size, json_offset, json_size FROM samples ORDER BY sample_id"
         ).fetchnumpy()
     if len(columns["shard"]) == 0:
-        raise DataError(f"the index {index_uri} has no samples; look at the ledgers of the stages above it")
+        raise DataError(
+            f"the index {index_uri} has no samples; look at the ledgers of the stages above it"
+        )
     names, place = np.unique(np.asarray(columns["shard"]).astype(str), return_inverse=True)
     return SampleTable(
         shards=[str(name) for name in names],

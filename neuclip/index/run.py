@@ -34,7 +34,12 @@ _FEATURES = """
 
 
 def run_index(
-    config: IndexConfig, *, shard_uri: str, caption_uri: str, workspace: Workspace, progress: Progress
+    config: IndexConfig,
+    *,
+    shard_uri: str,
+    caption_uri: str,
+    workspace: Workspace,
+    progress: Progress,
 ) -> Outcome:
     """Write `index.duckdb` with tables `samples` and `features` (empty until a model has written some), and `samples.parquet`.
 

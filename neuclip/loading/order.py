@@ -42,7 +42,9 @@ class BatchOrder:
         self._per_stream = global_batch // streams
         self.streams = streams
         if global_batch % streams:
-            raise ConfigError(f"train.global_batch {global_batch} is not a multiple of train.streams {streams}")
+            raise ConfigError(
+                f"train.global_batch {global_batch} is not a multiple of train.streams {streams}"
+            )
         if global_batch > self.count:
             raise ConfigError(
                 f"train.global_batch {global_batch} is more than the {self.count} training samples; "
@@ -66,11 +68,16 @@ class BatchOrder:
             )
         share = self.streams // size
         return [
-            pair for stream in range(rank * share, (rank + 1) * share) for pair in self._stream(stream, step)
+            pair
+            for stream in range(rank * share, (rank + 1) * share)
+            for pair in self._stream(stream, step)
         ]
 
     def _stream(self, stream: int, step: int) -> list[tuple[int, int]]:
-        start, length = int(self._bounds[stream]), int(self._bounds[stream + 1] - self._bounds[stream])
+        start, length = (
+            int(self._bounds[stream]),
+            int(self._bounds[stream + 1] - self._bounds[stream]),
+        )
         position, remaining = step * self._per_stream, self._per_stream
         pairs: list[tuple[int, int]] = []
         while remaining:
@@ -93,7 +100,9 @@ class BatchOrder:
             start, count, place = start + len(ids), count - len(ids), place + 1
         return np.concatenate(pieces)
 
-    def _compute_shard_order(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _compute_shard_order(
+        self, epoch: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return the epoch's order of shards, and where each begins in the sequence."""
         order = permutation(len(self._sizes), seed=self._seed ^ _SHARD_ORDER_SALT, epoch=epoch)
         return order, np.concatenate([[0], np.cumsum(self._sizes[order])])

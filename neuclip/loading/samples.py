@@ -110,8 +110,12 @@ class ShardSamples(Dataset[Batch]):
         """Return image bytes and metadata record of a sample."""
         table = self._table
         shard = int(table.shard[sample_id])
-        image = self._pread(shard, int(table.image_offset[sample_id]), int(table.image_size[sample_id]))
-        text = self._pread(shard, int(table.json_offset[sample_id]), int(table.json_size[sample_id]))
+        image = self._pread(
+            shard, int(table.image_offset[sample_id]), int(table.image_size[sample_id])
+        )
+        text = self._pread(
+            shard, int(table.json_offset[sample_id]), int(table.json_size[sample_id])
+        )
         record: dict[str, Any] = json.loads(text)
         if record["sample_id"] != sample_id:
             raise IntegrityError(
@@ -126,7 +130,9 @@ class ShardSamples(Dataset[Batch]):
             try:
                 self._files[shard] = os.open(path, os.O_RDONLY)
             except OSError as error:
-                raise IntegrityError(f"cannot read shard {path}: {error}; run `--from shard`") from error
+                raise IntegrityError(
+                    f"cannot read shard {path}: {error}; run `--from shard`"
+                ) from error
         content = os.pread(self._files[shard], size, offset)
         if len(content) != size:
             raise IntegrityError(
@@ -141,7 +147,11 @@ class ShardSamples(Dataset[Batch]):
         A sample with none of the named sources gives its first caption of any source.
         """
         captions: Mapping[str, list[str]] = record["captions"]
-        sources = [source for source, weight in self._caption_sources.items() if weight > 0 and captions.get(source)]
+        sources = [
+            source
+            for source, weight in self._caption_sources.items()
+            if weight > 0 and captions.get(source)
+        ]
         if not sources:
             return next(iter(captions.values()))[0]
         if len(sources) == 1 and len(captions[sources[0]]) == 1:
@@ -164,7 +174,9 @@ def _fill_gaps(
     Raises: IntegrityError: if the whole batch is corrupt.
     """
     if all(image is None for image in images):
-        raise IntegrityError(f"every image of a batch is corrupt (sample ids {sample_ids[:5]}...); check the shards")
+        raise IntegrityError(
+            f"every image of a batch is corrupt (sample ids {sample_ids[:5]}...); check the shards"
+        )
     pixels: list[Tensor] = []
     for place, image in enumerate(images):
         donor = place

@@ -4,6 +4,9 @@ from pydantic import Field
 
 from neuclip.foundation.config import Section
 
+STAGE_VERSION = 1
+"""Raised when the stage's output for the same recipe and inputs changes."""
+
 
 class PublishConfig(Section):
     """What the model folder and its card say."""

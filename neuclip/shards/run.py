@@ -82,14 +82,18 @@ def run_shard(
     pq.write_table(table, workspace.output / MEMBERS, compression="zstd")
     held_out = sum(1 for member in writer.members if member["split"] == "selection")
     out = len(writer.members) - held_out
-    ledger = make_ledger(entered, out, {"held_out_for_selection": held_out, "undecodable": writer.undecodable})
+    ledger = make_ledger(
+        entered, out, {"held_out_for_selection": held_out, "undecodable": writer.undecodable}
+    )
     if writer.undecodable > config.max_undecodable_share * entered:
         raise DataError(
             f"{writer.undecodable} of {entered} stored images cannot be read, more than "
             f"shard.max_undecodable_share {config.max_undecodable_share:.1%} allows; run `--only acquire --force`"
         )
     if out == 0:
-        raise DataError(f"no training sample is left ({ledger.describe()}); loosen `curate` or give a longer table")
+        raise DataError(
+            f"no training sample is left ({ledger.describe()}); loosen `curate` or give a longer table"
+        )
     progress("shard", done=entered, total=entered, note=ledger.describe())
     return Outcome(ledger=ledger, summary={"shards": writer.shards, "selection_samples": held_out})
 
@@ -102,7 +106,9 @@ class RawImages:
         self._stack = ExitStack()
 
     def __enter__(self) -> "RawImages":
-        self._files = [self._stack.enter_context(path.open("rb", buffering=0)) for path in self._paths]
+        self._files = [
+            self._stack.enter_context(path.open("rb", buffering=0)) for path in self._paths
+        ]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,7 +150,9 @@ class _Writer:
                 count = 0
                 while first is not None:
                     self.members.append(
-                        _add_sample(tar, shard, split, sample_id if split == "train" else None, *first)
+                        _add_sample(
+                            tar, shard, split, sample_id if split == "train" else None, *first
+                        )
                     )
                     sample_id += 1
                     count += 1
@@ -177,7 +185,13 @@ def _suffix_of(content: bytes) -> str | None:
 
 
 def _add_sample(
-    tar: TarShard, shard: str, split: str, sample_id: int | None, pair: dict[str, Any], content: bytes, suffix: str
+    tar: TarShard,
+    shard: str,
+    split: str,
+    sample_id: int | None,
+    pair: dict[str, Any],
+    content: bytes,
+    suffix: str,
 ) -> dict[str, Any]:
     """Write the three members of a sample and return its row of the member table."""
     uid = pair["uid"]

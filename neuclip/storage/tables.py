@@ -26,4 +26,6 @@ def write_parquet(
 
 def count_rows(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     """Count the rows of a Parquet file."""
-    return int(connection.execute("SELECT count(*) FROM read_parquet($1)", [str(path)]).fetchall()[0][0])
+    return int(
+        connection.execute("SELECT count(*) FROM read_parquet($1)", [str(path)]).fetchall()[0][0]
+    )

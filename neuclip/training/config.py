@@ -16,54 +16,87 @@ class ProbeConfig(Section):
     """How often the log-normalizers that the objective uses are held against exact ones."""
 
     every_steps: int = Field(500, ge=1, description="steps between two measurements")
-    samples: int = Field(4096, ge=16, description="samples of the training set that stand for the whole")
+    samples: int = Field(
+        4096, ge=16, description="samples of the training set that stand for the whole"
+    )
 
 
 class TrainConfig(Section):
     """What is trained, on what order of the data, and how."""
 
     model: ModelConfig = Field(description="the two towers")
-    objective: ObjectiveConfig = Field(default_factory=NeuClipConfig, description="the loss with its state")
-    global_batch: int = Field(1024, ge=2, description="image-text pairs in an update, over all processes")
-    epochs: float = Field(30, gt=0, description="length of the run in passes over the training samples")
+    objective: ObjectiveConfig = Field(
+        default_factory=NeuClipConfig, description="the loss with its state"
+    )
+    global_batch: int = Field(
+        1024, ge=2, description="image-text pairs in an update, over all processes"
+    )
+    epochs: float = Field(
+        30, gt=0, description="length of the run in passes over the training samples"
+    )
     streams: int = Field(
-        8, ge=1, description="canonical streams of the data order; divides global_batch, is divided by the processes"
+        8,
+        ge=1,
+        description="canonical streams of the data order; divides global_batch, is divided by the processes",
     )
     caption_sources: dict[str, float] = Field(
-        default={"alt": 1.0}, description="caption source -> weight with which it is drawn at each visit"
+        default={"alt": 1.0},
+        description="caption source -> weight with which it is drawn at each visit",
     )
-    crop_scale: tuple[float, float] = Field((0.9, 1.0), description="least and most share of the image area a crop covers")
+    crop_scale: tuple[float, float] = Field(
+        (0.9, 1.0), description="least and most share of the image area a crop covers"
+    )
     lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     min_lr: float = Field(0.0, ge=0, description="learning rate that the cosine ends at")
     warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of weights that are matrices")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's betas")
     adam_eps: float = Field(1e-6, gt=0, description="AdamW's epsilon")
-    grad_clip_norm: float | None = Field(1.0, gt=0, description="norm that the encoders' gradient is clipped to; null is off")
+    grad_clip_norm: float | None = Field(
+        1.0, gt=0, description="norm that the encoders' gradient is clipped to; null is off"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto is bf16 autocast on a GPU that has it, else fp32"
     )
-    save_every_steps: int = Field(500, ge=1, description="steps between checkpoints that are kept for selection")
+    save_every_steps: int = Field(
+        500, ge=1, description="steps between checkpoints that are kept for selection"
+    )
     keep_checkpoints: int = Field(5, ge=1, description="how many of these are kept, the last ones")
-    probe: ProbeConfig | None = Field(None, description="measures the error of the log-normalizers; null is off")
-    max_corrupt_share: float = Field(0.001, ge=0, le=1, description="share of samples that may not decode before the run stops")
+    probe: ProbeConfig | None = Field(
+        None, description="measures the error of the log-normalizers; null is off"
+    )
+    max_corrupt_share: float = Field(
+        0.001, ge=0, le=1, description="share of samples that may not decode before the run stops"
+    )
     save_every_minutes: float | None = unkeyed(
-        30.0, gt=0, description="minutes between further checkpoints, kept only to resume from; null is off"
+        30.0,
+        gt=0,
+        description="minutes between further checkpoints, kept only to resume from; null is off",
     )
     log_every_steps: int = unkeyed(20, ge=1, description="steps between two lines of metrics")
-    processes: int = unkeyed(1, ge=1, le=1024, description="processes on this machine, one for each GPU")
-    loader_workers: int = unkeyed(2, ge=0, le=256, description="loading processes for each of these; 0 loads in line")
+    processes: int = unkeyed(
+        1, ge=1, le=1024, description="processes on this machine, one for each GPU"
+    )
+    loader_workers: int = unkeyed(
+        2, ge=0, le=256, description="loading processes for each of these; 0 loads in line"
+    )
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
         if self.global_batch % self.streams:
-            raise ValueError(f"global_batch {self.global_batch} is not a multiple of streams {self.streams}")
+            raise ValueError(
+                f"global_batch {self.global_batch} is not a multiple of streams {self.streams}"
+            )
         if self.streams % self.processes:
-            raise ValueError(f"streams {self.streams} cannot be shared out to {self.processes} processes; use a divisor")
+            raise ValueError(
+                f"streams {self.streams} cannot be shared out to {self.processes} processes; use a divisor"
+            )
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale {list(self.crop_scale)} is not an increasing pair in (0, 1]")
+            raise ValueError(
+                f"crop_scale {list(self.crop_scale)} is not an increasing pair in (0, 1]"
+            )
         if not any(weight > 0 for weight in self.caption_sources.values()):
             raise ValueError("caption_sources gives no source a weight above 0")
         return self

@@ -37,13 +37,21 @@ def train(job: TrainJob, world: World) -> TrainResult:
     """
     config = job.config
     table = read_samples(job.index_uri)
-    order = BatchOrder(shard_sizes(table), seed=job.seed, streams=config.streams, global_batch=config.global_batch)
+    order = BatchOrder(
+        shard_sizes(table), seed=job.seed, streams=config.streams, global_batch=config.global_batch
+    )
     total_steps = max(1, math.ceil(config.epochs * order.count / config.global_batch))
     towers = create_towers(config.model, seed=job.seed, device=world.device)
     objective = build(
-        config.objective, feature_dim=towers.embed_dim, num_samples=order.count, seed=job.seed, world=world
+        config.objective,
+        feature_dim=towers.embed_dim,
+        num_samples=order.count,
+        seed=job.seed,
+        world=world,
     )
-    trainer = Trainer(towers, objective, config, seed=job.seed, total_steps=total_steps, world=world)
+    trainer = Trainer(
+        towers, objective, config, seed=job.seed, total_steps=total_steps, world=world
+    )
     checkpoints = job.run_folder / CHECKPOINTS
     latest = latest_checkpoint(checkpoints, train_key=job.train_key)
     if latest is not None:
@@ -64,7 +72,9 @@ def training_samples(job: TrainJob, table: SampleTable, towers: Towers) -> Shard
     return ShardSamples(
         job.shard_folder,
         table,
-        transform=lambda image, draw: training_image(image, draw, image_px=px, mean=mean, std=std, scale=scale),
+        transform=lambda image, draw: training_image(
+            image, draw, image_px=px, mean=mean, std=std, scale=scale
+        ),
         tokenize=towers.tokenize,
         caption_sources=job.config.caption_sources,
         seed=job.seed,
@@ -75,13 +85,26 @@ class _Run:
     """The loop and what it keeps from step to step."""
 
     def __init__(
-        self, job: TrainJob, world: World, trainer: Trainer, samples: ShardSamples, order: BatchOrder
+        self,
+        job: TrainJob,
+        world: World,
+        trainer: Trainer,
+        samples: ShardSamples,
+        order: BatchOrder,
     ) -> None:
-        self.job, self.config, self.world, self.trainer, self.order = job, job.config, world, trainer, order
+        self.job, self.config, self.world, self.trainer, self.order = (
+            job,
+            job.config,
+            world,
+            trainer,
+            order,
+        )
         self.samples = samples
         self.resumed_at = trainer.step
         probe = self.config.probe
-        self.probe = NormalizerProbe(probe, samples, count=order.count, seed=job.seed) if probe else None
+        self.probe = (
+            NormalizerProbe(probe, samples, count=order.count, seed=job.seed) if probe else None
+        )
         self.log = MetricsLog(job.run_folder, resumed_at=trainer.step) if world.is_main else None
         self.corrupt = trainer.corrupt
         self.loss = math.nan
@@ -109,11 +132,15 @@ class _Run:
             self.window.batch_arrived()
             self._check_corrupt(batch)
             forward = self.trainer.forward(batch)
-            probed = self.probe.measure(self.trainer, batch, forward) if self._is_due_to_probe() else {}
+            probed = (
+                self.probe.measure(self.trainer, batch, forward) if self._is_due_to_probe() else {}
+            )
             norm, rate = self.trainer.update(batch, forward)
             self.window.batch_done(self.config.global_batch)
             if self._is_due_to_log() or probed:
-                self._write_metrics(batch, forward, {"lr": rate, "grad_norm": norm.item(), **probed})
+                self._write_metrics(
+                    batch, forward, {"lr": rate, "grad_norm": norm.item(), **probed}
+                )
             self._save_if_due()
         self._save(scheduled=True)
         if self.log is not None:
@@ -144,7 +171,9 @@ class _Run:
                 "loss": self.loss,
                 "samples_per_s": speed,
                 "data_wait": wait,
-                "sample_ids_sha256": hashlib.sha256(ids.cpu().numpy().astype("<i8").tobytes()).hexdigest(),
+                "sample_ids_sha256": hashlib.sha256(
+                    ids.cpu().numpy().astype("<i8").tobytes()
+                ).hexdigest(),
                 **{name: float(value) for name, value in forward.result.metrics.items()},
                 **more,
             }
@@ -173,7 +202,9 @@ class _Run:
         elif self._agreed_to_save_now():
             self._save(scheduled=False)
         if self.asked_to_stop and self.saved_at == step:
-            raise CheckpointError(f"stopped by a signal at step {step}; run again to resume from there")
+            raise CheckpointError(
+                f"stopped by a signal at step {step}; run again to resume from there"
+            )
 
     def _agreed_to_save_now(self) -> bool:
         """Tell whether a signal or the clock asks for a checkpoint; the main rank decides for all at set steps."""
@@ -192,7 +223,9 @@ class _Run:
             self.corrupt.update(*gather_objects(self.corrupt, self.world))
             if self.world.is_main:
                 checkpoints = self.job.run_folder / CHECKPOINTS
-                save_trainer(self.trainer, checkpoints, train_key=self.job.train_key, scheduled=scheduled)
+                save_trainer(
+                    self.trainer, checkpoints, train_key=self.job.train_key, scheduled=scheduled
+                )
                 prune_checkpoints(checkpoints, keep=self.config.keep_checkpoints)
                 mirror_run(self.job)
             barrier(self.world)

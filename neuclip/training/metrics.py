@@ -39,4 +39,8 @@ def _complete_lines(path: Path) -> list[str]:
     """Return the lines that were written whole; a killed run may leave half of one."""
     if not path.exists():
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        line
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if line.endswith("\n")
+    ]

@@ -15,7 +15,11 @@ def mirror_run(job: TrainJob) -> None:
     if job.mirror_uri is None:
         return
     there = list_files(job.mirror_uri)
-    here = {p.relative_to(job.run_folder).as_posix(): p for p in job.run_folder.rglob("*") if p.is_file()}
+    here = {
+        p.relative_to(job.run_folder).as_posix(): p
+        for p in job.run_folder.rglob("*")
+        if p.is_file()
+    }
     for name, path in here.items():
         is_new = there.get(name) != path.stat().st_size
         if name != _POINTER and (is_new or not name.startswith(CHECKPOINTS)):

@@ -26,7 +26,9 @@ class NormalizerProbe:
     MSE = 1/2 [mean over image anchors + mean over text anchors], nats squared.
     """
 
-    def __init__(self, config: ProbeConfig, samples: ShardSamples, *, count: int, seed: int) -> None:
+    def __init__(
+        self, config: ProbeConfig, samples: ShardSamples, *, count: int, seed: int
+    ) -> None:
         self.every_steps = config.every_steps
         self._samples = samples
         self._ids = permutation(count, seed=seed ^ _PROBE_SALT)[: config.samples].tolist()
@@ -37,7 +39,9 @@ class NormalizerProbe:
         Only the main rank computes; elsewhere the result is empty.
         """
         world = trainer.world
-        everyone = [all_gather(x.float(), world) for x in (forward.image_features, forward.text_features)]
+        everyone = [
+            all_gather(x.float(), world) for x in (forward.image_features, forward.text_features)
+        ]
         ids_of_everyone = all_gather(batch.sample_ids, world)
         if not world.is_main or forward.result.log_normalizers is None:
             return {}

@@ -39,7 +39,11 @@ def run_train(
     for uri in (index_uri, shard_uri):
         verify_sizes(uri, read_manifest(uri))
     _check_caption_sources(config, caption_uri)
-    run_folder = local_part(workspace.uri).absolute() if is_local(workspace.uri) else workspace.scratch / "run"
+    run_folder = (
+        local_part(workspace.uri).absolute()
+        if is_local(workspace.uri)
+        else workspace.scratch / "run"
+    )
     if not is_local(workspace.uri):
         fetch_run(workspace.uri, run_folder)
     job = TrainJob(

@@ -17,7 +17,10 @@ from neuclip.training.trainer import Trainer
 def save_trainer(trainer: Trainer, checkpoints: Path, *, train_key: str, scheduled: bool) -> Path:
     """Write a checkpoint folder of the present step."""
     record = CheckpointRecord(
-        step=trainer.step, samples_seen=trainer.samples_seen, train_key=train_key, scheduled=scheduled
+        step=trainer.step,
+        samples_seen=trainer.samples_seen,
+        train_key=train_key,
+        scheduled=scheduled,
     )
 
     def fill(folder: Path) -> None:

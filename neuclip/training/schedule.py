@@ -3,7 +3,9 @@
 import math
 
 
-def learning_rate(step: int, *, peak: float, least: float, warmup_steps: int, total_steps: int) -> float:
+def learning_rate(
+    step: int, *, peak: float, least: float, warmup_steps: int, total_steps: int
+) -> float:
     """Return the rate of update `step` (0-based): linear warm-up, then half a cosine down to `least`.
 
     Source: open_clip's and FastCLIP's schedule, lr (step + 1) / warmup, then cosine over the rest.

@@ -48,7 +48,14 @@ class Trainer:
     """Encoders, objective and optimiser, and the number of updates they have seen."""
 
     def __init__(
-        self, towers: Towers, objective: Objective, config: TrainConfig, *, seed: int, total_steps: int, world: World
+        self,
+        towers: Towers,
+        objective: Objective,
+        config: TrainConfig,
+        *,
+        seed: int,
+        total_steps: int,
+        world: World,
     ) -> None:
         self.towers, self.objective, self.config, self.world = towers, objective, config, world
         self.total_steps, self.step = total_steps, 0
@@ -56,7 +63,9 @@ class Trainer:
         self._seed = seed
         self.encoders = Encoders(towers)
         self.optimiser = build_optimiser(self.encoders, objective, config)
-        self._parallel: nn.Module = self.encoders if world.size == 1 else DistributedDataParallel(self.encoders)
+        self._parallel: nn.Module = (
+            self.encoders if world.size == 1 else DistributedDataParallel(self.encoders)
+        )
         on_cuda = world.device.type == "cuda"
         wants_bf16 = config.precision == "bf16" or (
             config.precision == "auto" and on_cuda and torch.cuda.is_bf16_supported()
@@ -70,7 +79,9 @@ class Trainer:
 
     def forward(self, batch: Batch) -> Forward:
         """Encode a batch and ask the objective. Random numbers inside (dropout) depend on the step and rank alone."""
-        torch.manual_seed((self._seed * _STEP_SEED_FACTOR + self.step) * _STEP_SEED_FACTOR + self.world.rank)
+        torch.manual_seed(
+            (self._seed * _STEP_SEED_FACTOR + self.step) * _STEP_SEED_FACTOR + self.world.rank
+        )
         self._parallel.train()
         self.objective.train()
         with self._autocast:
@@ -90,10 +101,14 @@ class Trainer:
         loss.backward()
         average_gradients(self.objective.parameters(), self.world)
         limit = self.config.grad_clip_norm
-        norm = nn.utils.clip_grad_norm_(self.encoders.parameters(), float("inf") if limit is None else limit)
+        norm = nn.utils.clip_grad_norm_(
+            self.encoders.parameters(), float("inf") if limit is None else limit
+        )
         if not torch.isfinite(norm):
             self._not_finite("gradient norm", norm, batch)
-        rate = set_learning_rate(self.optimiser, self.config, step=self.step, total_steps=self.total_steps)
+        rate = set_learning_rate(
+            self.optimiser, self.config, step=self.step, total_steps=self.total_steps
+        )
         self.optimiser.step()
         self.step += 1
         self.objective.advance(self.step)

@@ -1,0 +1,128 @@
+"""Oracles: the pairs the shards were made of; loading in line against loading in other processes."""
+
+import collections
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made.acquired import Pair, png, some_pairs
+from made.packed import pack
+
+from neuclip.foundation.errors import IntegrityError
+from neuclip.index.reader import read_samples
+from neuclip.loading.batches import load_batches
+from neuclip.loading.images import decode_rgb
+from neuclip.loading.order import BatchOrder
+from neuclip.loading.samples import ShardSamples
+
+
+def pixels(image, draw):
+    array = np.asarray(image.resize((8, 8))).transpose(2, 0, 1).astype(np.float32)
+    return torch.from_numpy(array) + float(draw.random())
+
+
+def tokens(texts):
+    return torch.tensor([[len(text), sum(map(ord, text))] for text in texts])
+
+
+def samples_of(packed, sources=None, seed=0):
+    return ShardSamples(
+        Path(packed.shard),
+        read_samples(packed.index),
+        transform=pixels,
+        tokenize=tokens,
+        caption_sources=sources or {"alt": 1.0},
+        seed=seed,
+    )
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    return pack(tmp_path_factory.mktemp("packed"), [some_pairs(80)])
+
+
+def batches(packed, workers, first=0, last=6):
+    table = read_samples(packed.index)
+    order = BatchOrder(np.bincount(table.shard), seed=3, streams=4, global_batch=16)
+    return list(
+        load_batches(
+            samples_of(packed),
+            order,
+            first=first,
+            last=last,
+            rank=0,
+            size=1,
+            workers=workers,
+            pin_memory=False,
+        )
+    )
+
+
+def test_any_number_of_workers_and_any_start_give_the_same_batches(packed):
+    inline = batches(packed, 0)
+    for other in (
+        batches(packed, 2),
+        batches(packed, 0, first=0, last=3) + batches(packed, 1, first=3),
+    ):
+        for a, b in zip(inline, other, strict=True):
+            assert torch.equal(a.images, b.images)
+            assert torch.equal(a.tokens, b.tokens)
+            assert torch.equal(a.sample_ids, b.sample_ids)
+
+
+def test_an_image_is_that_of_its_sample(packed):
+    pairs = {pair.uid: pair for pair in some_pairs(80)}
+    samples = samples_of(packed)
+    for sample_id in (0, 7, 33):
+        _, record = samples._read(sample_id)
+        pair = pairs[record["uid"]]
+        batch = samples.__getitems__([(0, sample_id)])
+        expected = np.asarray(decode_rgb(png(pair.number, pair.size)).resize((8, 8))).transpose(
+            2, 0, 1
+        )
+        shift = batch.images[0].numpy() - expected
+        assert 0 <= shift.min() and shift.max() < 1 and np.ptp(shift) < 1e-4
+        assert torch.equal(batch.tokens, tokens([pair.captions["alt"][0]]))
+
+
+def test_captions_are_drawn_by_weight_and_keyed_by_epoch(packed):
+    samples = samples_of(packed, {"alt": 1.0, "rewrite": 3.0})
+    _, record = samples._read(5)
+    drawn = [samples._choose_caption(record, epoch=e, sample_id=5) for e in range(2000)]
+    counts = collections.Counter(drawn)
+    alt, (one, two) = record["captions"]["alt"][0], record["captions"]["rewrite"]
+    assert abs(counts[alt] / 2000 - 0.25) < 0.04
+    assert abs(counts[one] / 2000 - 0.375) < 0.05
+    assert counts[alt] + counts[one] + counts[two] == 2000
+    assert drawn[7] == samples._choose_caption(record, epoch=7, sample_id=5)
+
+
+def test_a_corrupt_image_is_named_and_its_place_filled(tmp_path, caplog):
+    broken = png(5, (24, 24))[:60]  # the header is there, the pixels are not
+    packed = pack(tmp_path, [[*some_pairs(60), Pair(777, {"alt": ["broken one"]}, content=broken)]])
+    samples = samples_of(packed)
+    table = read_samples(packed.index)
+    uid = Pair(777, {"alt": [""]}).uid
+    bad = next((i for i in range(table.count) if samples._read(i)[1]["uid"] == uid), None)
+    assert bad is not None, "choose another number, this one fell into the selection split"
+    other = (bad + 1) % table.count
+    batch = samples.__getitems__([(0, other), (0, bad)])
+    assert batch.corrupt == [bad]
+    assert batch.sample_ids.tolist() == [other, other]
+    assert torch.equal(batch.images[0], batch.images[1])
+    assert uid in caplog.text
+    with pytest.raises(IntegrityError, match="every image of a batch is corrupt"):
+        samples.__getitems__([(0, bad)])
+
+
+def test_a_shard_cut_short_or_changed_is_refused(tmp_path):
+    packed = pack(tmp_path, [some_pairs(60)])
+    path = Path(packed.shard) / "shard-000000.tar"
+    content = path.read_bytes()
+    path.write_bytes(content[:3000])
+    with pytest.raises(IntegrityError, match=r"shard-000000.tar is truncated: \d+ bytes expected"):
+        samples_of(packed).__getitems__([(0, 10)])
+    path.write_bytes(content.replace(b'"sample_id":3,', b'"sample_id":4,'))
+    with pytest.raises(IntegrityError, match="holds sample 4 where the index has 3"):
+        samples_of(packed).__getitems__([(0, 3)])

@@ -1,0 +1,74 @@
+"""From pairs made by hand to a committed index, through the project's own stages."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from made.acquired import Pair, commit_acquired
+
+from neuclip.captions.config import CaptionConfig
+from neuclip.captions.run import run_caption
+from neuclip.curate.config import CurateConfig
+from neuclip.curate.run import run_curate
+from neuclip.foundation.progress import silent
+from neuclip.index.config import IndexConfig
+from neuclip.index.run import run_index
+from neuclip.shards.config import ShardConfig
+from neuclip.shards.run import run_shard
+from neuclip.stages.workspace import StageIdentity, commit_stage
+
+
+@dataclass(frozen=True)
+class Packed:
+    acquire: str
+    curate: str
+    caption: str
+    shard: str
+    index: str
+
+
+def pack(
+    root: Path,
+    partitions: list[list[Pair]],
+    *,
+    seed: int = 0,
+    curate: CurateConfig | None = None,
+    caption: CaptionConfig | None = None,
+    shard: ShardConfig | None = None,
+) -> Packed:
+    acquire_uri = commit_acquired(root, partitions)
+
+    def commit(stage, work):
+        identity = StageIdentity(stage, 1, f"{stage}-key", {}, {}, str(root))
+        commit_stage(identity, work)
+        return identity.uri
+
+    def places(workspace):
+        return {"workspace": workspace, "progress": silent}
+
+    curate_uri = commit(
+        "curate",
+        lambda w: run_curate(curate or CurateConfig(), acquire_uri=acquire_uri, **places(w)),
+    )
+    caption_uri = commit(
+        "caption",
+        lambda w: run_caption(
+            caption or CaptionConfig(), acquire_uri=acquire_uri, curate_uri=curate_uri, **places(w)
+        ),
+    )
+    shard_uri = commit(
+        "shard",
+        lambda w: run_shard(
+            shard or ShardConfig(samples_per_shard=20, selection_share=0.2),
+            seed=seed,
+            acquire_uri=acquire_uri,
+            caption_uri=caption_uri,
+            **places(w),
+        ),
+    )
+    index_uri = commit(
+        "index",
+        lambda w: run_index(
+            IndexConfig(), shard_uri=shard_uri, caption_uri=caption_uri, **places(w)
+        ),
+    )
+    return Packed(acquire_uri, curate_uri, caption_uri, shard_uri, index_uri)
