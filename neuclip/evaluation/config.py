@@ -4,6 +4,11 @@ from pydantic import Field
 
 from neuclip.foundation.config import Section, unkeyed
 
+STAGE_VERSION = 1
+"""Raised when the stage's output for the same recipe and inputs changes."""
+
+SET_SUFFIXES = (".txt", ".tar")
+
 
 class EvaluateConfig(Section):
     """Which sets the chosen model is scored on."""

@@ -75,6 +75,8 @@ def run_child(
         finally:
             end_group(child)
             reader.join(timeout=_TERMINATION_GRACE_S)
+            if child.stdout is not None:
+                child.stdout.close()
     if child.returncode:
         how = (
             f"signal {signal.Signals(-child.returncode).name}"

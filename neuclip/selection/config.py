@@ -6,6 +6,9 @@ from pydantic import Field
 
 from neuclip.foundation.config import Section, unkeyed
 
+STAGE_VERSION = 1
+"""Raised when the stage's output for the same recipe and inputs changes."""
+
 
 class SelectConfig(Section):
     """How the checkpoint is chosen on the held-out selection split."""
