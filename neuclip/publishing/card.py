@@ -6,6 +6,7 @@ import yaml
 
 from neuclip.publishing.facts import Facts
 from neuclip.publishing.templates import environment
+from neuclip.publishing.text import count
 
 
 def model_card(facts: Facts) -> str:
@@ -31,8 +32,8 @@ def model_card(facts: Facts) -> str:
 def limits(facts: Facts) -> list[str]:
     """Say what these numbers do not show."""
     found = [
-        f"Seen {facts.choice.samples_seen:,} image-text pairs of {facts.manifest('index').ledger.out:,}; "
-        "scores of models of another scale are not comparable.",
+        f"Trained on {count(facts.manifest('index').ledger.out)} pairs, {count(facts.choice.samples_seen)} seen with "
+        "repeats; models of another scale are no comparison.",
         "Captions and images come from the web as they are; the model repeats their errors, gaps and biases.",
         "Not tested for any use where a wrong answer does harm.",
     ]

@@ -23,8 +23,11 @@ class Bar:
     stage: str
     entered: int
     out: int
+    set_aside: int
+    """What the stage above let through, but not to here: the pairs held out for choosing a checkpoint."""
     out_share: float
     dropped_share: float
+    set_aside_share: float
     dropped: dict[str, int]
 
 
@@ -57,17 +60,21 @@ def _policy(style: str) -> str:
 
 def _funnel(facts: Facts) -> list[Bar]:
     """Measure every data stage against what entered the first."""
-    whole = max(facts.funnel[0].ledger.entered, 1)
+    ledgers = [manifest.ledger for manifest in facts.funnel]
+    whole = max(ledgers[0].entered, 1)
+    above = [ledgers[0].entered, *(ledger.out for ledger in ledgers)]
     return [
         Bar(
             stage=manifest.stage,
-            entered=manifest.ledger.entered,
-            out=manifest.ledger.out,
-            out_share=manifest.ledger.out / whole,
-            dropped_share=sum(manifest.ledger.dropped.values()) / whole,
-            dropped=manifest.ledger.dropped,
+            entered=ledger.entered,
+            out=ledger.out,
+            set_aside=(aside := max(let_through - ledger.entered, 0)),
+            out_share=ledger.out / whole,
+            dropped_share=sum(ledger.dropped.values()) / whole,
+            set_aside_share=aside / whole,
+            dropped=ledger.dropped,
         )
-        for manifest in facts.funnel
+        for manifest, ledger, let_through in zip(facts.funnel, ledgers, above, strict=False)
     ]
 
 
@@ -80,7 +87,7 @@ def _architecture(model: dict[str, Any]) -> str:
     elif isinstance(layers, list):
         image = f"ResNet of {'-'.join(map(str, layers))} blocks"
     else:
-        image = f"ViT of {layers} layers, patch {vision.get('patch_size', 16)}"
+        image = f"ViT, layers: {layers}, patch {vision.get('patch_size', 16)}"
     size = vision.get("image_size", 224)
-    words = f"text transformer of {text.get('layers', 12)} layers"
-    return f"{image} at {size} px, {words}, {model['embed_dim']} dimensions"
+    words = f"text transformer, layers: {text.get('layers', 12)}"
+    return f"{image} at {size} px; {words}; features of {model['embed_dim']} dimensions"

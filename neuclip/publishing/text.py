@@ -1,18 +1,19 @@
 """How numbers and times are written in the card and the report."""
 
 _MINUTE_S, _HOUR_S = 60, 3600
+_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 
 def percent(share: float) -> str:
     """Write a share of 0..1 with three digits: 41.3 %, 0.27 %."""
     value = 100 * share
     digits = 1 if value >= 1 or value == 0 else 2
-    return f"{value:.{digits}f} %"
+    return f"{value:.{digits}f}{_SPACE}%"
 
 
 def count(number: int) -> str:
     """Write a count with thin spaces between thousands."""
-    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return f"{number:,}".replace(",", _SPACE)
 
 
 def seconds(duration_s: float) -> str:

@@ -109,5 +109,7 @@ def test_numbers_are_short(value, text):
 
 
 def test_shares_and_durations_are_readable():
-    assert [percent(x) for x in (0, 0.0027, 0.413, 1)] == ["0.0 %", "0.27 %", "41.3 %", "100.0 %"]
+    assert [percent(x) for x in (0, 0.0027, 0.413, 1)] == [
+        f"{x}\u202f%" for x in ("0.0", "0.27", "41.3", "100.0")
+    ]
     assert [seconds(x) for x in (4.23, 200, 18_720)] == ["4.2 s", "3 min 20 s", "5 h 12 min"]

@@ -108,6 +108,7 @@ def test_the_page_says_what_happened(elements):
         "chance 10.0 %",
         "9 731 went on",
         "1 902 download failed: 404",
+        "152 held out for choosing the checkpoint",
         "Step 400 is the best of 3",
         "Less than twice chance on colours-finder",
         "Normalizer error",
@@ -136,7 +137,7 @@ def test_the_card_has_its_front_matter_and_tables(published):
         "license": "mit",
         "tags": ["clip", "neuclip"],
     }
-    assert "| colours | acc1 | 61.3 % | 10.0 % | 1000 | `3fa9c1d2e4b5a697` |" in body
+    assert "| colours | acc1 | 61.3\u202f% | 10.0\u202f% | 1000 | `3fa9c1d2e4b5a697` |" in body
     assert (
         "| acquire | 12400 | 9731 | 1902 download failed: 404, 512 timeout, 255 not an image |"
         in body
