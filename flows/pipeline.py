@@ -4,16 +4,18 @@ from typing import Any
 
 from prefect import flow
 
-from flows.acquire import acquire
-from flows.caption import caption
-from flows.curate import curate
-from flows.evaluate import evaluate
-from flows.index import index
-from flows.publish import publish
-from flows.selection import select
-from flows.shard import shard
-from flows.stages import read_recipe
-from flows.train import train
+from flows.stages import (
+    acquire,
+    caption,
+    curate,
+    evaluate,
+    index,
+    publish,
+    read_recipe,
+    select,
+    shard,
+    train,
+)
 
 STAGE_FLOWS = (acquire, curate, caption, shard, index, train, select, evaluate, publish)
 

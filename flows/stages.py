@@ -1,10 +1,11 @@
-"""What all stage flows do: check the recipe, do the stages, show what happened."""
+"""The nine stage flows: each does its stage and what is not done below it, and shows what happened."""
 
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect import Flow, flow
 
-from neuclip.journey import StageReport, from_stage, plan
+from flows.artifacts import show
+from neuclip.journey import from_stage, identify
 from neuclip.recipe import Recipe, load_recipe
 from tasks.stage import do_stage
 
@@ -12,58 +13,46 @@ from tasks.stage import do_stage
 def read_recipe(recipe: str, overrides: dict[str, Any] | None) -> Recipe:
     """Read and check the recipe and its inputs before anything runs, with the command line's messages."""
     loaded = load_recipe(recipe, overrides)
-    plan(loaded)
+    identify(loaded)
     return loaded
 
 
-def do_from(
-    stage: str, recipe: str, overrides: dict[str, Any] | None, *, force: bool, only: bool
-) -> list[dict[str, Any]]:
-    """Do a stage, again if forced, and, unless `only`, what is not done below it."""
-    loaded = read_recipe(recipe, overrides)
-    done = [do_and_show(loaded, stage, force=force)]
-    if not only:
-        done += [do_and_show(loaded, below, force=False) for below in from_stage(stage)[1:]]
-    return done
+def stage_flow(stage: str, purpose: str) -> Flow[..., list[dict[str, Any]]]:
+    """Make the flow that begins at a stage.
+
+    Args:
+        purpose: what the stage does, as one sentence.
+    """
+
+    @flow(name=stage, description=f"{purpose} Then do what is not done below.")
+    def begin_at_stage(
+        recipe: str,
+        overrides: dict[str, Any] | None = None,
+        *,
+        force: bool = False,
+        only: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Do the stage unless it is done, and what is not done below it.
+
+        Args:
+            recipe: path or URL of a recipe (YAML).
+            overrides: dotted name -> value, over the recipe.
+            force: do these stages again although they are done.
+            only: do this stage alone.
+        """
+        loaded = read_recipe(recipe, overrides)
+        stages = (stage,) if only else from_stage(stage)
+        return [show(do_stage(loaded, name, force=force)) for name in stages]
+
+    return begin_at_stage
 
 
-def do_and_show(recipe: Recipe, stage: str, *, force: bool) -> dict[str, Any]:
-    """Do one stage and make its artifacts; return what the next flow may want to know."""
-    report = do_stage(recipe, stage, force=force)
-    create_markdown_artifact(
-        _page(report), key=f"{stage}-summary", description=f"{stage} {report.state}"
-    )
-    create_table_artifact(_rows(report), key=f"{stage}-ledger", description=f"ledger of {stage}")
-    return {"stage": stage, "key": report.key, "uri": report.uri, "state": report.state}
-
-
-def _rows(report: StageReport) -> list[dict[str, Any]]:
-    ledger = report.manifest.ledger
-    rows: list[dict[str, Any]] = [
-        {"what": "in", "count": ledger.entered},
-        {"what": "out", "count": ledger.out},
-    ]
-    return rows + [
-        {"what": f"dropped: {reason}", "count": count} for reason, count in ledger.dropped.items()
-    ]
-
-
-def _page(report: StageReport) -> str:
-    manifest = report.manifest
-    lines = [
-        f"# {report.stage}: {report.state}",
-        f"`{report.uri}`",
-        f"{manifest.ledger.describe()}, {manifest.wall_s:.1f} s, neuclip {manifest.code_version}",
-        "| file | bytes | sha256 |",
-        "|---|---:|---|",
-    ]
-    lines[3:3] = [
-        f"- {name}: `{value}`"
-        for name, value in manifest.summary.items()
-        if isinstance(value, (int, float, str))
-    ]
-    files = [
-        f"| {file.name} | {file.size_bytes} | `{file.sha256[:12]}` |"
-        for file in manifest.files[:50]
-    ]
-    return "\n\n".join(lines[:-2]) + "\n\n" + "\n".join(lines[-2:] + files)
+acquire = stage_flow("acquire", "Fetch the images of the URL table.")
+curate = stage_flow("curate", "Judge the acquired pairs.")
+caption = stage_flow("caption", "Gather the captions of the kept pairs.")
+shard = stage_flow("shard", "Pack the kept pairs into training shards.")
+index = stage_flow("index", "Build the sample index.")
+train = stage_flow("train", "Train the towers.")
+select = stage_flow("select", "Choose the checkpoint.")
+evaluate = stage_flow("evaluate", "Score the chosen model.")
+publish = stage_flow("publish", "Write the model folder and the report.")

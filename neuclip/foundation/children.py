@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from pathlib import Path
 
 from neuclip.foundation.errors import ChildError
@@ -65,7 +66,10 @@ def run_child(
                 if on_line is not None:
                     on_line(line.rstrip())
 
-        reader = threading.Thread(target=drain, name=f"{name}-log", daemon=True)
+        # In the caller's context, so that whoever collects logs by context knows whose lines these are.
+        reader = threading.Thread(
+            target=copy_context().run, args=(drain,), name=f"{name}-log", daemon=True
+        )
         reader.start()
         try:
             while child.poll() is None:

@@ -1,0 +1,60 @@
+"""The artifacts of a stage: a page with its summary and files, and a table with its ledger."""
+
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from neuclip.journey import StageReport
+
+_MOST_FILES = 50
+
+
+def show(report: StageReport) -> dict[str, Any]:
+    """Make the artifacts of a stage; return what the caller of a flow may want to know."""
+    stage = report.stage
+    create_markdown_artifact(
+        page(report), key=f"{stage}-summary", description=f"{stage} {report.state}"
+    )
+    create_table_artifact(rows(report), key=f"{stage}-ledger", description=f"ledger of {stage}")
+    return report.model_dump(include={"stage", "key", "uri", "state"})
+
+
+def page(report: StageReport) -> str:
+    """Return the page: what the stage did, its summary, its files."""
+    manifest = report.manifest
+    summary = [
+        f"- {name}: `{value}`"
+        for name, value in manifest.summary.items()
+        if isinstance(value, (int, float, str))
+    ]
+    files = [
+        f"| {file.name} | {file.size_bytes} | `{file.sha256[:12]}` |"
+        for file in manifest.files[:_MOST_FILES]
+    ]
+    lines = [
+        f"# {report.stage}: {report.state}",
+        "",
+        f"`{report.uri}`",
+        "",
+        f"{manifest.ledger.describe()}, {manifest.wall_s:.1f} s, neuclip {manifest.code_version}",
+        "",
+        *summary,
+        "",
+        "| file | bytes | sha256 |",
+        "|---|---:|---|",
+        *files,
+    ]
+    if (more := len(manifest.files) - len(files)) > 0:
+        lines += ["", f"and {more} more files"]
+    return "\n".join(lines)
+
+
+def rows(report: StageReport) -> list[dict[str, Any]]:
+    """Return the ledger, a row for each count."""
+    ledger = report.manifest.ledger
+    counts = {
+        "in": ledger.entered,
+        "out": ledger.out,
+        **{f"dropped: {reason}": count for reason, count in ledger.dropped.items()},
+    }
+    return [{"what": what, "count": count} for what, count in counts.items()]
