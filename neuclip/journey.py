@@ -4,9 +4,8 @@ A stage's function is imported when it runs, so that planning loads neither torc
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +277,7 @@ def _differences(
 
 
 @contextmanager
-def _made_web(recipe: Recipe, stage: str, *, is_needed: bool) -> Iterator[None]:
+def _made_web(recipe: Recipe, stage: str, *, is_needed: bool) -> Generator[None]:
     """Draw the demo's pictures and serve them while acquire runs; the evaluation sets are drawn with them."""
     if recipe.demo is None or not is_needed or stage not in ("acquire", "evaluate"):
         yield
@@ -293,7 +292,7 @@ def _made_web(recipe: Recipe, stage: str, *, is_needed: bool) -> Iterator[None]:
         yield
 
 
-def _work(
+def _work(  # noqa: PLR0911  # one return a stage
     recipe: Recipe,
     stage: str,
     identities: dict[str, StageIdentity],

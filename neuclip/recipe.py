@@ -28,9 +28,11 @@ class Recipe(Section):
     root: str = Field(
         description="where all stages write: a local folder or any fsspec URL such as s3://bucket/prefix"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="of everything that is drawn at random")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="of everything that is drawn at random"
+    )
     demo: DemoConfig | None = Field(
-        None, description="a made web to acquire from, for trying things out"
+        default=None, description="a made web to acquire from, for trying things out"
     )
     acquire: AcquireConfig = Field(description="which URL table to fetch, and how")
     curate: CurateConfig = Field(default_factory=CurateConfig, description="which pairs are kept")
@@ -119,7 +121,8 @@ def _explain(detail: ErrorDetails) -> str:
         case "extra_forbidden":
             *section, name = place
             known = ", ".join(sorted(fields))
-            return f"{'.'.join(place)}: there is no such field in {'.'.join(section) or 'a recipe'}.{nearest(name, fields)} It has: {known}"
+            where = ".".join(section) or "a recipe"
+            return f"{'.'.join(place)}: there is no such field in {where}.{nearest(name, fields)} It has: {known}"
         case "missing":
             return f"{'.'.join(place)}: is missing; it must be given"
         case "union_tag_invalid" | "union_tag_not_found":

@@ -18,12 +18,12 @@ class AcquireConfig(Section):
     table: str = Field(
         description="URL table: a .parquet, .csv, .tsv or .jsonl file, or a folder of them; any URI"
     )
-    url_column: str = Field("url", description="column with the image URL")
+    url_column: str = Field(default="url", description="column with the image URL")
     caption_column: str = Field(
-        "caption", description="column with the alt text; it becomes caption source `alt`"
+        default="caption", description="column with the alt text; it becomes caption source `alt`"
     )
     uid_column: str = Field(
-        "uid",
+        default="uid",
         description="column with 32 hex digits; where the table has none, the hash of url and caption",
     )
     caption_columns: dict[str, str] = Field(
@@ -31,42 +31,48 @@ class AcquireConfig(Section):
         description="further caption sources: source name -> column with a text or a list of texts",
     )
     on_duplicate_uid: Literal["error", "keep_first"] = Field(
-        "error", description="what to do with a uid that comes twice"
+        default="error", description="what to do with a uid that comes twice"
     )
     image_size: int = Field(
-        256,
+        default=256,
         ge=16,
         le=4096,
         description="side in pixels that images are resized to, see resize_mode",
     )
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
-        "keep_ratio",
+        default="keep_ratio",
         description="img2dataset's resize mode; keep_ratio makes the smallest side image_size",
     )
     encode_format: Literal["jpg", "png", "webp"] = Field(
-        "jpg", description="format images are stored in"
+        default="jpg", description="format images are stored in"
     )
     encode_quality: int = Field(
-        95, ge=0, le=100, description="quality of jpg and webp, compression level 0-9 of png"
+        default=95,
+        ge=0,
+        le=100,
+        description="quality of jpg and webp, compression level 0-9 of png",
     )
     partition_rows: int = Field(
-        10_000, ge=1, le=1_000_000, description="rows of the table in one partition and raw shard"
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="rows of the table in one partition and raw shard",
     )
     timeout_s: int = Field(
-        10, ge=1, le=600, description="seconds without a byte after which a download fails"
+        default=10, ge=1, le=600, description="seconds without a byte after which a download fails"
     )
-    retries: int = Field(1, ge=0, le=10, description="further tries of a failed download")
+    retries: int = Field(default=1, ge=0, le=10, description="further tries of a failed download")
     user_agent: str | None = Field(
-        None, description="name and contact that the user agent shows to hosts"
+        default=None, description="name and contact that the user agent shows to hosts"
     )
     max_image_pixels: int = Field(
-        100_000_000,
+        default=100_000_000,
         ge=1_000,
         le=1_000_000_000,
         description="pixels above which an image is refused before it is decoded",
     )
     max_failed_share: float = Field(
-        0.8,
+        default=0.8,
         ge=0,
         le=1,
         description="share of rows that may fail before the stage is failed as a whole",

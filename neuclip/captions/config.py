@@ -12,11 +12,11 @@ class CaptionConfig(Section):
     """Which caption sources travel with a sample."""
 
     sources: list[str] | None = Field(
-        None,
+        default=None,
         description="caption sources to pass on, `alt` first where it is named; null passes on all that the input has",
     )
     max_per_source: int = Field(
-        16,
+        default=16,
         ge=1,
         le=1000,
         description="most captions of one source for a sample, the first ones are kept",

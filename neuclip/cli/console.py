@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ class LiveProgress:
         self._last_line: dict[str, float] = {}
 
     @contextmanager
-    def shown(self) -> Iterator["LiveProgress"]:
+    def shown(self) -> Generator["LiveProgress"]:
         """Show progress while the block runs."""
         if not self._console.is_terminal:
             yield self

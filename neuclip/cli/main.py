@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -220,7 +220,7 @@ def _print_json(value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _explained(*, as_json: bool) -> Iterator[None]:
+def _explained(*, as_json: bool) -> Generator[None]:
     """Turn an error into one message on stderr and its exit code; with --json also into the one object on stdout."""
     try:
         yield

@@ -9,24 +9,27 @@ STAGE_VERSION = 1
 
 
 class CurateConfig(Section):
-    """Rules for pairs; a rule that is null is off. Rules are tried in the order given here, the first that fails names the reason."""
+    """Rules for pairs; null turns a rule off. They are tried in this order, the first that fails names the reason."""
 
-    min_chars: int | None = Field(3, ge=1, description="least characters of the alt text")
-    max_chars: int | None = Field(None, ge=1, description="most characters of the alt text")
-    min_words: int | None = Field(1, ge=1, description="least words of the alt text")
-    max_words: int | None = Field(None, ge=1, description="most words of the alt text")
+    min_chars: int | None = Field(default=3, ge=1, description="least characters of the alt text")
+    max_chars: int | None = Field(default=None, ge=1, description="most characters of the alt text")
+    min_words: int | None = Field(default=1, ge=1, description="least words of the alt text")
+    max_words: int | None = Field(default=None, ge=1, description="most words of the alt text")
     min_side_px: int | None = Field(
-        None, ge=1, description="least pixels of the shorter side of the original image"
+        default=None, ge=1, description="least pixels of the shorter side of the original image"
     )
     max_aspect_ratio: float | None = Field(
-        None, ge=1, description="longest side over shortest side of the original image, at most"
+        default=None,
+        ge=1,
+        description="longest side over shortest side of the original image, at most",
     )
     drop_duplicate_images: bool = Field(
-        True,
+        default=True,
         description="of several images with the same bytes keep the one with the longest alt text, then the lowest uid",
     )
     drop_duplicate_pairs: bool = Field(
-        True, description="of several pairs with the same URL and alt text keep the lowest uid"
+        default=True,
+        description="of several pairs with the same URL and alt text keep the lowest uid",
     )
 
     @model_validator(mode="after")

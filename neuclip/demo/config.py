@@ -11,14 +11,23 @@ class DemoConfig(Section):
     folder: str = Field(
         description="local folder for the pictures, the URL table and the evaluation sets"
     )
-    seed: int = Field(0, ge=0, description="seed of every scene, caption and defect")
+    seed: int = Field(default=0, ge=0, description="seed of every scene, caption and defect")
     pairs: int = Field(
-        9_000, ge=100, le=1_000_000, description="rows of the URL table, broken ones included"
+        default=9_000,
+        ge=100,
+        le=1_000_000,
+        description="rows of the URL table, broken ones included",
     )
     evaluation_scenes: int = Field(
-        500, ge=50, le=10_000, description="scenes in each evaluation set, never in the table"
+        default=500,
+        ge=50,
+        le=10_000,
+        description="scenes in each evaluation set, never in the table",
     )
-    image_px: int = Field(48, ge=16, le=512, description="side of a picture in pixels")
+    image_px: int = Field(default=48, ge=16, le=512, description="side of a picture in pixels")
     port: int = Field(
-        8765, ge=1024, le=65535, description="loopback port of the server; it stands in the URLs"
+        default=8765,
+        ge=1024,
+        le=65535,
+        description="loopback port of the server; it stands in the URLs",
     )

@@ -2,7 +2,6 @@
 
 import duckdb
 
-from neuclip.acquire.raw import rows_paths
 from neuclip.captions.run import CAPTIONS
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.progress import Progress
@@ -28,6 +27,10 @@ _SAMPLES = """
     FROM read_parquet($members) m JOIN read_parquet($captions) c ON m.uid = c.uid
     WHERE m.split = 'train' ORDER BY m.sample_id"""
 
+_FACTS = """
+    SELECT count(*), coalesce(min(sample_id), 0), coalesce(max(sample_id), -1), count(DISTINCT uid)
+    FROM samples"""
+
 _FEATURES = """
     CREATE TABLE features (
         sample_id BIGINT NOT NULL, model VARCHAR NOT NULL, image_feature FLOAT[], text_feature FLOAT[])"""
@@ -41,7 +44,9 @@ def run_index(
     workspace: Workspace,
     progress: Progress,
 ) -> Outcome:
-    """Write `index.duckdb` with tables `samples` and `features` (empty until a model has written some), and `samples.parquet`.
+    """Write `index.duckdb` and its twin `samples.parquet`.
+
+    Tables: `samples`, and `features`, which is empty until a model has written some.
 
     Raises: IntegrityError: if ids are not exactly 0 .. n-1 in the order of the shards.
     """
@@ -56,9 +61,7 @@ def run_index(
         connection.execute("SET temp_directory = $1", [str(workspace.scratch)])
         connection.execute(_SAMPLES, {"members": members, "captions": captions})
         connection.execute(_FEATURES)
-        facts = connection.execute(
-            "SELECT count(*), coalesce(min(sample_id), 0), coalesce(max(sample_id), -1), count(DISTINCT uid) FROM samples"
-        ).fetchall()[0]
+        facts = connection.execute(_FACTS).fetchall()[0]
         count, lowest, highest, uids = (int(fact) for fact in facts)
         connection.sql("SELECT * FROM samples ORDER BY sample_id").write_parquet(
             str(workspace.output / SAMPLES), compression="zstd"

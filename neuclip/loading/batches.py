@@ -38,7 +38,7 @@ def load_batches(
     loader = DataLoader(
         samples,
         batch_sampler=_RankBatches(order, first=first, last=last, rank=rank, size=size),
-        collate_fn=_as_it_is,
+        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]  # __getitems__ gives a batch, not a list
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,

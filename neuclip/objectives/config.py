@@ -10,76 +10,85 @@ from neuclip.foundation.config import Section
 class OpenClipConfig(Section):
     """InfoNCE over the global batch, as in CLIP 2021."""
 
-    name: Literal["openclip"] = Field("openclip", description="Which objective this section is of.")
+    name: Literal["openclip"] = Field(
+        default="openclip", description="Which objective this section is of."
+    )
     temperature_init: float = Field(
-        0.07, ge=0.01, le=1, description="Temperature at the start, unitless, in [0.01, 1]."
+        default=0.07, ge=0.01, le=1, description="Temperature at the start, unitless, in [0.01, 1]."
     )
     temperature_lr: float | None = Field(
-        None,
+        default=None,
         ge=0,
         description="Learning rate of log(1/temperature), at least 0; none = the encoders' rate.",
     )
     learn_temperature: bool = Field(
-        True, description="Whether the temperature is learned or stays at its start."
+        default=True, description="Whether the temperature is learned or stays at its start."
     )
 
 
 class NeuClipConfig(Section):
     """The NeuCLIP objective with its normalizer network (arXiv 2511.08417)."""
 
-    name: Literal["neuclip"] = Field("neuclip", description="Which objective this section is of.")
+    name: Literal["neuclip"] = Field(
+        default="neuclip", description="Which objective this section is of."
+    )
     num_prototypes: int = Field(
-        4096, ge=2, description="Prototypes a side (m), a count, at least 2."
+        default=4096, ge=2, description="Prototypes a side (m), a count, at least 2."
     )
     inner_steps: int = Field(
-        10, ge=0, description="Normalizer network updates a step (T_u), a count, at least 0."
+        default=10,
+        ge=0,
+        description="Normalizer network updates a step (T_u), a count, at least 0.",
     )
     restart_every: int = Field(
-        500, ge=1, description="Steps between restarts of the prototypes (T_r), at least 1."
+        default=500, ge=1, description="Steps between restarts of the prototypes (T_r), at least 1."
     )
     inner_lr: float = Field(
-        0.003,
+        default=0.003,
         gt=0,
         description="AdaGrad learning rate of the prototypes, above 0; the first update turns a "
         "unit prototype by about inner_lr * sqrt(feature width).",
     )
     eps: float = Field(
-        1e-14,
+        default=1e-14,
         ge=0,
         lt=1,
         description="Added to a mean of exponentials inside the log, unitless, in [0, 1).",
     )
     rho: float = Field(
-        6.5,
+        default=6.5,
         ge=0,
         description="Pull towards a low temperature, nats, at least 0: the temperature settles "
         "where the mean KL from uniform of the contrast weights equals rho.",
     )
     alpha_mode: Literal["detached", "through"] = Field(
-        "detached",
+        default="detached",
         description="Whether the encoders' gradient stops at the predicted log-normalizers "
         "or flows through them.",
     )
     ratio_clamp: float | None = Field(
-        20.0,
+        default=20.0,
         gt=1,
         description="Largest ratio of a batch normalizer to its prediction, unitless, above 1; "
         "none = no limit.",
     )
     mask_own_pair: bool = Field(
-        True, description="Whether an anchor ignores prototypes that came from its own pair."
+        default=True,
+        description="Whether an anchor ignores prototypes that came from its own pair.",
     )
     temperature_init: float = Field(
-        0.07, gt=0, description="Temperature at the start, unitless, between its min and max."
+        default=0.07,
+        gt=0,
+        description="Temperature at the start, unitless, between its min and max.",
     )
     temperature_min: float = Field(
-        0.01, gt=0, description="Lowest temperature allowed, unitless, above 0."
+        default=0.01, gt=0, description="Lowest temperature allowed, unitless, above 0."
     )
     temperature_max: float = Field(
-        1.0, gt=0, description="Highest temperature allowed, unitless, above 0."
+        default=1.0, gt=0, description="Highest temperature allowed, unitless, above 0."
     )
     temperature_lr: float | None = Field(
-        None,
+        default=None,
         ge=0,
         description="Learning rate of log(1/temperature), at least 0; none = the encoders' rate.",
     )

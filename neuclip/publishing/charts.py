@@ -1,44 +1,33 @@
-"""Line charts as geometry: what the template draws as SVG, coloured by the page's own style sheet."""
+"""The curves of a run, drawn by matplotlib as SVG images that follow the reader's light or dark page."""
 
+import base64
+import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WIDTH, HEIGHT = 400, 200
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+_SIZE_INCHES = (4.0, 2.1)
 _MOST_POINTS = 240
-_STEPS = (1, 2, 2.5, 5, 10)
-_FEW_DECADES = 4
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A mark of an axis."""
-
-    position: float
-    label: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a chart."""
-
-    label: str
-    points: str
-    last: str
-    """The last value, for the legend."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart over the samples seen."""
-
-    title: str
-    note: str
-    lines: list[Line]
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
+# matplotlib writes colours out; these stand for the names of the style sheet below and are replaced by them.
+_COLOURS = {"--accent": "#010203", "--second": "#010204", "--muted": "#010205", "--rule": "#010206"}
+_STYLE = """<style>
+:root { --accent: #14656b; --second: #b8702a; --muted: #6d6a62; --rule: #e3dfd4; }
+@media (prefers-color-scheme: dark) {
+  :root { --accent: #6fc3c0; --second: #e0a05a; --muted: #9c988f; --rule: #31343a; }
+}
+text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif !important; }
+</style>"""
+_DRAWING: Any = {  # rc parameters; their stub names every key
+    "svg.fonttype": "none",
+    "svg.hashsalt": "neuclip",
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +39,18 @@ class Curve:
     keys: dict[str, str]
     is_log: bool = False
     from_zero: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawn curve."""
+
+    title: str
+    note: str
+    image: str
+    """The SVG as a data URI."""
+    last: dict[str, str]
+    """The last value of each line by its name, for the legend."""
 
 
 CURVES = (
@@ -80,52 +81,78 @@ CURVES = (
 
 def draw_charts(metrics: Sequence[dict[str, Any]]) -> list[Chart]:
     """Draw every curve that the training log has at least two values of."""
-    charts = (_draw(curve, metrics) for curve in CURVES)
-    return [chart for chart in charts if chart is not None]
+    charts: list[Chart] = []
+    for curve in CURVES:
+        series = series_of(curve, metrics)
+        if series:
+            last = {label: short(points[-1][1]) for label, points in series.items()}
+            charts.append(Chart(curve.title, curve.note, _data_uri(figure_of(curve, series)), last))
+    return charts
 
 
-def _draw(curve: Curve, metrics: Sequence[dict[str, Any]]) -> Chart | None:
-    """Place one curve's values in the box."""
-    series = {
-        label: _thinned(_values(metrics, key, is_log=curve.is_log))
-        for key, label in curve.keys.items()
-    }
-    series = {label: points for label, points in series.items() if len(points) > 1}
-    if not series:
-        return None
-    all_points = [point for points in series.values() for point in points]
-    last_x = max(x for x, _ in all_points)
-    low, high = min(y for _, y in all_points), max(y for _, y in all_points)
-    y_values, low, high = _y_axis(low, high, is_log=curve.is_log, from_zero=curve.from_zero)
-    x_place = _scale(0, last_x, LEFT, WIDTH - RIGHT)
-    y_place = _scale(low, high, HEIGHT - BOTTOM, TOP, is_log=curve.is_log)
-    return Chart(
-        title=curve.title,
-        note=curve.note,
-        lines=[
-            Line(
-                label=label,
-                points=" ".join(f"{x_place(x):.1f},{y_place(y):.1f}" for x, y in points),
-                last=short(points[-1][1]),
+def series_of(
+    curve: Curve, metrics: Sequence[dict[str, Any]]
+) -> dict[str, list[tuple[float, float]]]:
+    """Return the points (samples seen, value) of each line of a curve that has at least two finite values.
+
+    On a logarithmic axis only values above zero count. Long logs are thinned to means of neighbours; the last
+    point stays as it is.
+    """
+    series: dict[str, list[tuple[float, float]]] = {}
+    for key, label in curve.keys.items():
+        points = [
+            (float(line["samples_seen"]), float(line[key]))
+            for line in metrics
+            if isinstance(line.get(key), int | float)
+            and math.isfinite(line[key])
+            and (line[key] > 0 or not curve.is_log)
+        ]
+        if len(points) > 1:
+            series[label] = _thinned(points)
+    return series
+
+
+def figure_of(curve: Curve, series: dict[str, list[tuple[float, float]]]) -> Figure:
+    """Draw the lines of one curve."""
+    with mpl.rc_context(_DRAWING):
+        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+        axes = figure.add_subplot()
+        for points, colour, dashes in zip(
+            series.values(), ("--accent", "--second"), ("-", (0, (3, 2))), strict=False
+        ):
+            axes.plot(
+                *zip(*points, strict=True), color=_COLOURS[colour], linestyle=dashes, linewidth=1.6
             )
-            for label, points in series.items()
-        ],
-        x_ticks=[Tick(x_place(x), short(x)) for x in linear_ticks(0, last_x, 4) if x <= last_x],
-        y_ticks=[Tick(y_place(y), short(y)) for y in y_values],
-    )
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", color=_COLOURS["--rule"], linewidth=0.8)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, which="both", labelcolor=_COLOURS["--muted"])
+        if curve.is_log:
+            axes.set_yscale("log")
+        elif curve.from_zero:
+            axes.set_ylim(bottom=0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(_tick_label))
+    return figure
 
 
-def _values(
-    metrics: Sequence[dict[str, Any]], key: str, *, is_log: bool
-) -> list[tuple[float, float]]:
-    """Return (samples seen, value) of the lines that have a finite value, above zero for a log axis."""
-    return [
-        (float(line["samples_seen"]), float(line[key]))
-        for line in metrics
-        if isinstance(line.get(key), int | float)
-        and math.isfinite(line[key])
-        and (line[key] > 0 or not is_log)
-    ]
+def _tick_label(value: float, position: int | None) -> str:
+    del position
+    return short(value)
+
+
+def _data_uri(figure: Figure) -> str:
+    """Return a figure as a data URI; the same figure gives the same bytes."""
+    buffer = io.StringIO()
+    with mpl.rc_context(_DRAWING):
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace("<defs>", f"{_STYLE}<defs>", 1)
+    for name, colour in _COLOURS.items():
+        text = text.replace(colour, f"var({name})")
+    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -136,42 +163,6 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     runs = [points[i : i + size] for i in range(0, len(points), size)]
     means = [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
     return [*means[:-1], points[-1]]
-
-
-def _y_axis(
-    low: float, high: float, *, is_log: bool, from_zero: bool
-) -> tuple[list[float], float, float]:
-    """Return ticks and the ends of the axis, which are ticks."""
-    if is_log:
-        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-        last = max(last, first + 1)
-        stride = math.ceil((last - first) / _FEW_DECADES)
-        return [10.0**e for e in range(first, last + 1, stride)], 10.0**first, 10.0**last
-    if from_zero:
-        low = min(low, 0.0)
-    if high - low <= 1e-9 * max(abs(high), abs(low)):
-        margin = abs(high) * 0.1 or 1.0
-        low, high = low - margin * (not from_zero), high + margin
-    ticks = linear_ticks(low, high, 4)
-    return ticks, ticks[0], ticks[-1]
-
-
-def linear_ticks(low: float, high: float, count: int) -> list[float]:
-    """Return about `count` round numbers that cover a range."""
-    rough = (high - low) / count or 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(s * power for s in _STEPS if s * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [number * step for number in range(first, last + 1)]
-
-
-def _scale(
-    low: float, high: float, start: float, end: float, *, is_log: bool = False
-) -> Callable[[float], float]:
-    """Return the map of low..high to start..end."""
-    read: Callable[[float], float] = math.log10 if is_log else float
-    first, span = read(low), (read(high) - read(low)) or 1.0
-    return lambda value: start + (end - start) * (read(value) - first) / span
 
 
 def short(value: float) -> str:

@@ -12,10 +12,10 @@ class PublishConfig(Section):
     """What the model folder and its card say."""
 
     name: str = Field(
-        "clip", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the model"
+        default="clip", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the model"
     )
-    license: str = Field("unknown", description="licence identifier for the model card")
-    description: str = Field("", description="what the model is for, for the model card")
+    license: str = Field(default="unknown", description="licence identifier for the model card")
+    description: str = Field(default="", description="what the model is for, for the model card")
     sample_grid: int = Field(
-        24, ge=0, le=400, description="samples with captions that the report shows"
+        default=24, ge=0, le=400, description="samples with captions that the report shows"
     )

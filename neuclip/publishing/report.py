@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuclip.publishing import charts
 from neuclip.publishing.card import limits
+from neuclip.publishing.charts import draw_charts
 from neuclip.publishing.facts import Facts
 from neuclip.publishing.grid import Sample
 from neuclip.publishing.templates import environment
@@ -44,8 +44,7 @@ def report_page(facts: Facts, samples: Sequence[Sample]) -> str:
             architecture=_architecture(facts.model["model_cfg"]),
             funnel=_funnel(facts),
             samples=samples,
-            charts=charts.draw_charts(facts.metrics),
-            box=charts,
+            charts=draw_charts(facts.metrics),
             limits=limits(facts),
             wall_s=sum(manifest.wall_s for manifest in facts.manifests),
         )

@@ -16,10 +16,13 @@ class SelectConfig(Section):
     metric: Literal[
         "mean_recall_at_1", "image_to_text_recall_at_1", "text_to_image_recall_at_1"
     ] = Field(
-        "mean_recall_at_1",
+        default="mean_recall_at_1",
         description="what the chosen checkpoint is best in; ties go to the later checkpoint",
     )
     max_samples: int = Field(
-        5_000, ge=2, le=100_000, description="most samples of the selection split that are scored"
+        default=5_000,
+        ge=2,
+        le=100_000,
+        description="most samples of the selection split that are scored",
     )
     batch_size: int = unkeyed(256, ge=1, le=65536, description="images encoded at once")

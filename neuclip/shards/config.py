@@ -12,14 +12,14 @@ class ShardConfig(Section):
     """How kept pairs are packed for training."""
 
     samples_per_shard: int = Field(
-        10_000, ge=1, le=1_000_000, description="samples in one training shard"
+        default=10_000, ge=1, le=1_000_000, description="samples in one training shard"
     )
     selection_share: float = Field(
-        0.02,
+        default=0.02,
         gt=0,
         lt=0.5,
         description="share of the kept pairs that is held out for choosing a checkpoint, by hash of the uid",
     )
     max_undecodable_share: float = Field(
-        0.01, ge=0, le=1, description="share of images that may turn out unreadable here"
+        default=0.01, ge=0, le=1, description="share of images that may turn out unreadable here"
     )

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from neuclip.foundation.randomness import keyed_hash
@@ -48,5 +50,5 @@ def plan_shards(
     )
 
 
-def _ordered(pairs: pa.Table, members: np.ndarray, rank: np.ndarray) -> pa.Table:
+def _ordered(pairs: Any, members: npt.NDArray[np.int64], rank: npt.NDArray[np.uint64]) -> Any:  # noqa: ANN401  # pyarrow has no types
     return pairs.take(members[np.argsort(rank[members], kind="stable")])

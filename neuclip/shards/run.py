@@ -140,7 +140,7 @@ class _Writer:
         self.shards: dict[str, int] = {}
         self.undecodable = 0
 
-    def write(self, split: str, prefix: str, pairs: pa.Table) -> None:
+    def write(self, split: str, prefix: str, pairs: Any) -> None:  # noqa: ANN401  # pyarrow has no types
         """Write one split: full shards of `samples_per_shard`, the last one shorter."""
         readable = self._readable(pairs)
         sample_id = number = 0
@@ -160,7 +160,10 @@ class _Writer:
             self.shards[shard] = count
             number += 1
 
-    def _readable(self, pairs: pa.Table) -> Iterator[tuple[dict[str, Any], bytes, str]]:
+    def _readable(
+        self,
+        pairs: Any,  # noqa: ANN401
+    ) -> Iterator[tuple[dict[str, Any], bytes, str]]:
         """Yield pair, image bytes and suffix of every pair whose image has a known header."""
         for batch in pairs.to_batches(max_chunksize=1024):
             for pair in batch.to_pylist():
@@ -195,7 +198,7 @@ def _add_sample(
 ) -> dict[str, Any]:
     """Write the three members of a sample and return its row of the member table."""
     uid = pair["uid"]
-    captions = {source: texts for source, texts in sorted(pair["captions"])}
+    captions: dict[str, list[str]] = dict(sorted(pair["captions"]))
     record = {
         "uid": uid,
         "sample_id": sample_id,

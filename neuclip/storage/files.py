@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ _UNREACHABLE = (
 
 
 @contextmanager
-def _explained(action: str, uri: str) -> Iterator[None]:
+def _explained(action: str, uri: str) -> Generator[None]:
     """Turn what the file systems raise into one StorageError that says what to do."""
     try:
         yield

@@ -25,10 +25,10 @@ class ModelConfig(Section):
     """Which CLIP to train: an open_clip architecture by name, or one written out."""
 
     name: str | None = Field(
-        None, description="an architecture of open_clip, such as RN50 or ViT-B-32"
+        default=None, description="an architecture of open_clip, such as RN50 or ViT-B-32"
     )
     architecture: dict[str, Any] | None = Field(
-        None,
+        default=None,
         description="an open_clip model configuration written out: embed_dim, vision_cfg, text_cfg",
     )
 

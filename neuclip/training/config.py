@@ -15,9 +15,9 @@ STAGE_VERSION = 1
 class ProbeConfig(Section):
     """How often the log-normalizers that the objective uses are held against exact ones."""
 
-    every_steps: int = Field(500, ge=1, description="steps between two measurements")
+    every_steps: int = Field(default=500, ge=1, description="steps between two measurements")
     samples: int = Field(
-        4096, ge=16, description="samples of the training set that stand for the whole"
+        default=4096, ge=16, description="samples of the training set that stand for the whole"
     )
 
 
@@ -29,13 +29,13 @@ class TrainConfig(Section):
         default_factory=NeuClipConfig, description="the loss with its state"
     )
     global_batch: int = Field(
-        1024, ge=2, description="image-text pairs in an update, over all processes"
+        default=1024, ge=2, description="image-text pairs in an update, over all processes"
     )
     epochs: float = Field(
-        30, gt=0, description="length of the run in passes over the training samples"
+        default=30, gt=0, description="length of the run in passes over the training samples"
     )
     streams: int = Field(
-        8,
+        default=8,
         ge=1,
         description="canonical streams of the data order; divides global_batch, is divided by the processes",
     )
@@ -44,29 +44,36 @@ class TrainConfig(Section):
         description="caption source -> weight with which it is drawn at each visit",
     )
     crop_scale: tuple[float, float] = Field(
-        (0.9, 1.0), description="least and most share of the image area a crop covers"
+        default=(0.9, 1.0), description="least and most share of the image area a crop covers"
     )
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
-    min_lr: float = Field(0.0, ge=0, description="learning rate that the cosine ends at")
-    warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of weights that are matrices")
-    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's betas")
-    adam_eps: float = Field(1e-6, gt=0, description="AdamW's epsilon")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
+    min_lr: float = Field(default=0.0, ge=0, description="learning rate that the cosine ends at")
+    warmup_steps: int = Field(default=500, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(
+        default=0.1, ge=0, description="AdamW's decay of weights that are matrices"
+    )
+    betas: tuple[float, float] = Field(default=(0.9, 0.98), description="AdamW's betas")
+    adam_eps: float = Field(default=1e-6, gt=0, description="AdamW's epsilon")
     grad_clip_norm: float | None = Field(
-        1.0, gt=0, description="norm that the encoders' gradient is clipped to; null is off"
+        default=1.0, gt=0, description="norm that the encoders' gradient is clipped to; null is off"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto is bf16 autocast on a GPU that has it, else fp32"
+        default="auto", description="auto is bf16 autocast on a GPU that has it, else fp32"
     )
     save_every_steps: int = Field(
-        500, ge=1, description="steps between checkpoints that are kept for selection"
+        default=500, ge=1, description="steps between checkpoints that are kept for selection"
     )
-    keep_checkpoints: int = Field(5, ge=1, description="how many of these are kept, the last ones")
+    keep_checkpoints: int = Field(
+        default=5, ge=1, description="how many of these are kept, the last ones"
+    )
     probe: ProbeConfig | None = Field(
-        None, description="measures the error of the log-normalizers; null is off"
+        default=None, description="measures the error of the log-normalizers; null is off"
     )
     max_corrupt_share: float = Field(
-        0.001, ge=0, le=1, description="share of samples that may not decode before the run stops"
+        default=0.001,
+        ge=0,
+        le=1,
+        description="share of samples that may not decode before the run stops",
     )
     save_every_minutes: float | None = unkeyed(
         30.0,

@@ -132,9 +132,7 @@ class _Run:
             self.window.batch_arrived()
             self._check_corrupt(batch)
             forward = self.trainer.forward(batch)
-            probed = (
-                self.probe.measure(self.trainer, batch, forward) if self._is_due_to_probe() else {}
-            )
+            probed = self._probe_if_due(batch, forward)
             norm, rate = self.trainer.update(batch, forward)
             self.window.batch_done(self.config.global_batch)
             if self._is_due_to_log() or probed:
@@ -147,9 +145,11 @@ class _Run:
             self.log.close()
         return self._result()
 
-    def _is_due_to_probe(self) -> bool:
+    def _probe_if_due(self, batch: Batch, forward: Forward) -> dict[str, float]:
         step, last = self.trainer.step, self.trainer.total_steps - 1
-        return self.probe is not None and (step % self.probe.every_steps == 0 or step == last)
+        if self.probe is None or (step % self.probe.every_steps and step != last):
+            return {}
+        return self.probe.measure(self.trainer, batch, forward)
 
     def _is_due_to_log(self) -> bool:
         step = self.trainer.step

@@ -80,6 +80,11 @@ def launch_command(job_path: Path, processes: int) -> list[str]:
     return [sys.executable, *launcher, *program]
 
 
+def threads_of_a_rank(config: TrainConfig) -> int:
+    """Share the cores out to ranks and loading processes: threads that wait for a core cost more than they give."""
+    return max(1, (os.cpu_count() or 1) // config.processes - config.loader_workers)
+
+
 def _run_ranks(job: TrainJob, job_path: Path, progress: Progress) -> None:
     processes, exchange = job.config.processes, job.exchange_folder
 
@@ -89,8 +94,10 @@ def _run_ranks(job: TrainJob, job_path: Path, progress: Progress) -> None:
         else:
             log.info("%s", line)
 
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    environment = {"OMP_NUM_THREADS": str(threads), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    environment = {
+        "OMP_NUM_THREADS": str(threads_of_a_rank(job.config)),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
     try:
         run_child(
             launch_command(job_path, processes),

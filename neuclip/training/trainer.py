@@ -36,7 +36,7 @@ class Encoders(nn.Module):
         self.model = towers.model
         for name, parameter in self.model.named_parameters():
             if name in ("logit_scale", "logit_bias"):  # the objective has the temperature
-                parameter.requires_grad_(requires_grad=False)
+                parameter.requires_grad_(False)  # noqa: FBT003  # torch's own signature
         self._towers = towers
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,8 @@
 """The program of one rank: `python -m neuclip.training.worker JOB.json`, alone or under torchrun."""
 
 import logging
-import os
 import sys
 from pathlib import Path
-
-import torch
 
 from neuclip.distributed.world import World
 from neuclip.foundation.children import die_with_parent
@@ -20,9 +17,6 @@ def main(job_path: Path) -> int:
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     job = TrainJob.model_validate_json(job_path.read_bytes())
-    if not torch.cuda.is_available():
-        # The ranks of a machine share its cores; loading processes come on top and mostly wait.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.config.processes))
     world = World.from_environment()
     try:
         result = train(job, world)
