@@ -1,0 +1,92 @@
+"""Flows and tasks without a server: the order of the stages, and what is refused before anything runs."""
+
+import re
+import sys
+from contextvars import ContextVar
+from pathlib import Path
+
+import pytest
+from prefect.states import Completed, Failed
+
+from flows.pipeline import STAGE_FLOWS
+from flows.stages import read_recipe
+from neuclip.foundation.children import run_child
+from neuclip.foundation.errors import ConfigError, DataError, StorageError, TransientStorageError
+from neuclip.journey import STAGES
+from neuclip.recipe import load_recipe
+from tasks.stage import do_stage, is_worth_a_retry
+
+RECIPE = str(Path(__file__).parents[2] / "infra/recipes/demo.yaml")
+
+
+def test_the_pipeline_has_the_stages_of_the_journey_in_its_order():
+    assert tuple(flow.name for flow in STAGE_FLOWS) == STAGES
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        (RECIPE, {"curate.min_word": 3}),
+        (RECIPE, {"train.global_batch": 30}),
+        (RECIPE, {"root.folder": "lake"}),
+        ("no/such/recipe.yaml", None),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_the_message_of_the_command_line(recipe, overrides):
+    with pytest.raises(ConfigError) as expected:
+        load_recipe(recipe, overrides)
+    with pytest.raises(ConfigError, match=re.escape(str(expected.value))):
+        read_recipe(recipe, overrides)
+
+
+def test_a_missing_input_is_found_before_anything_runs(tmp_path):
+    overrides = {
+        "root": str(tmp_path / "lake"),
+        "demo": None,
+        "acquire.table": str(tmp_path / "urls.parquet"),
+    }
+    with pytest.raises(DataError, match=r"urls\.parquet"):
+        read_recipe(RECIPE, overrides)
+    assert not (tmp_path / "lake").exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (Failed(data=TransientStorageError("no answer")), True),
+        (Failed(data=StorageError("no such bucket")), False),
+        (Failed(data=ConfigError("no such field")), False),
+        (Completed(data=1), False),
+    ],
+)
+def test_only_what_may_pass_by_itself_is_worth_a_retry(state, expected):
+    assert is_worth_a_retry(do_stage, None, state) is expected
+
+
+def test_a_stage_is_not_done_before_those_above_it(tmp_path):
+    recipe = load_recipe(
+        RECIPE,
+        {
+            "root": str(tmp_path / "lake"),
+            "demo.folder": str(tmp_path / "web"),
+            "acquire.table": str(tmp_path / "web/urls.parquet"),
+            "evaluate.sets": [str(tmp_path / "web/evaluation/wds_scenes_shapes")],
+        },
+    )
+    with pytest.raises(ConfigError, match="curate needs acquire"):
+        do_stage.fn(recipe, "curate", force=False)
+
+
+def test_the_lines_of_a_child_come_in_the_callers_context(tmp_path):
+    """Prefect finds the run that a log line or an artifact belongs to by context."""
+    run: ContextVar[str] = ContextVar("run")
+    run.set("this one")
+    seen = []
+    run_child(
+        [sys.executable, "-c", "print('a line')"],
+        name="child",
+        log_path=tmp_path / "child.log",
+        on_line=lambda line: seen.append((line, run.get("none"))),
+        tick_s=0.05,
+    )
+    assert seen == [("a line", "this one")]
