@@ -1,0 +1,124 @@
+"""Small training runs through the train stage, for the tests of this folder."""
+
+import hashlib
+import json
+import threading
+import time
+from pathlib import Path
+
+import psutil
+from made.acquired import some_pairs
+from made.packed import pack
+
+from neuclip.foundation.progress import silent
+from neuclip.shards.config import ShardConfig
+from neuclip.stages.workspace import StageIdentity, commit_stage
+from neuclip.training.config import TrainConfig
+from neuclip.training.run import run_train
+
+ARCHITECTURE = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "layers": 1, "width": 16, "head_width": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def make_packed(root):
+    return pack(
+        root, [some_pairs(180)], shard=ShardConfig(samples_per_shard=30, selection_share=0.1)
+    )
+
+
+def make_config(**changes) -> TrainConfig:
+    settings = {
+        "model": {"architecture": ARCHITECTURE},
+        "objective": {
+            "name": "neuclip",
+            "num_prototypes": 48,
+            "inner_steps": 2,
+            "restart_every": 7,
+        },
+        "global_batch": 16,
+        "streams": 4,
+        "epochs": 3,
+        "caption_sources": {"alt": 1, "rewrite": 1},
+        "warmup_steps": 3,
+        "save_every_steps": 8,
+        "keep_checkpoints": 10,
+        "log_every_steps": 1,
+        "loader_workers": 1,
+        "probe": {"every_steps": 10, "samples": 64},
+    }
+    return TrainConfig.model_validate(settings | changes)
+
+
+def train(root: Path, packed, config: TrainConfig, *, key="k", seed=5, progress=silent):
+    """Run the stage; return its folder and manifest."""
+    identity = StageIdentity("train", 1, key, {}, {}, str(root))
+    manifest, _ = commit_stage(
+        identity,
+        lambda w: run_train(
+            config,
+            seed=seed,
+            index_uri=packed.index,
+            shard_uri=packed.shard,
+            caption_uri=packed.caption,
+            workspace=w,
+            progress=progress,
+        ),
+        keep_unfinished=True,
+    )
+    return Path(identity.uri), manifest
+
+
+def ranks():
+    """Return the processes below this one that train."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "neuclip.training.worker" in " ".join(process.cmdline()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def kill_rank_when(folder: Path, is_time) -> threading.Thread:
+    """Kill -9 one rank as soon as `is_time(last metrics line)` holds."""
+
+    def watch():
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline:
+            lines = metrics(folder)
+            if lines and is_time(lines[-1]):
+                workers = [
+                    p for p in ranks() if "torch.distributed.run" not in " ".join(p.cmdline())
+                ]
+                oldest = min(workers, key=lambda p: (p.create_time(), p.pid))
+                oldest.kill()
+                return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def metrics(folder: Path) -> list[dict]:
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [
+        json.loads(line)
+        for line in path.read_text().splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """Return the digests of the last checkpoint's files of tensors."""
+    last = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    return {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(last.glob("*.safetensors"))
+    }

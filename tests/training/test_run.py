@@ -1,0 +1,131 @@
+"""Oracle: an undisturbed run, and what the recipe promises of it."""
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training.runs import kill_rank_when, make_config, metrics, train, weights
+
+from neuclip.foundation.errors import CheckpointError, ChildError, DataError
+from neuclip.index.reader import read_samples
+from neuclip.loading.order import BatchOrder
+from neuclip.towers.folder import load_towers
+from neuclip.towers.model import create_towers
+
+
+def test_the_ledger_and_the_log_say_what_happened(packed, whole_run):
+    folder, manifest = whole_run
+    count = read_samples(packed.index).count
+    steps = math.ceil(3 * count / 16)
+    assert (manifest.ledger.entered, manifest.ledger.out, manifest.ledger.dropped) == (
+        count,
+        count,
+        {},
+    )
+    lines = metrics(folder)
+    assert [line["step"] for line in lines] == list(range(1, steps + 1))
+    assert lines[-1]["samples_seen"] == steps * 16
+    wanted = {
+        "loss",
+        "temperature",
+        "lr",
+        "samples_per_s",
+        "data_wait",
+        "sample_ids_sha256",
+        "ratio_mean",
+    }
+    assert wanted <= set(lines[0])
+    assert all(line["normalizer_mse"] >= 0 for line in lines if "normalizer_mse" in line)
+    assert sum("normalizer_mse" in line for line in lines) >= 3
+    assert list((folder / "tensorboard").glob("events.*"))
+    kept = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+    assert kept == [f"step-{s:08d}" for s in [*range(8, steps, 8), steps]]
+
+
+def test_the_batches_are_those_of_the_order(packed, whole_run):
+    table = read_samples(packed.index)
+    order = BatchOrder(np.bincount(table.shard), seed=5, streams=4, global_batch=16)
+    for line in metrics(whole_run[0])[::7]:
+        ids = np.array([s for _, s in order.batch(line["step"] - 1)], dtype="<i8")
+        assert line["sample_ids_sha256"] == hashlib.sha256(ids.tobytes()).hexdigest()
+
+
+def test_a_checkpoint_is_an_open_clip_model_with_the_learned_temperature(whole_run):
+    folder, _ = whole_run
+    last = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    towers = load_towers(last)
+    temperature = metrics(folder)[-1]["temperature"]  # of the last forward pass, one update ago
+    assert towers.model.logit_scale.exp().item() == pytest.approx(1 / temperature, rel=2e-3)
+    start = create_towers(make_config().model, seed=5)
+    moved = [
+        not torch.equal(a, b)
+        for a, b in zip(start.model.parameters(), towers.model.parameters(), strict=True)
+    ]
+    assert all(moved)
+
+
+@pytest.mark.parametrize("at_step", [pytest.param(5, marks=pytest.mark.slow), 19])
+def test_a_killed_run_ends_with_the_same_weights_to_the_bit(packed, whole_run, tmp_path, at_step):
+    killer = kill_rank_when(tmp_path / "train" / "k", lambda line: line["step"] >= at_step)
+    with pytest.raises(ChildError, match="SIGKILL"):
+        train(tmp_path, packed, make_config())
+    killer.join()
+    assert not (tmp_path / "train" / "k" / "manifest.json").exists()
+    folder, manifest = train(tmp_path, packed, make_config())
+    assert manifest.summary["resumed_at"] == (0 if at_step < 8 else 16)
+    assert weights(folder) == weights(whole_run[0])
+    digests = [[line["sample_ids_sha256"], line["loss"]] for line in metrics(folder)]
+    assert digests == [[line["sample_ids_sha256"], line["loss"]] for line in metrics(whole_run[0])]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_recipe_is_refused(packed, tmp_path, whole_run):
+    source = whole_run[0] / "checkpoints"
+    target = tmp_path / "train" / "other" / "checkpoints"
+    target.parent.mkdir(parents=True)
+    target.symlink_to(source)
+    with pytest.raises(
+        CheckpointError, match="another recipe: it belongs to train key k, this run is other"
+    ):
+        train(tmp_path, packed, make_config(), key="other")
+
+
+def test_a_caption_source_that_no_sample_has_is_refused_before_anything_runs(packed, tmp_path):
+    with pytest.raises(DataError, match=r"'rewrit'.*alt, rewrite.*Did you mean 'rewrite'"):
+        train(tmp_path, packed, make_config(caption_sources={"rewrit": 1}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["neuclip", "openclip"])
+def test_two_ranks_see_the_same_batches_and_end_with_the_same_loss(packed, tmp_path, objective):
+    settings = {"name": objective}
+    if objective == "neuclip":
+        settings |= {"num_prototypes": 48, "inner_steps": 2, "restart_every": 7}
+    logs = []
+    for processes in (1, 2):
+        config = make_config(objective=settings, processes=processes, loader_workers=0, probe=None)
+        folder, _ = train(tmp_path / str(processes), packed, config)
+        logs.append(metrics(folder))
+        last = sorted((folder / "checkpoints").glob("step-*"))[-1]
+        assert load_file(last / "open_clip_model.safetensors")
+    one, two = logs
+    assert [a["sample_ids_sha256"] for a in one] == [b["sample_ids_sha256"] for b in two]
+    assert len(one) > 20
+    for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=2e-5)
+
+
+@pytest.mark.slow
+def test_two_ranks_killed_resume_to_the_bit(packed, tmp_path):
+    config = make_config(processes=2, loader_workers=0, probe=None)
+    whole, _ = train(tmp_path / "whole", packed, config)
+    killer = kill_rank_when(tmp_path / "cut" / "train" / "k", lambda line: line["step"] >= 12)
+    with pytest.raises(ChildError):
+        train(tmp_path / "cut", packed, config)
+    killer.join()
+    folder, manifest = train(tmp_path / "cut", packed, config)
+    assert manifest.summary["resumed_at"] == 8
+    assert weights(folder) == weights(whole)
