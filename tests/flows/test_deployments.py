@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    temporary_settings,
+)
 from servers.prefect_server import PrefectServer, descendants, wait_for
 
-import tasks.stage
 from neuclip.foundation.errors import ConfigError, DataError, TransientStorageError
 from neuclip.journey import STAGES
 from neuclip.recipe import load_recipe
+from tasks.stage import do_stage
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -171,10 +176,21 @@ def _command(pid: int) -> str:
         return ""
 
 
+@pytest.fixture
+def connected(server: PrefectServer, tmp_path):
+    """Let this process, too, talk to the server."""
+    settings = {
+        PREFECT_API_URL: server.api_url,
+        PREFECT_HOME: tmp_path,
+        PREFECT_LOGGING_TO_API_ENABLED: False,
+    }
+    with temporary_settings(settings):
+        yield
+
+
+@pytest.mark.usefixtures("connected")
 @pytest.mark.parametrize(("error", "calls"), [(TransientStorageError, 2), (DataError, 1)])
-def test_only_transient_errors_are_tried_again(
-    server: PrefectServer, monkeypatch, tmp_path, error, calls
-):
+def test_only_transient_errors_are_tried_again(monkeypatch, error, calls):
     seen = []
 
     def fail_once(recipe, stage, **_: Any) -> str:
@@ -183,9 +199,8 @@ def test_only_transient_errors_are_tried_again(
             raise error("storage did not answer")
         return "done"
 
-    monkeypatch.setattr(tasks.stage, "run_stage", fail_once)
-    with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_HOME: tmp_path}):
-        at_once = tasks.stage.do_stage.with_options(retry_delay_seconds=0)
-        state = at_once(None, "curate", force=False, return_state=True)
+    monkeypatch.setattr("tasks.stage.run_stage", fail_once)
+    at_once = do_stage.with_options(retry_delay_seconds=0)
+    state = at_once(None, "curate", force=False, return_state=True)
     assert len(seen) == calls
     assert state.is_completed() is (calls == 2)

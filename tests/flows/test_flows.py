@@ -4,9 +4,12 @@ import re
 import sys
 from contextvars import ContextVar
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Failed
+from servers.prefect_server import free_port
 
 from flows.pipeline import STAGE_FLOWS
 from flows.stages import read_recipe
@@ -14,7 +17,7 @@ from neuclip.foundation.children import run_child
 from neuclip.foundation.errors import ConfigError, DataError, StorageError, TransientStorageError
 from neuclip.journey import STAGES
 from neuclip.recipe import load_recipe
-from tasks.stage import do_stage, is_worth_a_retry
+from tasks.stage import ArtifactProgress, do_stage, is_worth_a_retry
 
 RECIPE = str(Path(__file__).parents[2] / "infra/recipes/demo.yaml")
 
@@ -90,3 +93,12 @@ def test_the_lines_of_a_child_come_in_the_callers_context(tmp_path):
         tick_s=0.05,
     )
     assert seen == [("a line", "this one")]
+
+
+def test_a_server_that_does_not_answer_stops_no_work(monkeypatch, caplog, tmp_path):
+    """Training's lines are read by the thread that shows progress; if it died, training would wait for ever."""
+    monkeypatch.setattr("tasks.stage.create_progress_artifact", lambda *_, **__: uuid4())
+    nobody = f"http://127.0.0.1:{free_port()}/api"
+    with temporary_settings({PREFECT_API_URL: nobody, PREFECT_HOME: tmp_path}):
+        ArtifactProgress("train")("train", done=1, total=1)
+    assert "progress of train could not be shown" in caplog.text

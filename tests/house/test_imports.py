@@ -12,6 +12,7 @@ def test_the_backport_of_dataclasses_is_not_installed():
         metadata.version("dataclasses")
 
 
+@pytest.mark.slow
 def test_prefects_server_can_be_imported_the_way_prefect_starts_it(fresh_python):
     """Prefect puts the installed packages before the standard library."""
     fresh_python(
