@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+import os
 import shutil
+import socket
 import tempfile
 import time
 import uuid
@@ -116,10 +118,20 @@ def commit_stage(
 def _scratch_base(root: str) -> Path:
     """Make a scratch folder: on the root's own disk, so that a commit is a rename, or below the temporary folder."""
     if is_local(root):
-        base = local_part(root) / ".scratch" / uuid.uuid4().hex
+        folder = local_part(root) / ".scratch"
+        _sweep(folder)
+        base = folder / f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
         base.mkdir(parents=True)
         return base
     return Path(tempfile.mkdtemp(prefix="neuclip-"))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes of this machine left that were killed before they could."""
+    for leftover in folder.glob(f"{socket.gethostname()}.*.*"):
+        process = leftover.name.split(".")[-2]
+        if not Path("/proc", process).exists():
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _publish(workspace: Workspace) -> list[FileRecord]:

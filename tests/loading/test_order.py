@@ -1,6 +1,7 @@
 """Oracle: the promises themselves, checked by counting over whole epochs."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_a_stream_reads_whole_shards():
     order = make([10] * 8, streams=2, per_stream=5)
     shards = [[s // 10 for _, s in order.batch(step)[:5]] for step in range(8)]
     flat = [shard for step in shards for shard in step]
-    changes = sum(a != b for a, b in zip(flat, flat[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(flat))
     assert changes == 3
 
 

@@ -82,7 +82,9 @@ def test_an_image_is_that_of_its_sample(packed):
             2, 0, 1
         )
         shift = batch.images[0].numpy() - expected
-        assert 0 <= shift.min() and shift.max() < 1 and np.ptp(shift) < 1e-4
+        assert shift.min() >= 0
+        assert shift.max() < 1
+        assert np.ptp(shift) < 1e-4
         assert torch.equal(batch.tokens, tokens([pair.captions["alt"][0]]))
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import tarfile
 import warnings
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -39,8 +40,8 @@ def test_a_rerun_writes_the_same_bytes_and_another_seed_does_not(tmp_path):
 def test_offsets_lead_to_the_bytes_that_tarfile_finds(tmp_path):
     packed = pack(tmp_path, [some_pairs(50)])
     for member in members_of(packed):
-        path = f"{packed.shard}/{member['shard']}"
-        with tarfile.open(path) as tar, open(path, "rb") as file:
+        path = Path(packed.shard) / member["shard"]
+        with tarfile.open(path) as tar, path.open("rb") as file:
             info = tar.getmember(member["image_member"])
             assert (info.offset_data, info.size) == (member["image_offset"], member["image_size"])
             assert (info.mtime, info.uid, info.gid) == (0, 0, 0)

@@ -1,5 +1,9 @@
 """Oracle: what lies on the disk after each way a run can end."""
 
+import os
+import socket
+import subprocess
+
 import pytest
 
 from neuclip.foundation.errors import IntegrityError
@@ -61,6 +65,17 @@ def test_work_that_fails_commits_nothing_and_leaves_no_scratch(tmp_path):
         commit_stage(identity(tmp_path), fail)
     assert not is_committed(identity(tmp_path).uri)
     assert not list((tmp_path / ".scratch").iterdir())
+
+
+def test_scratch_of_a_killed_process_is_swept_and_that_of_a_live_one_stays(tmp_path):
+    host, scratch = socket.gethostname(), tmp_path / ".scratch"
+    with subprocess.Popen(["true"]) as child:
+        child.wait()
+    dead, alive = scratch / f"{host}.{child.pid}.x", scratch / f"{host}.{os.getpid()}.x"
+    for folder in (dead, alive):
+        folder.mkdir(parents=True)
+    commit_stage(identity(tmp_path), work())
+    assert [path.name for path in scratch.iterdir()] == [alive.name]
 
 
 def test_a_ledger_that_does_not_balance_fails_the_stage(tmp_path):
