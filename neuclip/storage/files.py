@@ -17,6 +17,10 @@ from neuclip.foundation.errors import StorageError, TransientStorageError
 from neuclip.storage.uris import is_local, join, local_part
 
 _HASH_BLOCK_BYTES = 1 << 20
+_TRIES = 2
+"""Of s3fs, each of them botocore's own tries: a dead endpoint is told soon."""
+_BUSY = (errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO))
+"""What s3fs makes of SlowDown, ServiceUnavailable and InternalError; RequestTimeout becomes TimeoutError."""
 _UNREACHABLE = (
     botocore.exceptions.EndpointConnectionError,
     botocore.exceptions.ConnectionClosedError,
@@ -51,7 +55,9 @@ def _explained(action: str, uri: str) -> Generator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"cannot {action} {uri}: the disk is full; free space or choose another root, then run again"
             raise StorageError(message) from error
-        raise StorageError(f"cannot {action} {uri}: {error}") from error
+        is_busy = isinstance(error, TimeoutError) or error.errno in _BUSY
+        kind = TransientStorageError if is_busy and not is_local(uri) else StorageError
+        raise kind(f"cannot {action} {uri}: {error}") from error
     except botocore.exceptions.BotoCoreError as error:
         raise StorageError(f"cannot {action} {uri}: {error}") from error
 
@@ -65,14 +71,18 @@ def filesystem(uri: str) -> tuple[Any, str]:
     if protocol == "s3":
         options["config_kwargs"] = {
             "connect_timeout": 5,
+            "read_timeout": 20,  # seconds without a byte
             "retries": {"max_attempts": 3, "mode": "standard"},
         }
     try:
-        return fsspec.filesystem(protocol, **options), uri
+        files: Any = fsspec.filesystem(protocol, **options)
     except (ValueError, ImportError) as error:
         raise StorageError(
             f"cannot open {uri}: storage protocol {protocol!r} is not known or not installed"
         ) from error
+    if protocol == "s3":
+        files.retries = _TRIES
+    return files, uri
 
 
 def exists(uri: str) -> bool:
@@ -170,8 +180,11 @@ def put_file(path: Path, uri: str) -> None:
                 if error.errno != errno.EXDEV:
                     raise
                 unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-                shutil.copyfile(path, unfinished)
-                unfinished.replace(target)
+                try:
+                    shutil.copyfile(path, unfinished)
+                    unfinished.replace(target)
+                finally:
+                    unfinished.unlink(missing_ok=True)
                 path.unlink()
         else:
             upload(path, uri)
