@@ -24,7 +24,7 @@ from neuclip.storage.files import (
     version_tag,
     write_bytes,
 )
-from neuclip.storage.uris import is_local, join
+from neuclip.storage.uris import join
 
 CONTENTS = {
     "a.txt": b"first",
@@ -232,7 +232,3 @@ def test_a_folder_with_a_replaced_object_is_fetched_anew(s3_bucket):
     second = local_folder(f"{s3_bucket}/folder")
     assert second != first
     assert (second / "deep/b").read_bytes() == b"changed"
-
-
-def test_uris_of_folders_and_buckets(place):
-    assert is_local(place) == (not place.startswith("s3://"))
