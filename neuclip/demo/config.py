@@ -4,12 +4,16 @@ from pydantic import Field
 
 from neuclip.foundation.config import Section
 
+DEMO_VERSION = 1
+"""Raised when the same settings give other pictures or texts."""
+
 
 class DemoConfig(Section):
     """Draw scenes into a folder and serve them on loopback while acquire runs."""
 
     folder: str = Field(
-        description="local folder for the pictures, the URL table and the evaluation sets"
+        description="local folder for the pictures, the URL table and the evaluation sets",
+        json_schema_extra={"keyed": False},
     )
     seed: int = Field(default=0, ge=0, description="seed of every scene, caption and defect")
     pairs: int = Field(

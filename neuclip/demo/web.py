@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.demo.captions import write_caption, write_rewrite
-from neuclip.demo.config import DemoConfig
+from neuclip.demo.config import DEMO_VERSION, DemoConfig
 from neuclip.demo.evaluation_sets import write_retrieval_set, write_shapes_set
 from neuclip.demo.scenes import draw, encode, make_scene
 from neuclip.demo.server import HOST
@@ -25,7 +25,6 @@ from neuclip.foundation.ids import UID_LENGTH
 from neuclip.foundation.randomness import generator
 from neuclip.stages.keys import digest
 
-DEMO_VERSION = 1
 MARKER = "demo.json"
 TABLE = "urls.parquet"
 EVALUATION = "evaluation"
@@ -63,7 +62,7 @@ def prepare(config: DemoConfig) -> Path:
     Raises: ConfigError: if the folder holds something else, which is never removed.
     """
     folder = Path(config.folder)
-    marker = {"version": DEMO_VERSION, "digest": digest([DEMO_VERSION, _settings(config)])}
+    marker = {"version": DEMO_VERSION, "digest": digest([DEMO_VERSION, config.keyed()])}
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).is_file():
             raise ConfigError(
@@ -107,10 +106,6 @@ def make_pair(number: int, config: DemoConfig) -> PairOfTable:
         defect=defect,
         content=content,
     )
-
-
-def _settings(config: DemoConfig) -> dict[str, object]:
-    return config.model_dump(mode="json", exclude={"folder"})
 
 
 def _defect(number: int, config: DemoConfig) -> str | None:
