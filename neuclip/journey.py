@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from neuclip.acquire import config as acquire
 from neuclip.captions import config as captions
 from neuclip.curate import config as curate
+from neuclip.demo.config import DEMO_VERSION
 from neuclip.evaluation import config as evaluation
 from neuclip.foundation.config import Section
 from neuclip.foundation.errors import ConfigError, DataError, nearest
@@ -233,7 +234,10 @@ def _fingerprint(recipe: Recipe, uri: str, suffixes: tuple[str, ...]) -> str:
         folder, path = Path(recipe.demo.folder).absolute(), local_part(uri).absolute()
         if path.is_relative_to(folder):
             return digest(
-                {"demo": recipe.demo.keyed(), "path": path.relative_to(folder).as_posix()}
+                {
+                    "demo": [DEMO_VERSION, recipe.demo.keyed()],
+                    "path": path.relative_to(folder).as_posix(),
+                }
             )
     return fingerprint(uri, suffixes)
 
