@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from neuclip.foundation.errors import NeuclipError
-from neuclip.storage.files import list_folders
+from neuclip.storage.files import exists, list_folders
 from neuclip.storage.uris import is_local, local_part
 
 _PACKAGES = (
@@ -144,7 +144,14 @@ def _storage(root: str | None) -> Finding:
             "ok",
             f"not asked for (endpoint {endpoint or 'of AWS'}); give --root s3://bucket to try it",
         )
+    bucket = "/".join(root.split("/")[:3])
     try:
+        if not exists(bucket):
+            return Finding(
+                "S3",
+                "error",
+                f"{bucket} is not there or not yours; make the bucket, or check the AWS_* keys",
+            )
         folders = list_folders(root)
     except NeuclipError as error:
         return Finding("S3", "error", str(error))

@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 _SIZE_INCHES = (4.0, 2.1)
 _MOST_POINTS = 240
@@ -129,6 +129,8 @@ def figure_of(curve: Curve, series: dict[str, list[tuple[float, float]]]) -> Fig
         axes.tick_params(length=0, which="both", labelcolor=_COLOURS["--muted"])
         if curve.is_log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
         elif curve.from_zero:
             axes.set_ylim(bottom=0)
         for axis in (axes.xaxis, axes.yaxis):

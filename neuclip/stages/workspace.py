@@ -73,17 +73,17 @@ def commit_stage(
     """Do a stage's work unless it is committed already, and commit it: files first, the manifest last.
 
     Args:
-        keep_unfinished: leave what an earlier, killed run put at the URI (training resumes from its
-            checkpoints) instead of clearing it.
-        force: take the commit record away first and do the work again.
+        keep_unfinished: go on from what an earlier, killed run put at the URI (training resumes from its
+            checkpoints); else it is cleared once the work has succeeded.
+        force: do the work again. What was committed stays until the new work has succeeded, except where
+            the work goes on from what lies at the URI.
     Returns: the manifest, and whether the work was done now.
     Raises: IntegrityError: if the ledger does not balance; nothing is committed then.
     """
     if is_committed(identity.uri) and not force:
         return read_manifest(identity.uri), False
-    if force:
+    if force and keep_unfinished:
         remove(join(identity.uri, MANIFEST))
-    if force or not keep_unfinished:
         remove_tree(identity.uri)
     started_at, wall, cpu = datetime.now(UTC), time.monotonic(), time.process_time()
     base = _scratch_base(identity.root)
@@ -93,6 +93,9 @@ def commit_stage(
         workspace.scratch.mkdir()
         outcome = work(workspace)
         outcome.ledger.check(identity.uri)
+        if not keep_unfinished:
+            remove(join(identity.uri, MANIFEST))
+            remove_tree(identity.uri)
         manifest = Manifest(
             stage=identity.stage,
             stage_version=identity.stage_version,

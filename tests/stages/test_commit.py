@@ -78,6 +78,19 @@ def test_scratch_of_a_killed_process_is_swept_and_that_of_a_live_one_stays(tmp_p
     assert [path.name for path in scratch.iterdir()] == [alive.name]
 
 
+def test_forced_work_that_fails_leaves_what_was_committed(tmp_path):
+    before, _ = commit_stage(identity(tmp_path), work())
+
+    def fail(workspace):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        commit_stage(identity(tmp_path), fail, force=True)
+    after = read_manifest(identity(tmp_path).uri)
+    assert after == before
+    verify_sizes(identity(tmp_path).uri, after)
+
+
 def test_a_ledger_that_does_not_balance_fails_the_stage(tmp_path):
     with pytest.raises(IntegrityError, match="5 in, 2 out, 1 dropped, so 2 have no outcome"):
         commit_stage(identity(tmp_path), work(ledger=make_ledger(5, 2, {"bad": 1})))
