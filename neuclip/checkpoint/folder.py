@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 
-from neuclip.foundation.errors import CheckpointError
+from neuclip.foundation.errors import CheckpointError, StorageError
 from neuclip.storage.files import write_bytes
 
 RECORD = "checkpoint.json"
@@ -74,10 +75,12 @@ def write_checkpoint(
 
     Args:
         fill: writes all files but the record into the folder it is given.
+    Raises: StorageError: if the disk does not take it; the checkpoint before stays the one to resume from.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     for leftover in checkpoints.glob(".unfinished-*"):
         shutil.rmtree(leftover)
+    target = checkpoints / folder_name(record.step)
     unfinished = checkpoints / f".unfinished-{uuid.uuid4().hex}"
     unfinished.mkdir()
     try:
@@ -87,14 +90,17 @@ def write_checkpoint(
         write_bytes(str(unfinished / RECORD), complete.model_dump_json(indent=1).encode())
         for path in unfinished.iterdir():
             _to_disk(path)
-        target = checkpoints / folder_name(record.step)
         if target.exists():
             shutil.rmtree(target)
         unfinished.replace(target)
         _to_disk(checkpoints)
-    except BaseException:
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"checkpoint {target} cannot be written: {error}; make room on that disk, then run again: "
+            "training goes on from the checkpoint before"
+        ) from error
+    finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     verify_checkpoint(target)
     pointer = Pointer(checkpoint=target.name, record_sha256=_digest(target / RECORD).sha256)
     write_bytes(str(checkpoints / LATEST), pointer.model_dump_json().encode())

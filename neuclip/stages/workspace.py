@@ -1,6 +1,7 @@
 """The workspace of one run of a stage: a scratch folder here, a committed folder at the root at the end."""
 
 import hashlib
+import errno
 import logging
 import os
 import shutil
@@ -15,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from neuclip.foundation.errors import IntegrityError
+from neuclip.foundation.errors import IntegrityError, NeuclipError, StorageError
 from neuclip.stages.ledger import Ledger
 from neuclip.stages.manifest import MANIFEST, FileRecord, Manifest, is_committed, read_manifest
 from neuclip.storage.files import list_files, put_file, remove, remove_tree, sha256_of, write_bytes
@@ -112,6 +113,12 @@ def commit_stage(
             cpu_s=round(time.process_time() - cpu, 3),
         )
         write_bytes(join(identity.uri, MANIFEST), manifest.to_bytes())
+    except Exception as error:
+        # DuckDB, pyarrow, tarfile and safetensors each report a full disk in their own way.
+        if not isinstance(error, NeuclipError) and os.strerror(errno.ENOSPC) in str(error):
+            message = f"stage {identity.stage} stopped because the disk is full ({error}); free space, then run again"
+            raise StorageError(message) from error
+        raise
     finally:
         shutil.rmtree(base, ignore_errors=True)
     log.info("committed %s: %s", identity.uri, outcome.ledger.describe())

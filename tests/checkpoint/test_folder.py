@@ -13,7 +13,7 @@ from neuclip.checkpoint.folder import (
     write_checkpoint,
 )
 from neuclip.checkpoint.state import load_state, save_state
-from neuclip.foundation.errors import CheckpointError
+from neuclip.foundation.errors import CheckpointError, StorageError
 
 
 def write(folder, step, *, scheduled=True, key="k"):
@@ -54,7 +54,7 @@ def test_a_write_that_dies_leaves_the_earlier_checkpoint(tmp_path):
         raise OSError(28, "No space left on device")
 
     record = CheckpointRecord(step=20, samples_seen=0, train_key="k", scheduled=True)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"step-00000020 cannot be written: .*No space left"):
         write_checkpoint(tmp_path, record, die)
     assert checkpoint_names(tmp_path) == ["step-00000010"]
     assert latest_checkpoint(tmp_path, train_key="k").name == "step-00000010"
