@@ -1,7 +1,7 @@
 """The workspace of one run of a stage: a scratch folder here, a committed folder at the root at the end."""
 
-import hashlib
 import errno
+import hashlib
 import logging
 import os
 import shutil
