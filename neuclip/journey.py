@@ -261,11 +261,12 @@ def _changes(earlier: Manifest, identity: StageIdentity) -> str:
         f"{identity.stage}.{name}: {was} -> {now}"
         for name, was, now in _differences(earlier.section, identity.section)
     ]
-    changes += [
-        f"input {name} changed"
+    inputs = [
+        name
         for name in {**earlier.inputs, **identity.inputs}
         if earlier.inputs.get(name) != identity.inputs.get(name)
     ]
+    changes += [f"other input: {', '.join(inputs)}"] * bool(inputs)
     return "; ".join(changes) or "its record is gone"
 
 
