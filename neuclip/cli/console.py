@@ -17,11 +17,12 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from neuclip.journey import StagePlan, StageReport
 
 _PLAIN_EVERY_S = 5.0
+_NOTE = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a long note must not squeeze the bars
 _STATE_STYLE = {
     "done": "green",
     "cached": "green",
@@ -58,9 +59,9 @@ class LiveProgress:
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=_NOTE),
         )
-        with Progress(*columns, console=self._console) as self._bars:
+        with Progress(*columns, console=self._console, expand=True) as self._bars:
             yield self
         self._bars = None
 
