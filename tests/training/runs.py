@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 import threading
 import time
 from pathlib import Path
@@ -85,6 +86,11 @@ def ranks():
 
 def kill_rank_when(folder: Path, is_time) -> threading.Thread:
     """Kill -9 one rank as soon as `is_time(last metrics line)` holds."""
+    return signal_rank_when(folder, is_time, signal.SIGKILL)
+
+
+def signal_rank_when(folder: Path, is_time, number: signal.Signals) -> threading.Thread:
+    """Send a signal to one rank as soon as `is_time(last metrics line)` holds."""
 
     def watch():
         deadline = time.monotonic() + 100
@@ -95,7 +101,7 @@ def kill_rank_when(folder: Path, is_time) -> threading.Thread:
                     p for p in ranks() if "torch.distributed.run" not in " ".join(p.cmdline())
                 ]
                 oldest = min(workers, key=lambda p: (p.create_time(), p.pid))
-                oldest.kill()
+                oldest.send_signal(number)
                 return
             time.sleep(0.01)
 

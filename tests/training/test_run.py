@@ -2,12 +2,21 @@
 
 import hashlib
 import math
+import re
+import signal
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training.runs import kill_rank_when, make_config, metrics, train, weights
+from training.runs import (
+    kill_rank_when,
+    make_config,
+    metrics,
+    signal_rank_when,
+    train,
+    weights,
+)
 
 from neuclip.foundation.errors import CheckpointError, ChildError, DataError
 from neuclip.index.reader import read_samples
@@ -129,3 +138,31 @@ def test_two_ranks_killed_resume_to_the_bit(packed, tmp_path):
     folder, manifest = train(tmp_path / "cut", packed, config)
     assert manifest.summary["resumed_at"] == 8
     assert weights(folder) == weights(whole)
+
+
+@pytest.mark.slow
+def test_saving_by_the_clock_changes_nothing_that_is_kept(packed, whole_run, tmp_path):
+    folder, _ = train(tmp_path, packed, make_config(save_every_minutes=1e-6))
+    assert weights(folder) == weights(whole_run[0])
+    names = [
+        sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+        for run in (folder, whole_run[0])
+    ]
+    assert names[0] == names[1]
+
+
+@pytest.mark.slow
+def test_a_run_asked_to_stop_saves_first_and_goes_on_from_there(packed, whole_run, tmp_path):
+    sent = signal_rank_when(
+        tmp_path / "train" / "k", lambda line: line["step"] >= 10, signal.SIGTERM
+    )
+    with pytest.raises(
+        CheckpointError, match=r"stopped by a signal at step \d+; run again to resume"
+    ) as stop:
+        train(tmp_path, packed, make_config(save_every_steps=1000))
+    sent.join()
+    step = int(re.search(r"at step (\d+)", str(stop.value)).group(1))
+    folder, manifest = train(tmp_path, packed, make_config(save_every_steps=1000))
+    assert step >= 10
+    assert manifest.summary["resumed_at"] == step
+    assert weights(folder) == weights(whole_run[0])
