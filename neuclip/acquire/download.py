@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,16 +75,22 @@ def download(
     shards = {shard_of(folder / "raw", k): partition for k, partition in enumerate(partitions)}
     job_path = _write_job(partitions, config, folder)
     watch = Watch(shards, stall_s=config.stall_s, on_shard=on_shard, on_images=on_images)
-    run_child(
-        [sys.executable, "-m", "neuclip.acquire.img2dataset_child", str(job_path)],
-        name="img2dataset",
-        log_path=log_path,
-        environment={
-            **_ENVIRONMENT,
-            "OPENCV_IO_MAX_IMAGE_PIXELS": str(config.max_image_pixels),  # looked at before decoding
-        },
-        on_tick=watch.tick,
-    )
+    # What its workers leave in the temporary folder when they are ended goes with this one. Its path is short,
+    # since multiprocessing puts sockets there.
+    with tempfile.TemporaryDirectory(prefix="neuclip-") as temporary:
+        run_child(
+            [sys.executable, "-m", "neuclip.acquire.img2dataset_child", str(job_path)],
+            name="img2dataset",
+            log_path=log_path,
+            environment={
+                **_ENVIRONMENT,
+                "OPENCV_IO_MAX_IMAGE_PIXELS": str(
+                    config.max_image_pixels
+                ),  # looked at before decoding
+                "TMPDIR": temporary,
+            },
+            on_tick=watch.tick,
+        )
     watch.tick()
     if watch.unfinished:
         names = ", ".join(p.key for p in list(watch.unfinished.values())[:3])
