@@ -135,9 +135,9 @@ class _Run:
             probed = self._probe_if_due(batch, forward)
             norm, rate = self.trainer.update(batch, forward)
             self.window.batch_done(self.config.global_batch)
-            if self._is_due_to_log() or probed:
+            if self._is_due_to_log() or probed is not None:
                 self._write_metrics(
-                    batch, forward, {"lr": rate, "grad_norm": norm.item(), **probed}
+                    batch, forward, {"lr": rate, "grad_norm": norm.item(), **(probed or {})}
                 )
             self._save_if_due()
         self._save(scheduled=True)
@@ -145,10 +145,11 @@ class _Run:
             self.log.close()
         return self._result()
 
-    def _probe_if_due(self, batch: Batch, forward: Forward) -> dict[str, float]:
+    def _probe_if_due(self, batch: Batch, forward: Forward) -> dict[str, float] | None:
+        """Return what the probe measured, nothing on ranks that only help, None where it is not due."""
         step, last = self.trainer.step, self.trainer.total_steps - 1
         if self.probe is None or (step % self.probe.every_steps and step != last):
-            return {}
+            return None
         return self.probe.measure(self.trainer, batch, forward)
 
     def _is_due_to_log(self) -> bool:
