@@ -127,6 +127,10 @@ def latest_checkpoint(checkpoints: Path, *, train_key: str) -> Path | None:
         )
     folder = checkpoints / pointer.checkpoint
     record = verify_checkpoint(folder)
+    if _digest(folder / RECORD).sha256 != pointer.record_sha256:
+        raise CheckpointError(
+            f"{folder / RECORD} is not the record that {pointer_path} points to; delete {checkpoints} to start anew"
+        )
     if record.train_key != train_key:
         raise CheckpointError(
             f"{folder} is a checkpoint of another recipe: it belongs to train key {record.train_key}, this run is "

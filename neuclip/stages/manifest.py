@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from neuclip.foundation.errors import IntegrityError, StorageError
 from neuclip.stages.ledger import Ledger
 from neuclip.storage.files import exists, list_files, list_folders, read_bytes
-from neuclip.storage.uris import join, name_of, parent_of
+from neuclip.storage.uris import join, parent_of
 
 MANIFEST = "manifest.json"
 PARTS = "parts"
@@ -101,8 +101,3 @@ def committed_manifests(stage_uri: str) -> list[Manifest]:
         if key != PARTS and is_committed(join(stage_uri, key))
     ]
     return sorted(manifests, key=lambda manifest: manifest.started_at, reverse=True)
-
-
-def key_of(folder_uri: str) -> str:
-    """Return the key that a stage's folder is named by."""
-    return name_of(folder_uri)

@@ -94,6 +94,13 @@ def test_damage_is_found(tmp_path, damage):
         latest_checkpoint(tmp_path, train_key="k")
 
 
+def test_a_record_other_than_the_one_pointed_to_is_found(tmp_path):
+    record = write(tmp_path, 10) / "checkpoint.json"
+    record.write_text(record.read_text().replace('"step": 10', '"step": 11'))
+    with pytest.raises(CheckpointError, match=r"is not the record that .*latest\.json points to"):
+        latest_checkpoint(tmp_path, train_key="k")
+
+
 def test_a_pointer_cannot_lead_out_of_the_folder(tmp_path):
     write(tmp_path, 10)
     (tmp_path / "latest.json").write_text(

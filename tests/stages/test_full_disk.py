@@ -1,7 +1,5 @@
 """Oracle: a real disk of one megabyte."""
 
-import subprocess
-
 import duckdb
 import pytest
 import torch
@@ -13,17 +11,6 @@ from neuclip.shards.tar import TarShard
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import is_committed, read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def by_tar(workspace):

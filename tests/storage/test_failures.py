@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -140,22 +139,6 @@ def test_no_permission_or_no_folder(tmp_path):
         write_bytes(str(tmp_path / "file" / "below"), b"x")
     with pytest.raises(StorageError, match=str(tmp_path)):
         read_bytes(str(tmp_path))
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of one megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip("mounting needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 class TestFullDisk:
