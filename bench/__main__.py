@@ -1,7 +1,8 @@
 """Run all benchmarks."""
 
-from bench import loading, objectives
+from bench import loading
+from bench.objectives import cost
 
 if __name__ == "__main__":
     loading.main()
-    objectives.main()
+    cost.main()

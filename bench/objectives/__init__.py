@@ -1,0 +1,1 @@
+"""Benchmarks of the objectives: what a step costs, how well normalizers are estimated, what training gains."""
