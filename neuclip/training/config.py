@@ -31,6 +31,12 @@ class TrainConfig(Section):
     global_batch: int = Field(
         default=1024, ge=2, description="image-text pairs in an update, over all processes"
     )
+    micro_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="pairs that a process encodes with a graph at once, each twice, for a global_batch beyond "
+        "memory; batch statistics are of these alone; null is the process's whole share, once",
+    )
     epochs: float = Field(
         default=30, gt=0, description="length of the run in passes over the training samples"
     )
@@ -97,6 +103,12 @@ class TrainConfig(Section):
         if self.streams % self.processes:
             raise ValueError(
                 f"streams {self.streams} cannot be shared out to {self.processes} processes; use a divisor"
+            )
+        local_batch = self.global_batch // self.processes
+        if self.micro_batch is not None and local_batch % self.micro_batch:
+            raise ValueError(
+                f"global_batch {self.global_batch} / processes {self.processes} = {local_batch} is not a multiple "
+                f"of micro_batch {self.micro_batch}; use a divisor of {local_batch}, or null"
             )
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")

@@ -1,5 +1,6 @@
 """One update, readable in one place: features, objective, backward, clip, update, advance."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +15,10 @@ from neuclip.loading.samples import Batch
 from neuclip.objectives.objective import Objective, ObjectiveResult
 from neuclip.towers.model import Towers
 from neuclip.training.config import TrainConfig
+from neuclip.training.feature_cache import FeatureCache, Features
 from neuclip.training.optimiser import build_optimiser, set_learning_rate
 
-_STEP_SEED_FACTOR = 1_000_003
+_SEED_FACTOR = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Forward:
     image_features: Float[Tensor, "B D"]
     text_features: Float[Tensor, "B D"]
     result: ObjectiveResult
+    leaves: Features | None = None
+    """With micro-batches, the same features where the loss's graph begins."""
 
 
 class Encoders(nn.Module):
@@ -71,6 +75,13 @@ class Trainer:
             config.precision == "auto" and on_cuda and torch.cuda.is_bf16_supported()
         )
         self._autocast = torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=wants_bf16)
+        self._cache = (
+            None
+            if config.micro_batch is None
+            else FeatureCache(
+                self.encoders, self._parallel, encode=self._encode, micro_batch=config.micro_batch
+            )
+        )
 
     @property
     def samples_seen(self) -> int:
@@ -78,16 +89,14 @@ class Trainer:
         return self.step * self.config.global_batch
 
     def forward(self, batch: Batch) -> Forward:
-        """Encode a batch and ask the objective. Random numbers inside (dropout) depend on the step and rank alone."""
-        torch.manual_seed(
-            (self._seed * _STEP_SEED_FACTOR + self.step) * _STEP_SEED_FACTOR + self.world.rank
-        )
+        """Encode a batch and ask the objective, once for the whole batch."""
         self._parallel.train()
         self.objective.train()
-        with self._autocast:
-            image_features, text_features = self._parallel(batch.images, batch.tokens)
-        result = self.objective(image_features, text_features, batch.sample_ids)
-        return Forward(image_features.detach(), text_features.detach(), result)
+        leaves = self._cache.fill(batch) if self._cache else None
+        features = leaves or self._encode(self._parallel, batch.images, batch.tokens)
+        result = self.objective(*features, batch.sample_ids)
+        image_features, text_features = (side.detach() for side in features)
+        return Forward(image_features, text_features, result, leaves)
 
     def update(self, batch: Batch, forward: Forward) -> tuple[Tensor, float]:
         """Update the weights; return the gradient norm before clipping and the learning rate.
@@ -95,17 +104,21 @@ class Trainer:
         Raises: NumericsError: if the loss or the gradient is not finite; the weights are as before then.
         """
         loss = forward.result.loss
-        if not torch.isfinite(loss):
-            self._not_finite("loss", loss, batch)
+        self._require_finite("loss", loss, batch)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # with micro-batches as far as the features
         average_gradients(self.objective.parameters(), self.world)
+        own_norm = _gradient_norm(self.objective.parameters())
+        self._require_finite("gradient norm of the objective's parameters", own_norm, batch)
+        if self._cache and forward.leaves:
+            feature_norm = _gradient_norm(forward.leaves)
+            self._require_finite("gradient norm of the features", feature_norm, batch)
+            self._cache.backward(batch, forward.leaves)
         limit = self.config.grad_clip_norm
         norm = nn.utils.clip_grad_norm_(
             self.encoders.parameters(), float("inf") if limit is None else limit
         )
-        if not torch.isfinite(norm):
-            self._not_finite("gradient norm", norm, batch)
+        self._require_finite("gradient norm", norm, batch)
         rate = set_learning_rate(
             self.optimiser, self.config, step=self.step, total_steps=self.total_steps
         )
@@ -114,9 +127,30 @@ class Trainer:
         self.objective.advance(self.step)
         return norm.detach(), rate
 
-    def _not_finite(self, what: str, value: Tensor, batch: Batch) -> None:
+    def _encode(
+        self,
+        encoders: Callable[[Tensor, Tensor], Features],
+        images: Tensor,
+        tokens: Tensor,
+        micro: int = 0,
+    ) -> Features:
+        """Return features. Random numbers inside (dropout) depend on step, rank and micro-batch alone."""
+        draws = 0
+        for number in (micro, self._seed, self.step, self.world.rank):
+            draws = draws * _SEED_FACTOR + number
+        torch.manual_seed(draws % 2**64)
+        with self._autocast:
+            return encoders(images, tokens)
+
+    def _require_finite(self, what: str, value: Tensor, batch: Batch) -> None:
+        if torch.isfinite(value):
+            return
         raise NumericsError(
             f"the {what} is {value.item()} on rank {self.world.rank} at step {self.step}, sample ids "
             f"{batch.sample_ids[:8].tolist()}...; lower train.lr or lengthen train.warmup_steps, then run again: "
             "training resumes from the last checkpoint"
         )
+
+
+def _gradient_norm(tensors: Iterable[Tensor]) -> Tensor:
+    return nn.utils.get_total_norm([x.grad for x in tensors if x.grad is not None])

@@ -1,0 +1,74 @@
+"""A trainer on a tiny CLIP in float64, and steps with it; with one rank they run in the test's own process."""
+
+import torch
+from training.runs import ARCHITECTURE, make_config
+
+from neuclip.distributed.world import World
+from neuclip.loading.samples import Batch
+from neuclip.objectives.family import build
+from neuclip.towers.model import create_towers
+from neuclip.training.trainer import Trainer
+
+# The default sizes of the others are small enough.
+SMALL = {"neuclip": make_config().objective.model_dump()}
+
+
+def make_trainer(
+    name="openclip",
+    *,
+    global_batch,
+    micro_batch=None,
+    world=None,
+    vision=None,
+    seed=7,
+    precision="fp32",
+    dtype=torch.float64,
+):
+    world = world or World.single()
+    vision = vision or ARCHITECTURE["vision_cfg"]
+    config = make_config(
+        model={"architecture": {**ARCHITECTURE, "vision_cfg": vision}},
+        objective={"name": name, **SMALL.get(name, {})},
+        global_batch=global_batch,
+        micro_batch=micro_batch,
+        processes=world.size,
+        precision=precision,
+        grad_clip_norm=None,
+    )
+    towers = create_towers(config.model, seed=0)
+    towers.model.to(dtype)
+    objective = build(
+        config.objective, feature_dim=towers.embed_dim, num_samples=1000, world=world
+    ).to(dtype)
+    return Trainer(towers, objective, config, seed=seed, total_steps=50, world=world)
+
+
+def make_batch(trainer, step=0):
+    """A rank's share of a global batch; a step shares half of its pairs with the one before."""
+    size, world = trainer.config.global_batch, trainer.world
+    ids = (step * size // 2 + torch.arange(size)).chunk(world.size)[world.rank]
+    px, dtype = trainer.towers.image_px, trainer.towers.model.positional_embedding.dtype
+    images = [
+        torch.randn(3, px, px, generator=torch.Generator().manual_seed(number))
+        for number in ids.tolist()
+    ]
+    tokens = trainer.towers.tokenize([f"number {number}" for number in ids.tolist()])
+    return Batch(torch.stack(images).to(dtype), tokens, ids, [])
+
+
+def train(name, num_steps, sizes):
+    """Take steps; return the last gradients by name, the parameters after it and the objective's state."""
+    world = World.from_environment()
+    trainer = make_trainer(name, world=world, **sizes)
+    for step in range(num_steps):
+        batch = make_batch(trainer, step)
+        trainer.update(batch, trainer.forward(batch))
+    world.close()
+    updated = {id(p) for group in trainer.optimiser.param_groups for p in group["params"]}
+    named = [*trainer.encoders.named_parameters(), *trainer.objective.named_parameters()]
+    learned = {key: parameter for key, parameter in named if id(parameter) in updated}
+    return {
+        "gradients": {key: parameter.grad for key, parameter in learned.items()},
+        "parameters": {key: parameter.detach() for key, parameter in learned.items()},
+        "state": trainer.objective.state_dict(),
+    }
