@@ -73,6 +73,42 @@ def gather_with_gradient(tensor: Tensor, world: World) -> Tensor:
     return cast("Tensor", _GatherWithGradient.apply(tensor, world))
 
 
+class _RingShift(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, world: World, hops: int) -> Tensor:  # noqa: ANN401
+        ctx.world, ctx.hops = world, hops
+        return _shift(tensor, world, hops)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        return _shift(grad_outputs[0], ctx.world, -ctx.hops), None, None
+
+
+def _shift(tensor: Tensor, world: World, hops: int) -> Tensor:
+    received = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    to, source = (world.rank + hops) % world.size, (world.rank - hops) % world.size
+    # Sent and received as one group, so that no rank waits for another to receive first.
+    pending = dist.batch_isend_irecv(
+        [
+            dist.P2POp(dist.isend, tensor.detach().contiguous(), to),
+            dist.P2POp(dist.irecv, received, source),
+        ]
+    )
+    for request in pending:
+        request.wait()
+    return received
+
+
+def ring_shift(tensor: Tensor, world: World) -> Tensor:
+    """Hand the tensor to the next rank and return that of the rank before, in a ring.
+
+    Gradients travel the other way. Every rank's tensor has the same shape.
+    """
+    if world.size == 1:
+        return tensor
+    return cast("Tensor", _RingShift.apply(tensor, world, 1))
+
+
 def all_reduce_sum_(tensor: Tensor, world: World) -> Tensor:
     """Replace the tensor, in place, by its sum over ranks; return it."""
     if world.size > 1:
@@ -95,22 +131,6 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter], world: World) ->
     for parameter in parameters:
         if parameter.grad is not None:
             all_reduce_mean_(parameter.grad, world)
-
-
-def broadcast_(tensor: Tensor, world: World, *, source: int = 0) -> Tensor:
-    """Overwrite the tensor, in place, with that of the source rank; return it."""
-    if world.size > 1:
-        dist.broadcast(tensor, src=source)
-    return tensor
-
-
-def broadcast_object(value: T, world: World, *, source: int = 0) -> T:
-    """Return the source rank's value on every rank; it travels pickled between trusted ranks."""
-    if world.size == 1:
-        return value
-    box: list[Any] = [value]
-    dist.broadcast_object_list(box, src=source)
-    return box[0]
 
 
 def gather_objects(value: T, world: World) -> list[T]:

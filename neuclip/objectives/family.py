@@ -1,23 +1,29 @@
-"""The objectives by name."""
+"""The objectives by name.
 
+An objective is a section in `config`, whose `name` is that of the module with its class.
+"""
+
+import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from neuclip.distributed.world import World
+from neuclip.foundation.config import Section
 from neuclip.foundation.errors import ConfigError, nearest
-from neuclip.objectives.config import NeuClipConfig, ObjectiveConfig, OpenClipConfig
-from neuclip.objectives.neuclip import NeuClip
+from neuclip.objectives.config import ObjectiveConfig
 from neuclip.objectives.objective import Objective
-from neuclip.objectives.openclip import OpenClip
 
-KNOWN = ("openclip", "neuclip")
+_ADAPTER: TypeAdapter[Section] = TypeAdapter(ObjectiveConfig)
+_SECTIONS = {
+    section.model_fields["name"].default: section
+    for section in get_args(get_args(ObjectiveConfig)[0])
+}
+KNOWN = tuple(_SECTIONS)
 
-_ADAPTER: TypeAdapter[OpenClipConfig | NeuClipConfig] = TypeAdapter(ObjectiveConfig)
 
-
-def parse(config: Mapping[str, Any]) -> OpenClipConfig | NeuClipConfig:
+def parse(config: Mapping[str, Any]) -> Section:
     """Validate the recipe section of an objective.
 
     Raises:
@@ -35,20 +41,21 @@ def parse(config: Mapping[str, Any]) -> OpenClipConfig | NeuClipConfig:
 
 
 def build(
-    config: Mapping[str, Any] | OpenClipConfig | NeuClipConfig,
+    config: Mapping[str, Any] | Section,
     *,
     feature_dim: int,
-    num_samples: int,  # noqa: ARG001
-    seed: int = 0,  # noqa: ARG001
+    num_samples: int,
+    seed: int = 0,
     world: World | None = None,
 ) -> Objective:
     """Make an objective, on the world's device.
 
     Args:
-        config: its recipe section, validated or raw.
+        config: its recipe section, validated or raw; `{"name": "neuclip"}` takes all defaults.
         feature_dim: width of the features.
-        num_samples: pairs in the data set, for objectives with state per sample; none so far.
-        seed: for objectives with random state; none so far.
+        num_samples: pairs in the data set; sample ids are below it for objectives with state per
+            sample, and it tells all how long an epoch is.
+        seed: of random initial state.
         world: ranks that share the global batch; none = one process on the CPU.
 
     Raises:
@@ -56,9 +63,21 @@ def build(
     """
     world = world or World.single()
     section = parse(config) if isinstance(config, Mapping) else config
-    objective: Objective
-    if isinstance(section, OpenClipConfig):
-        objective = OpenClip(section, feature_dim=feature_dim, world=world)
-    else:
-        objective = NeuClip(section, feature_dim=feature_dim, world=world)
+    objective_class = _class_of(section.model_dump()["name"])
+    objective = objective_class(
+        section, feature_dim=feature_dim, num_samples=num_samples, seed=seed, world=world
+    )
     return objective.to(world.device)
+
+
+def _class_of(name: str) -> Any:  # noqa: ANN401  # its constructor takes its own section
+    """Return the one objective that the module of this name defines."""
+    module = importlib.import_module(f"neuclip.objectives.{name}")
+    [found] = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Objective)
+        and value.__module__ == module.__name__
+    ]
+    return found

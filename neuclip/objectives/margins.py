@@ -1,8 +1,7 @@
-"""Log-normalizers from margins: what both objectives share.
+"""Log-normalizers from margins: what the objectives share.
 
-Legend: S side (0 image anchors, 1 text anchors), B local anchors, C columns that an anchor is
-compared with (the global batch, or prototypes), G global batch, D embedding width,
-tau temperature.
+Legend: S side (0 image anchors, 1 text anchors), B anchors, C columns that an anchor is
+compared with (the global batch, prototypes, a queue), D embedding width, tau temperature.
 
 The margin of anchor i to column j is cos(i, j) - cos(i, own partner). All exponentials stay in the
 log domain: at tau = 0.01 a margin of 1 is exp(100), beyond float32.
@@ -14,54 +13,34 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from neuclip.distributed.collectives import gather_with_gradient
-from neuclip.distributed.world import World
-
-
-def both_sides(
-    image_features: Float[Tensor, "B D"],
-    text_features: Float[Tensor, "B D"],
-    *,
-    dtype: torch.dtype,
-    world: World,
-) -> tuple[Float[Tensor, "2 B D"], Float[Tensor, "2 G D"]]:
-    """Return the local anchors of both sides, and for each side the whole batch it is compared to.
-
-    Side 0: images against the texts of all ranks; side 1: texts against the images of all ranks.
-    Gradients flow back through the gathered features to the rank that owns them.
-    """
-    anchors_BSD = torch.stack([image_features, text_features], dim=1).to(dtype)
-    contrasts_GSD = gather_with_gradient(anchors_BSD, world).flip(1)
-    return anchors_BSD.transpose(0, 1), contrasts_GSD.transpose(0, 1)
-
-
-def own_columns(anchors_SBD: Float[Tensor, "2 B D"], world: World) -> Bool[Tensor, "B G"]:
-    """Mark, in the gathered batch, the column of each local anchor's own pair."""
-    num_local = anchors_SBD.shape[1]
-    columns_G = torch.arange(num_local * world.size, device=anchors_SBD.device)
-    first = num_local * world.rank
-    return columns_G[first : first + num_local, None] == columns_G
+# Stands for log 0 where an anchor has no column left, so that no nan comes of it.
+LOG_NOTHING = -1e4
 
 
 def log_weights(is_excluded_BC: Bool[Tensor, "B C"], dtype: torch.dtype) -> Float[Tensor, "B C"]:
     """Weigh the columns so that a weighted sum is the mean over those not excluded.
 
-    Definition: -log(number of columns not excluded for b), and -inf where excluded.
+    Definition: -log(number of columns not excluded for b), and -inf where excluded. An anchor
+    without any column gets a mean of about 0 instead of nan.
     """
-    is_kept_BC = ~is_excluded_BC
-    num_kept_B1 = is_kept_BC.sum(dim=1, keepdim=True).clamp(min=1).to(dtype)
-    return torch.where(is_kept_BC, -num_kept_B1.log(), -math.inf)
+    num_kept_B1 = (~is_excluded_BC).sum(dim=1, keepdim=True)
+    nothing_B1 = torch.where(num_kept_B1 > 0, -math.inf, LOG_NOTHING).to(dtype)
+    return torch.where(is_excluded_BC, nothing_B1, -num_kept_B1.to(dtype).log())
 
 
 def scaled_margins(
     anchors_SBD: Float[Tensor, "S B D"],
     columns_SCD: Float[Tensor, "S C D"],
     own_cosine_B: Float[Tensor, " B"],
-    temperature: Float[Tensor, ""],
+    temperature: Float[Tensor, "*SB"],
 ) -> Float[Tensor, "S B C"]:
-    """Return (cos(anchor, column) - cos(anchor, own partner)) / tau."""
+    """Return (cos(anchor, column) - cos(anchor, own partner)) / tau.
+
+    Args:
+        temperature: one for all, or one for each side and anchor [S, B].
+    """
     cosines_SBC = anchors_SBD @ columns_SCD.transpose(1, 2)
-    return (cosines_SBC - own_cosine_B[:, None]) / temperature
+    return (cosines_SBC - own_cosine_B[:, None]) / temperature[..., None]
 
 
 def log_normalizers(
@@ -72,7 +51,11 @@ def log_normalizers(
     Source: section 1.1 of the NeuCLIP notation, g and a*; against loops in
     tests/objectives/test_margins.py.
     """
-    sums_SB = torch.logsumexp(margins_SBC + log_weights_BC, dim=2)
+    return add_eps(torch.logsumexp(margins_SBC + log_weights_BC, dim=2), eps)
+
+
+def add_eps(log_values: Tensor, eps: float) -> Tensor:
+    """Return log(eps + exp(values))."""
     if eps == 0:
-        return sums_SB
-    return torch.logaddexp(sums_SB, torch.full_like(sums_SB, math.log(eps)))
+        return log_values
+    return torch.logaddexp(log_values, torch.full_like(log_values, math.log(eps)))

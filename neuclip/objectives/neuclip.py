@@ -1,27 +1,21 @@
-"""NeuCLIP: encoders and a normalizer network descend one objective.
+"""NeuCLIP: encoders and a normalizer estimator descend one objective.
 
-Legend: S side (0 image anchors, 1 text anchors), B local batch, G global batch, D embedding width,
-tau temperature, eps inside the log, g mean over the other pairs of exp(margin / tau),
-l = log(eps + g) over the batch, alpha its prediction, r = exp(l - alpha).
+Legend: S side (0 image anchors, 1 text anchors), B local batch, G global batch, C a queue's pairs,
+D embedding width, tau temperature, eps inside the log, g mean over the other pairs of
+exp(margin / tau), l = log(eps + g) over the batch, alpha its prediction, r = exp(l - alpha).
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neuclip.distributed.collectives import all_gather
 from neuclip.distributed.world import World
 from neuclip.objectives.config import NeuClipConfig
-from neuclip.objectives.margins import (
-    both_sides,
-    log_normalizers,
-    log_weights,
-    own_columns,
-    scaled_margins,
-)
-from neuclip.objectives.normalizer_network import NormalizerNetwork
-from neuclip.objectives.objective import Objective, ObjectiveResult
-from neuclip.objectives.recent_pairs import RecentPairs
+from neuclip.objectives.estimators.estimator import Anchors
+from neuclip.objectives.estimators.family import build_estimator
+from neuclip.objectives.global_batch import GlobalBatch
+from neuclip.objectives.margins import log_normalizers, log_weights, scaled_margins
+from neuclip.objectives.objective import LogNormalizers, Objective, ObjectiveResult
 from neuclip.objectives.temperature import Temperature
 
 
@@ -30,54 +24,38 @@ class NeuClip(Objective):
 
     Definition: tau * mean_i [exp(l1_i - alpha1_i) + alpha1_i - 1 + exp(l2_i - alpha2_i)
     + alpha2_i - 1] + 2 rho tau; sides 1 and 2 are the image and text anchors of the global batch.
-    A training step first fits the normalizer network to the batch (`inner_steps` AdaGrad steps
-    with l, features and tau fixed) and then takes alpha from it: as a constant (`detached`) or as
-    a function of features and tau (`through`).
-
-    Prototypes restart from the most recent pairs, this batch included, at step 0 and every
-    `restart_every` steps, and once more as soon as there are enough pairs for all prototypes;
-    until then as many prototypes as there are pairs are in use.
+    A training step first lets the estimator learn from the batch and then takes alpha from it: as
+    a constant (`detached`) or as a function of features and tau (`through`). Before an estimator
+    holds anything, alpha is the batch's own l.
 
     An anchor whose r would exceed `ratio_clamp` is given alpha = l - log(ratio_clamp), so that it
     still pulls and pushes, with limited weight. `log_normalizers` and the ratio metrics are of the
-    network's own alpha, before that limit.
+    estimator's own alpha, before that limit.
+
+    From `queue_negatives_from_epoch` on, a queue's features count among the batch's others in l.
 
     Source: arXiv 2511.08417, equation 12; oracles in tests/oracles/contrastive.py.
     """
 
-    def __init__(self, config: NeuClipConfig, *, feature_dim: int, world: World) -> None:
-        temperature = Temperature(
-            config.temperature_init,
-            minimum=config.temperature_min,
-            maximum=config.temperature_max,
-        )
+    def __init__(
+        self, config: NeuClipConfig, *, feature_dim: int, num_samples: int, seed: int, world: World
+    ) -> None:
+        del seed
         super().__init__(
-            feature_dim, temperature, temperature_lr=config.temperature_lr, world=world
+            Temperature(config),
+            feature_dim=feature_dim,
+            num_samples=num_samples,
+            world=world,
+            reduction=config.reduction,
         )
         self.config = config
-        self.completed_steps = 0
-        self.network = NormalizerNetwork(
-            config.num_prototypes,
+        self.estimator = build_estimator(
+            config.estimator,
             feature_dim,
             eps=config.eps,
-            lr=config.inner_lr,
             ratio_clamp=config.ratio_clamp,
-            mask_own_pair=config.mask_own_pair,
+            world=world,
         )
-        self.recent = RecentPairs(config.num_prototypes, feature_dim)
-
-    def get_extra_state(self) -> Tensor:
-        """Return the number of completed steps; a tensor, as all state."""
-        return torch.tensor(self.completed_steps)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take the number of completed steps from a saved state."""
-        self.completed_steps = int(state)
-
-    def advance(self, step: int) -> None:
-        """Close a training step; the next restart is counted from here."""
-        super().advance(step)
-        self.completed_steps = step
 
     def forward(
         self,
@@ -86,62 +64,63 @@ class NeuClip(Objective):
         sample_ids: Int[Tensor, " B"],
     ) -> ObjectiveResult:
         """Return the loss, nats times temperature, both sides summed; see `Objective.forward`."""
-        self.check_features(image_features, text_features)
         with torch.autocast(image_features.device.type, enabled=False):
+            batch = self.collect(image_features, text_features, sample_ids)
             temperature = self.temperature
-            anchors_SBD, contrasts_SGD = both_sides(
-                image_features, text_features, dtype=temperature.dtype, world=self.world
-            )
-            own_cosine_B = (anchors_SBD[0] * anchors_SBD[1]).sum(dim=1)
-            margins_SBG = scaled_margins(anchors_SBD, contrasts_SGD, own_cosine_B, temperature)
-            weights_BG = log_weights(own_columns(anchors_SBD, self.world), margins_SBG.dtype)
-            batch_SB = log_normalizers(margins_SBG, weights_BG, self.config.eps)
+            log_batch_SB = batch.log_normalizers(temperature, self.config.eps)
+            anchors = Anchors.of(batch, temperature)
+            constant = anchors.detached()
             if self.training:
-                self._restart_if_due(contrasts_SGD.detach(), all_gather(sample_ids, self.world))
-            alpha_SB = self._predict(anchors_SBD, own_cosine_B, sample_ids, batch_SB)
-            return self._result(batch_SB, alpha_SB, temperature)
+                self.estimator.prepare(
+                    batch, constant, log_batch_SB.detach(), step=self._steps_of_stage()
+                )
+            is_live = self.config.alpha_mode == "through"
+            alpha_SB = log_batch_SB.detach()
+            if self.estimator.is_ready:
+                alpha_SB = self.estimator(anchors if is_live else constant)
+            result = self._result(batch, log_batch_SB, alpha_SB, temperature)
+            if self.training:
+                self.estimator.absorb(batch, constant, log_batch_SB.detach(), alpha_SB.detach())
+            return result
 
-    def _restart_if_due(
-        self, contrasts_SGD: Float[Tensor, "2 G D"], sample_ids_G: Int[Tensor, " G"]
-    ) -> None:
-        self.recent.add(contrasts_SGD, sample_ids_G)
-        can_complete = self.recent.is_full and self.network.num_in_use < self.recent.capacity
-        if self.completed_steps % self.config.restart_every == 0 or can_complete:
-            self.network.restart(*self.recent.held())
-
-    def _predict(
+    @torch.no_grad()
+    def predict(
         self,
-        anchors_SBD: Float[Tensor, "2 B D"],
-        own_cosine_B: Float[Tensor, " B"],
+        image_features: Float[Tensor, "B D"],
+        text_features: Float[Tensor, "B D"],
         sample_ids: Int[Tensor, " B"],
-        batch_SB: Float[Tensor, "2 B"],
-    ) -> Float[Tensor, "2 B"]:
-        """Fit the network to the batch if training, and return its alpha."""
-        weights_BC = self.network.column_log_weights(sample_ids)
-        constants = anchors_SBD.detach(), own_cosine_B.detach(), self.temperature.detach()
-        if self.training:
-            self.network.fit(
-                *constants,
-                weights_BC,
-                batch_SB=batch_SB.detach(),
-                num_steps=self.config.inner_steps,
-                world=self.world,
-            )
-        if self.config.alpha_mode == "detached":
-            return self.network(*constants, weights_BC)
-        return self.network(anchors_SBD, own_cosine_B, self.temperature, weights_BC)
+    ) -> LogNormalizers | None:
+        """Return what the estimator says of these anchors; see `Objective.predict`."""
+        if not self.estimator.is_ready:
+            return None
+        dtype = torch.promote_types(image_features.dtype, torch.float32)
+        features_SBD = torch.stack([image_features, text_features]).to(dtype)
+        own_cosine_B = (features_SBD[0] * features_SBD[1]).sum(dim=1)
+        alpha_SB = self.estimator(
+            Anchors(features_SBD, own_cosine_B, sample_ids, self.temperature.detach())
+        )
+        return alpha_SB[0], alpha_SB[1]
+
+    def _steps_of_stage(self) -> int:
+        return self.completed_steps - self.stage_start
 
     def _result(
         self,
-        batch_SB: Float[Tensor, "2 B"],
+        batch: GlobalBatch,
+        log_batch_SB: Float[Tensor, "2 B"],
         alpha_SB: Float[Tensor, "2 B"],
         temperature: Float[Tensor, ""],
     ) -> ObjectiveResult:
-        log_ratio_SB = (batch_SB - alpha_SB).detach()
-        excess_SB = (log_ratio_SB - self.network.max_log_ratio).clamp(min=0)
+        log_counts_B = batch.log_counts_B
+        if self._uses_queue_negatives(batch):
+            log_batch_SB, log_counts_B = self._with_queue_negatives(batch, temperature)
+        log_ratio_SB = (log_batch_SB - alpha_SB).detach()
+        excess_SB = (log_ratio_SB - self.estimator.max_log_ratio).clamp(min=0)
         limited_SB = alpha_SB + excess_SB
-        bound_SB = (batch_SB - limited_SB).exp() + limited_SB - 1
+        bound_SB = (log_batch_SB - limited_SB).exp() + limited_SB - 1
         loss = temperature * (bound_SB.sum(dim=0).mean() + 2 * self.config.rho)
+        scaled_SB = limited_SB.detach() - temperature.detach().log()
+        loss = loss + batch.contrast_role(scaled_SB, temperature, log_counts_B=log_counts_B)
         estimates_SB = alpha_SB.detach()
         ratio_SB = log_ratio_SB.exp()
         return ObjectiveResult(
@@ -156,3 +135,27 @@ class NeuClip(Objective):
                 "ratio_clamped_share": (excess_SB > 0).to(ratio_SB.dtype).mean(),
             },
         )
+
+    def _uses_queue_negatives(self, batch: GlobalBatch) -> bool:
+        start = self.config.queue_negatives_from_epoch
+        return start is not None and self.epoch(batch) >= start and self.estimator.is_ready
+
+    def _with_queue_negatives(
+        self, batch: GlobalBatch, temperature: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, "2 B"], Float[Tensor, " B"]]:
+        """Return l over the batch's and the queue's other pairs, and the log of their number."""
+        found = self.estimator.negatives(batch.sample_ids_B)
+        if found is None:
+            raise RuntimeError("a queue that is ready holds negatives")
+        contrasts_SCD, is_own_BC = found
+        queue_SBC = scaled_margins(
+            batch.anchors_SBD,
+            contrasts_SCD.to(batch.anchors_SBD.dtype),
+            batch.own_cosine_B,
+            temperature,
+        )
+        margins_SBX = torch.cat([batch.margins(temperature), queue_SBC], dim=2)
+        is_own_BX = torch.cat([batch.is_own_BG, is_own_BC], dim=1)
+        log_counts_B = (~is_own_BX).sum(dim=1).to(margins_SBX.dtype).log()
+        weights_BX = log_weights(is_own_BX, margins_SBX.dtype)
+        return log_normalizers(margins_SBX, weights_BX, self.config.eps), log_counts_B

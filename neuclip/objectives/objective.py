@@ -1,20 +1,24 @@
 """What every objective is to the training step.
 
-Legend: B local batch, D embedding width.
+Legend: B local batch, G global batch, D embedding width.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from neuclip.distributed.collectives import require_equal_shapes
+from neuclip.distributed.collectives import all_gather, require_equal_shapes
 from neuclip.distributed.world import World
-from neuclip.foundation.errors import ShapeError
+from neuclip.foundation.errors import CheckpointError, NumericsError, ShapeError
+from neuclip.objectives.global_batch import GlobalBatch
+from neuclip.objectives.per_sample import PerSample
 from neuclip.objectives.temperature import Temperature
+
+LogNormalizers = tuple[Float[Tensor, " B"], Float[Tensor, " B"]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class ObjectiveResult:
     """
 
     loss: Float[Tensor, ""]
-    log_normalizers: tuple[Float[Tensor, " B"], Float[Tensor, " B"]] | None
+    log_normalizers: LogNormalizers | None
     metrics: dict[str, float | Tensor]
 
 
@@ -40,39 +44,48 @@ class TrainableGroup(NamedTuple):
         name: of the group, for logs.
         parameters: outside DDP, so the trainer averages their gradients over ranks.
         lr: learning rate; none = the encoders' rate.
+        lr_factor: what that rate is multiplied by at present.
     """
 
     name: str
     parameters: list[nn.Parameter]
     lr: float | None
+    lr_factor: float = 1.0
 
 
 class Objective(nn.Module, ABC):
-    """A loss with its state; `state_dict` carries all of it.
+    """A loss with its state; `state_dict` carries all that this rank holds of it.
 
-    State is float32 whatever the features are; `.double()` makes it float64.
+    State is float32 whatever the features are (`.double()` makes it float64); float64 features are
+    computed with in float64.
 
     Args:
+        temperature: the temperature; none = each sample has its own.
         feature_dim: width D of the features.
-        temperature: the learned temperature.
-        temperature_lr: its learning rate; none = the encoders' rate.
+        num_samples: pairs in the data set, n; ids of objectives with state per sample are below it.
         world: the ranks among which the global batch is split; all have the same local batch,
             which does not change during a run.
     """
 
+    has_state_per_sample = False
+
     def __init__(
         self,
-        feature_dim: int,
-        temperature: Temperature,
+        temperature: Temperature | None,
         *,
-        temperature_lr: float | None,
+        feature_dim: int,
+        num_samples: int,
         world: World,
+        reduction: str = "gather",
     ) -> None:
         super().__init__()
         self.feature_dim = feature_dim
+        self.num_samples = num_samples
         self.learned_temperature = temperature
-        self.temperature_lr = temperature_lr
         self.world = world
+        self.reduction = reduction
+        self.completed_steps = 0
+        self.stage_start = 0
         self._agreed_shape: torch.Size | None = None
 
     @abstractmethod
@@ -89,33 +102,142 @@ class Objective(nn.Module, ABC):
         Args:
             image_features: unit-norm, may require grad.
             text_features: unit-norm, row b is of the same pair as image row b.
-            sample_ids: int64, dense ids of the pairs.
+            sample_ids: int64, dense ids of the pairs; a sample is no negative of itself.
 
         Raises:
-            ShapeError: if the widths or the ranks' batches do not fit, or the global batch is 1.
+            ShapeError: if widths or ranks' batches do not fit, or an anchor has no other pair.
+            NumericsError: on every rank, before any state changes, if a feature is not finite.
         """
+
+    @torch.no_grad()
+    def predict(
+        self,
+        image_features: Float[Tensor, "B D"],  # noqa: ARG002  # objectives that predict read them
+        text_features: Float[Tensor, "B D"],  # noqa: ARG002
+        sample_ids: Int[Tensor, " B"],  # noqa: ARG002
+    ) -> LogNormalizers | None:
+        """Return the log-normalizers that the state alone gives any anchors; it changes nothing.
+
+        Every rank has to call it. None for objectives that take theirs from the batch; nan for
+        samples of which the state knows nothing yet.
+        """
+        return None
 
     @property
     def temperature(self) -> Float[Tensor, ""]:
         """Return the present temperature, with gradient if it is learned."""
+        if self.learned_temperature is None:
+            raise NotImplementedError
         return self.learned_temperature()
 
-    def advance(self, step: int) -> None:  # noqa: ARG002  # objectives with a schedule read it
+    def advance(self, step: int) -> None:
         """Close a training step, after the optimiser's update.
 
         Args:
             step: number of completed updates, this one included.
         """
-        self.learned_temperature.clamp_()
+        self.completed_steps = step
+        if self.learned_temperature is not None:
+            self.learned_temperature.clamp_()
+
+    def start_stage(self) -> None:
+        """Begin a new stage of training, in which features differ from before (resolution, tokens).
+
+        Schedules over epochs begin anew, so that estimates of the stage before are replaced.
+        """
+        self.stage_start = self.completed_steps
+
+    def epoch(self, batch: GlobalBatch) -> float:
+        """Return how often the data set was passed in this stage, all global batches being equal."""
+        steps = self.completed_steps - self.stage_start
+        return steps * len(batch.sample_ids_G) / self.num_samples
 
     def trainable(self) -> list[TrainableGroup]:
-        """Return what the trainer's optimiser has to update."""
-        parameters = [p for p in self.learned_temperature.parameters() if p.requires_grad]
-        if not parameters:
+        """Return what the trainer's optimiser has to update, with the rates of the next update."""
+        temperature = self.learned_temperature
+        if temperature is None or not temperature.log_scale.requires_grad:
             return []
-        return [TrainableGroup("temperature", parameters, self.temperature_lr)]
+        return [
+            TrainableGroup(
+                "temperature", [temperature.log_scale], temperature.lr, temperature.lr_factor()
+            )
+        ]
 
-    def check_features(self, image_features: Tensor, text_features: Tensor) -> None:
+    def get_extra_state(self) -> Tensor:
+        """Return the clock; a tensor, as all state."""
+        return torch.tensor([self.completed_steps, self.stage_start])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the clock from a saved state."""
+        self.completed_steps, self.stage_start = (int(value) for value in state)
+
+    def whole_state(self) -> dict[str, Any]:
+        """Return the state of all ranks joined, the same at any number of ranks; all must call it."""
+        state = self.state_dict()
+        for name, table in self._tables():
+            state[f"{name}.rows_RC"] = table.whole()
+        return state
+
+    def load_whole_state(self, state: dict[str, Any]) -> None:
+        """Take this rank's part of what `whole_state` returned, at this or another number of ranks.
+
+        Raises:
+            CheckpointError: if it is of another objective or of another number of samples.
+        """
+        own = dict(state)
+        try:
+            for name, table in self._tables():
+                own[f"{name}.rows_RC"] = table.share_of(state[f"{name}.rows_RC"])
+            self.load_state_dict(own)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the saved state does not fit a {type(self).__name__} of {self.num_samples} "
+                f"samples with features of width {self.feature_dim}: {error}; "
+                "load it with the recipe it was saved with, or start anew"
+            ) from error
+
+    def collect(
+        self,
+        image_features: Float[Tensor, "B D"],
+        text_features: Float[Tensor, "B D"],
+        sample_ids: Int[Tensor, " B"],
+    ) -> GlobalBatch:
+        """Refuse what does not fit (see `forward`) and gather the batch of all ranks."""
+        return GlobalBatch.collect(
+            image_features,
+            text_features,
+            sample_ids,
+            sample_ids_G=self.check(image_features, text_features, sample_ids),
+            reduction=self.reduction,
+            world=self.world,
+        )
+
+    def check(
+        self,
+        image_features: Float[Tensor, "B D"],
+        text_features: Float[Tensor, "B D"],
+        sample_ids: Int[Tensor, " B"],
+    ) -> Int[Tensor, " G"]:
+        """Refuse what does not fit, on every rank alike; return the ids of the global batch.
+
+        One look at the device for all checks, since each look waits for it.
+        """
+        self._check_shapes(image_features, text_features)
+        is_finite_B = torch.isfinite(image_features + text_features).all(dim=1)
+        both_BX = torch.stack([sample_ids, is_finite_B.to(sample_ids.dtype)], dim=1)
+        ids_G, is_finite_G = all_gather(both_BX, self.world).unbind(1)
+        has_other = (ids_G != ids_G[0]).any()
+        fits = ((ids_G >= 0) & (ids_G < self.num_samples)).all() | (not self.has_state_per_sample)
+        if not bool(is_finite_G.all() & has_other & fits):
+            self._refuse(ids_G, is_finite_G.bool(), fits=bool(fits))
+        return ids_G
+
+    def _tables(self) -> list[tuple[str, PerSample]]:
+        return [
+            (name, module) for name, module in self.named_modules() if isinstance(module, PerSample)
+        ]
+
+    def _check_shapes(self, image_features: Tensor, text_features: Tensor) -> None:
         """Refuse features that do not fit.
 
         Ranks compare their batch once; a later change of shape is refused by the rank that sees
@@ -139,3 +261,26 @@ class Objective(nn.Module, ABC):
                 f"rank {self.world.rank}: expected features {list(self._agreed_shape)} as in the "
                 f"first batch, found {list(shape)}; keep the local batch fixed during a run"
             )
+
+    def _refuse(
+        self, ids_G: Int[Tensor, " G"], is_finite_G: Bool[Tensor, " G"], *, fits: bool
+    ) -> NoReturn:
+        step, num_local = self.completed_steps, len(ids_G) // self.world.size
+        if not fits:
+            raise ShapeError(
+                f"sample ids {int(ids_G.min())} to {int(ids_G.max())} at step {step} do not fit "
+                f"the {self.num_samples} samples this objective was built for; build it with "
+                "num_samples = number of pairs in the index"
+            )
+        if is_finite_G.all():
+            raise ShapeError(
+                f"all {len(ids_G)} pairs of the global batch at step {step} are of sample "
+                f"{int(ids_G[0])}, so no anchor has a negative; give a batch of different samples"
+            )
+        places = (~is_finite_G).nonzero().flatten()
+        ranks = sorted({int(place) // num_local for place in places})
+        raise NumericsError(
+            f"features of {len(places)} samples are not finite at step {step} on "
+            f"rank {', '.join(map(str, ranks))}: sample ids {ids_G[places[:8]].tolist()}; lower "
+            "the learning rate or lengthen the warm-up, and look at these samples"
+        )

@@ -10,13 +10,7 @@ from torch.nn import functional
 
 from neuclip.distributed.world import World
 from neuclip.objectives.config import OpenClipConfig
-from neuclip.objectives.margins import (
-    both_sides,
-    log_normalizers,
-    log_weights,
-    own_columns,
-    scaled_margins,
-)
+from neuclip.objectives.margins import add_eps
 from neuclip.objectives.objective import Objective, ObjectiveResult
 from neuclip.objectives.temperature import Temperature
 
@@ -28,50 +22,43 @@ class OpenClip(Objective):
     """Tell each image's own text from all texts of the global batch, and each text's own image.
 
     Definition: mean over anchors i of -log softmax_j(cos_ij / tau) at j = i, then the mean of the
-    image side and the text side. tau is learned by the same gradient and kept in [0.01, 1].
-    Each rank computes the two [B, G] blocks of its own anchors; gathered features carry gradients.
-    `log_normalizers` leaves out the own pair: log(1e-14 + mean over j != i of exp(margin / tau)).
+    image side and the text side; equally log(1 + sum over the other pairs of exp(margin / tau)).
+    tau is learned by the same gradient. `log_normalizers` leaves out the own pair:
+    log(1e-14 + mean over j != i of exp(margin / tau)).
 
     Source: CLIP 2021, figure 3; equals open_clip ClipLoss(local_loss=True, gather_with_grad=True),
     see tests/objectives/test_openclip.py.
     """
 
-    def __init__(self, config: OpenClipConfig, *, feature_dim: int, world: World) -> None:
-        temperature = Temperature(
-            config.temperature_init,
-            minimum=0.01,
-            maximum=1.0,
-            is_learned=config.learn_temperature,
-        )
+    def __init__(
+        self, config: OpenClipConfig, *, feature_dim: int, num_samples: int, seed: int, world: World
+    ) -> None:
+        del seed
         super().__init__(
-            feature_dim, temperature, temperature_lr=config.temperature_lr, world=world
+            Temperature(config),
+            feature_dim=feature_dim,
+            num_samples=num_samples,
+            world=world,
+            reduction=config.reduction,
         )
 
     def forward(
         self,
         image_features: Float[Tensor, "B D"],
         text_features: Float[Tensor, "B D"],
-        sample_ids: Int[Tensor, " B"],  # noqa: ARG002  # no state per sample here
+        sample_ids: Int[Tensor, " B"],
     ) -> ObjectiveResult:
         """Return the loss, nats per anchor; see `Objective.forward`."""
-        self.check_features(image_features, text_features)
         with torch.autocast(image_features.device.type, enabled=False):
+            batch = self.collect(image_features, text_features, sample_ids)
             temperature = self.temperature
-            anchors_SBD, contrasts_SGD = both_sides(
-                image_features, text_features, dtype=temperature.dtype, world=self.world
-            )
-            is_own_BG = own_columns(anchors_SBD, self.world)
-            own_cosine_B = (anchors_SBD[0] * anchors_SBD[1]).sum(dim=1)
-            margins_SBG = scaled_margins(anchors_SBD, contrasts_SGD, own_cosine_B, temperature)
-            # A softmax is unmoved by the shift from cosines to margins.
-            own_B = is_own_BG.int().argmax(dim=1)
-            loss = functional.cross_entropy(margins_SBG.flatten(0, 1), own_B.repeat(2))
-            with torch.no_grad():
-                estimates_SB = log_normalizers(
-                    margins_SBG, log_weights(is_own_BG, margins_SBG.dtype), REPORT_EPS
-                )
+            margins_SBG = batch.margins(temperature).masked_fill(batch.is_own_BG, -torch.inf)
+            others_SB = torch.logsumexp(margins_SBG, dim=2)
+            losses_SB = functional.softplus(others_SB)  # the softmax's -log at the own pair
+            as_contrasts = batch.contrast_role(losses_SB - batch.log_counts_B, temperature)
+            estimates_SB = add_eps((others_SB - batch.log_counts_B).detach(), REPORT_EPS)
         return ObjectiveResult(
-            loss=loss,
+            loss=losses_SB.mean() + as_contrasts / 2,
             log_normalizers=(estimates_SB[0], estimates_SB[1]),
             metrics={
                 "temperature": temperature.detach(),

@@ -6,25 +6,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from neuclip.objectives.config import LearnedTemperature
+
+_SLOWER = 1 / 3
+
 
 class Temperature(nn.Module):
     """A temperature tau > 0, held as the learned parameter t = log(1 / tau).
 
     Args:
-        initial: tau at the start, unitless.
-        minimum: lowest tau that `clamp_` leaves.
-        maximum: highest tau that `clamp_` leaves.
-        is_learned: whether t takes a gradient.
+        config: its start and range, and whether and how fast it is learned.
     """
 
-    def __init__(
-        self, initial: float, *, minimum: float, maximum: float, is_learned: bool = True
-    ) -> None:
+    def __init__(self, config: LearnedTemperature) -> None:
         super().__init__()
-        self.minimum = minimum
-        self.maximum = maximum
-        start = torch.tensor(-math.log(initial), dtype=torch.float32)
-        self.log_scale = nn.Parameter(start, requires_grad=is_learned)
+        self.minimum = config.temperature_min
+        self.maximum = config.temperature_max
+        self.lr = config.temperature_lr
+        self.slow_below = config.temperature_slow_below
+        start = torch.tensor(-math.log(config.temperature_init), dtype=torch.float32)
+        self.log_scale = nn.Parameter(start, requires_grad=config.learn_temperature)
 
     def forward(self) -> Float[Tensor, ""]:
         """Return tau, with gradient."""
@@ -34,3 +35,9 @@ class Temperature(nn.Module):
     def clamp_(self) -> None:
         """Bring tau back into [minimum, maximum]."""
         self.log_scale.clamp_(-math.log(self.maximum), -math.log(self.minimum))
+
+    def lr_factor(self) -> float:
+        """Return what the learning rate is multiplied by at the present temperature."""
+        if self.slow_below is None:
+            return 1.0
+        return _SLOWER if self().item() <= self.slow_below else 1.0

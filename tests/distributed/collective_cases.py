@@ -25,8 +25,6 @@ def every_collective():
         "mean": collectives.all_reduce_mean_(torch.tensor([float(rank)]), world),
         "averaged": parameter.grad,
         "without_gradient": without_gradient.grad,
-        "broadcast": collectives.broadcast_(torch.tensor([rank + 5]), world, source=1),
-        "object": collectives.broadcast_object({"rank": rank}, world, source=1),
         "objects": collectives.gather_objects({"rank": rank}, world),
     }
     collectives.barrier(world)

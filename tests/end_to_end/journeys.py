@@ -26,8 +26,8 @@ SMALL = {
     "train.warmup_steps": 2,
     "train.save_every_steps": 4,
     "train.probe": None,
-    "train.objective.num_prototypes": 64,
-    "train.objective.restart_every": 4,
+    "train.objective.estimator.num_prototypes": 64,
+    "train.objective.estimator.restart_every": 4,
     "train.loader_workers": 0,
 }
 

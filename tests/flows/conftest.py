@@ -32,7 +32,10 @@ def small_run(tmp_path_factory) -> dict[str, Any]:
         "acquire.partition_rows": 200,
         "acquire.processes": 1,
         "shard.samples_per_shard": 100,
-        "train.objective": {"name": "neuclip", "num_prototypes": 64, "inner_steps": 1},
+        "train.objective": {
+            "name": "neuclip",
+            "estimator": {"name": "network", "num_prototypes": 64, "inner_steps": 1},
+        },
         "train.global_batch": 32,
         "train.epochs": 2,
         "train.warmup_steps": 2,

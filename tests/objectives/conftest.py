@@ -3,8 +3,10 @@ import torch
 from oracles.rank_pool import shared_pool
 from oracles.toy import Toy
 
-from neuclip.objectives.config import NeuClipConfig, OpenClipConfig
+from neuclip.objectives.config import NetworkConfig, NeuClipConfig, OpenClipConfig
 from neuclip.objectives.family import build
+
+NETWORK_FIELDS = frozenset(NetworkConfig.model_fields) - {"name"}
 
 
 @pytest.fixture(scope="session")
@@ -30,19 +32,26 @@ def make_openclip():
 
 @pytest.fixture
 def make_neuclip():
-    """A NeuCLIP whose prototypes, if given, stay: no inner steps and no restart."""
+    """A NeuCLIP whose prototypes, if given, stay: no inner steps and no restart.
+
+    Fields of the network may stand among those of the objective.
+    """
 
     def make(toy, prototypes=None, prototype_ids=None, **fields):
+        network = {name: fields.pop(name) for name in list(fields) if name in NETWORK_FIELDS}
         if prototypes is not None:
-            fields = {"inner_steps": 0, "num_prototypes": prototypes.shape[1], **fields}
-        section = NeuClipConfig(**{"eps": 1e-6, "rho": 3.0, "ratio_clamp": None, **fields})
+            network = {"inner_steps": 0, "num_prototypes": prototypes.shape[1], **network}
+        section = NeuClipConfig(
+            **{"eps": 1e-6, "rho": 3.0, "ratio_clamp": None, **fields},
+            estimator=NetworkConfig(**network),
+        )
         width = toy.image_encoder.shape[1]
         objective = build(section, feature_dim=width, num_samples=1000)
         objective = objective.to(toy.raw_images.dtype)
         if prototypes is not None:
             if prototype_ids is None:
                 prototype_ids = -1 - torch.arange(prototypes.shape[1])
-            objective.network.restart(prototypes, prototype_ids)
+            objective.estimator.restart(prototypes, prototype_ids)
             objective.advance(1)
         return objective
 

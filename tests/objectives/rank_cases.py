@@ -5,36 +5,48 @@ from oracles.toy import Toy
 
 from neuclip.distributed.collectives import average_gradients
 from neuclip.distributed.world import World
-from neuclip.foundation.errors import ShapeError
+from neuclip.foundation.errors import NumericsError, ShapeError
 from neuclip.objectives.family import build
 
+NUM_SAMPLES = 40  # five steps of 12 pairs are an epoch and a half
 
-def train(config, num_steps, dtype=torch.float64):
+
+def train(config, num_steps, dtype=torch.float64, *, has_twins=False):
     """Train the toy's encoders; a rank sees its share of each global batch of 12 pairs.
 
+    With twins, each batch has a sample three times and another twice, on whatever ranks.
     Returns the last step's local loss, gradients averaged over ranks, normalizers and metrics,
-    and the state at the end.
+    what is predicted for the first four pairs, and the whole state at the end.
     """
     world = World.from_environment()
-    objective = build(config, feature_dim=6, num_samples=1000, world=world).to(dtype)
+    objective = build(config, feature_dim=6, num_samples=NUM_SAMPLES, seed=3, world=world)
+    objective = objective.to(dtype)
     toy = Toy(dtype=dtype)
     leaves = [torch.nn.Parameter(encoder.detach()) for encoder in toy.encoders]
     toy.image_encoder, toy.text_encoder = leaves
-    leaves += objective.parameters()
+    learned = [p for group in objective.trainable() for p in group.parameters]
+    leaves += learned
     optimizer = torch.optim.SGD(leaves, lr=0.02)
     everything = toy.raw_images, toy.raw_texts
     for step in range(num_steps):
         order = torch.randperm(12, generator=torch.Generator().manual_seed(step))
         own = order.chunk(world.size)[world.rank]
+        ids = own.clone()
+        if has_twins:
+            ids[(own == 3) | (own == 8)] = 1
+            ids[own == 5] = 2
         toy.raw_images, toy.raw_texts = (raw[own] for raw in everything)
         # New pairs at every step, so that only some prototypes are of an anchor's own pair.
         toy.raw_images = toy.raw_images + 0.3 * step * toy.raw_texts.roll(1, dims=1)
-        result = objective(*toy.features(), own + 7 * step)
+        result = objective(*toy.features(), ids + 7 * step)
         optimizer.zero_grad()
         result.loss.backward()
         average_gradients(leaves, world)
         optimizer.step()
         objective.advance(step + 1)
+    toy.raw_images, toy.raw_texts = (raw[:4] for raw in everything)
+    predicted = objective.predict(*(f.detach() for f in toy.features()), torch.arange(4))
+    state = objective.whole_state()
     world.close()
     return {
         "loss": result.loss.detach(),
@@ -42,8 +54,65 @@ def train(config, num_steps, dtype=torch.float64):
         "log_normalizers": result.log_normalizers,
         "metrics": result.metrics,
         "leaves": [leaf.detach() for leaf in leaves],
-        "state": objective.state_dict(),
+        "predicted": predicted,
+        "state": flat(state),
+        "raw_state": state,
     }
+
+
+def train_with_twins(config, num_steps):
+    return train(config, num_steps, has_twins=True)
+
+
+def flat(state, prefix=""):
+    """Tensors by dotted name."""
+    found = {}
+    for name, value in state.items():
+        found |= (
+            flat(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value.clone()}
+        )
+    return found
+
+
+def resume(config, state, num_steps):
+    """Take a whole state at this number of ranks, and give it back after some more steps."""
+    world = World.from_environment()
+    objective = build(config, feature_dim=6, num_samples=NUM_SAMPLES, seed=3, world=world).double()
+    objective.load_whole_state(state)
+    first = flat(objective.whole_state())
+    toy = Toy()
+    images, texts = (features.detach() for features in toy.features())
+    for step in range(num_steps):
+        own = torch.arange(12).chunk(world.size)[world.rank]
+        objective(images[own], texts[own], own + 2 * step)
+        objective.advance(objective.completed_steps + 1)
+    last = flat(objective.whole_state())
+    world.close()
+    return first, last
+
+
+def not_finite(config):
+    """What each rank says when one of them has a feature that is not finite, and its state."""
+    world = World.from_environment()
+    objective = build(config, feature_dim=6, num_samples=NUM_SAMPLES, world=world)
+    images, texts = (features.detach().float() for features in Toy().features())
+    own = torch.arange(12).chunk(world.size)[world.rank]
+    objective(images[own], texts[own], own)
+    objective.advance(1)
+    before = flat(objective.whole_state())
+    texts[7, 2] = torch.nan
+    images[9] = torch.inf
+    message = ""
+    try:
+        objective(images[own], texts[own], own + 20)
+    except NumericsError as error:
+        message = str(error)
+    after = flat(objective.whole_state())
+    world.close()
+    is_same = all(torch.equal(before[name], after[name]) for name in before)
+    return message, is_same
 
 
 def changed_batches(config):

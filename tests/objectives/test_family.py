@@ -5,25 +5,37 @@ import sys
 
 import pytest
 
+import neuclip.objectives
 from neuclip.foundation.errors import ConfigError
-from neuclip.objectives.config import NeuClipConfig, OpenClipConfig
-from neuclip.objectives.family import KNOWN, build
-from neuclip.objectives.neuclip import NeuClip
+from neuclip.objectives.config import AgedQueueConfig, NetworkConfig, QueueConfig
+from neuclip.objectives.family import KNOWN, build, parse
 from neuclip.objectives.openclip import OpenClip
 
 
-@pytest.mark.parametrize(("name", "kind"), [("openclip", OpenClip), ("neuclip", NeuClip)])
-def test_raw_and_validated_sections_build_the_same(name, kind):
-    section = {"openclip": OpenClipConfig, "neuclip": NeuClipConfig}[name](temperature_init=0.05)
-    for config in ({"name": name, "temperature_init": 0.05}, section):
+def sections():
+    return [type(parse({"name": name})) for name in KNOWN] + [
+        NetworkConfig,
+        QueueConfig,
+        AgedQueueConfig,
+    ]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_raw_and_validated_sections_build_the_same(name):
+    for config in ({"name": name}, parse({"name": name})):
         objective = build(config, feature_dim=8, num_samples=100)
-        assert type(objective) is kind
-        assert objective.temperature.item() == pytest.approx(0.05)
-    assert name in KNOWN
+        assert type(objective).__module__ == f"neuclip.objectives.{name}"
+        assert 0 < objective.temperature.item() < 1
+
+
+def test_the_public_entry_is_the_family_s_build():
+    objective = neuclip.objectives.build({"name": "openclip"}, feature_dim=8, num_samples=100)
+    assert isinstance(objective, OpenClip)
+    assert isinstance(objective, neuclip.objectives.Objective)
 
 
 def test_an_unknown_name_lists_the_known_and_the_nearest():
-    with pytest.raises(ConfigError, match=r"'neuklip'.*openclip, neuclip.*mean 'neuclip'"):
+    with pytest.raises(ConfigError, match=r"'neuklip'.*openclip, siglip.*mean 'neuclip'"):
         build({"name": "neuklip"}, feature_dim=8, num_samples=100)
     with pytest.raises(ConfigError, match="None"):
         build({}, feature_dim=8, num_samples=100)
@@ -33,7 +45,9 @@ def test_an_unknown_name_lists_the_known_and_the_nearest():
     ("fields", "named"),
     [
         ({"num_prototype": 8}, "num_prototype"),
-        ({"num_prototypes": 1}, "num_prototypes"),
+        ({"estimator": {"name": "network", "num_prototypes": 1}}, "num_prototypes"),
+        ({"estimator": {"name": "fifo"}}, "aged_queue"),
+        ({"queue_negatives_from_epoch": 0}, "needs estimator queue"),
         ({"ratio_clamp": 1.0}, "ratio_clamp"),
         ({"temperature_init": 0.005}, "temperature_min 0.01"),
         ({"alpha_mode": "half"}, "alpha_mode"),
@@ -45,7 +59,7 @@ def test_a_field_that_does_not_fit_is_named(fields, named):
 
 
 def test_every_field_is_described():
-    for section in (OpenClipConfig, NeuClipConfig):
+    for section in sections():
         for name, field in section.model_fields.items():
             assert field.description, name
 

@@ -5,8 +5,9 @@ import torch
 from oracles.toy import Toy, relative_error
 from torch.nn.functional import normalize
 
-from neuclip.foundation.errors import NumericsError, ShapeError
-from neuclip.objectives.config import NeuClipConfig
+from neuclip.foundation.errors import ShapeError
+from neuclip.objectives.config import NetworkConfig, NeuClipConfig
+from neuclip.objectives.estimators.estimator import Anchors
 from neuclip.objectives.family import build
 
 WIDTH = 6
@@ -20,7 +21,11 @@ def batch(step, size=4):
 
 
 def make(**fields):
-    section = NeuClipConfig(**{"num_prototypes": 10, "inner_steps": 0, **fields})
+    network = {
+        name: fields.pop(name) for name in list(fields) if name in NetworkConfig.model_fields
+    }
+    network = {"num_prototypes": 10, "inner_steps": 0} | network
+    section = NeuClipConfig(**fields, estimator=NetworkConfig(**network))
     return build(section, feature_dim=WIDTH, num_samples=1000)
 
 
@@ -30,20 +35,20 @@ def test_restarts_come_at_step_0_when_enough_pairs_are_there_and_on_schedule():
     seen, in_use = [], 0
     for step in range(12):
         seen.append(batch(step))
-        before = objective.network.prototypes_SMD.clone()
+        before = objective.estimator.prototypes_SMD.clone()
         objective(*seen[-1])
-        is_restarted = not torch.equal(before, objective.network.prototypes_SMD)
+        is_restarted = not torch.equal(before, objective.estimator.prototypes_SMD)
         assert is_restarted == (step in expected_steps), step
         in_use = expected_steps.get(step, in_use)
-        assert objective.network.num_in_use == in_use
+        assert objective.estimator.num_in_use == in_use
         if is_restarted:
             images, texts, ids = (torch.cat(parts)[-in_use:] for parts in zip(*seen, strict=True))
-            found = objective.network.prototype_ids_M[:in_use]
+            found = objective.estimator.prototype_ids_M[:in_use]
             order, expected_order = found.argsort(), ids.argsort()
             assert torch.equal(found[order], ids[expected_order])
-            prototypes = objective.network.prototypes_SMD[:, :in_use][:, order]
-            assert torch.equal(prototypes[0], texts[expected_order])
-            assert torch.equal(prototypes[1], images[expected_order])
+            prototypes = objective.estimator.prototypes_SMD[:, :in_use][:, order]
+            torch.testing.assert_close(prototypes[0], texts[expected_order])
+            torch.testing.assert_close(prototypes[1], images[expected_order])
         objective.advance(step + 1)
 
 
@@ -51,10 +56,10 @@ def test_a_batch_larger_than_the_prototypes_leaves_its_last_rows():
     objective = make(num_prototypes=3)
     images, texts, ids = batch(0, size=8)
     objective(images, texts, ids)
-    order = objective.network.prototype_ids_M.argsort()
-    assert objective.network.prototype_ids_M[order].tolist() == [5, 6, 7]
-    prototypes = objective.network.prototypes_SMD[:, order]
-    assert torch.equal(prototypes, torch.stack([texts[5:], images[5:]]))
+    order = objective.estimator.prototype_ids_M.argsort()
+    assert objective.estimator.prototype_ids_M[order].tolist() == [5, 6, 7]
+    prototypes = objective.estimator.prototypes_SMD[:, order]
+    torch.testing.assert_close(prototypes, torch.stack([texts[5:], images[5:]]))
 
 
 def test_a_restart_forgets_the_adagrad_sums():
@@ -62,9 +67,9 @@ def test_a_restart_forgets_the_adagrad_sums():
     for step in range(2):
         objective(*batch(step))
         objective.advance(step + 1)
-    two_updates = objective.network.squared_gradients_SMD.clone()
+    two_updates = objective.estimator.squared_gradients_SMD.clone()
     objective(*batch(2))
-    restarted = objective.network
+    restarted = objective.estimator
     _images, _texts, ids = batch(2)
     assert sorted(restarted.prototype_ids_M.tolist()) == ids.tolist()
     assert not torch.equal(restarted.squared_gradients_SMD, two_updates)
@@ -77,18 +82,21 @@ def test_own_prototypes_stay_masked_after_they_moved():
     objective(*batch(0, size=8))
     objective.advance(1)
     objective(*batch(1, size=8))
-    network = objective.network
+    network = objective.estimator
     _images, texts, ids = batch(0, size=8)
     assert not torch.equal(network.prototypes_SMD[0], texts)
-    weights = network.column_log_weights(ids)
+    weights = network.column_log_weights(
+        Anchors(torch.zeros(2, 8, WIDTH), torch.zeros(8), ids, torch.tensor(0.07))
+    )
     assert weights.isinf().nonzero().tolist() == [[i, i] for i in range(8)]
     assert weights.exp().sum(dim=1) == pytest.approx([1.0] * 8)
 
 
 def test_only_training_changes_state():
     objective = make(inner_steps=2)
-    with pytest.raises(NumericsError, match="found none"):
-        objective.eval()(*batch(0))
+    first = objective.eval()(*batch(0))  # knows nothing yet, so the batch's own values stand in
+    assert first.metrics["ratio_max"] == 1
+    assert objective.predict(*batch(0)) is None
     objective.train()(*batch(0))
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     objective.eval()
@@ -178,7 +186,8 @@ def test_prototypes_improve_the_prediction_of_later_batches():
     raw = torch.randn(2, 2048, 16, generator=generator)
     images = normalize(raw[0], dim=1)
     texts = normalize(raw[0] + 1.2 * raw[1], dim=1)
-    section = NeuClipConfig(num_prototypes=256, inner_steps=5, inner_lr=0.003)
+    network = NetworkConfig(num_prototypes=256, inner_steps=5, inner_lr=0.003)
+    section = NeuClipConfig(estimator=network)
     objective = build(section, feature_dim=16, num_samples=2048)
     tau = objective.temperature.detach()
     own = (images * texts).sum(dim=1)

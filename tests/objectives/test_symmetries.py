@@ -30,7 +30,7 @@ def run(make_openclip, make_neuclip):
         result = objective(*leaves, ids)
         t = objective.learned_temperature.log_scale
         image_grad, text_grad, t_grad = torch.autograd.grad(result.loss, [*leaves, t])
-        moved = None if name == "openclip" else objective.network.prototypes_SMD
+        moved = None if name == "openclip" else objective.estimator.prototypes_SMD
         return result.loss, image_grad, text_grad, t_grad, moved, result.log_normalizers
 
     return run

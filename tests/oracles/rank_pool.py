@@ -91,6 +91,6 @@ class RankPool:
 @functools.cache
 def shared_pool():
     """The one pool of this test session."""
-    pool = RankPool(3)
+    pool = RankPool(4)
     atexit.register(pool.close)
     return pool

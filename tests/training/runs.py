@@ -23,6 +23,8 @@ ARCHITECTURE = {
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
 
+SMALL_NETWORK = {"name": "network", "num_prototypes": 48, "inner_steps": 2, "restart_every": 7}
+
 
 def make_packed(root):
     return pack(
@@ -33,12 +35,7 @@ def make_packed(root):
 def make_config(**changes) -> TrainConfig:
     settings = {
         "model": {"architecture": ARCHITECTURE},
-        "objective": {
-            "name": "neuclip",
-            "num_prototypes": 48,
-            "inner_steps": 2,
-            "restart_every": 7,
-        },
+        "objective": {"name": "neuclip", "estimator": SMALL_NETWORK},
         "global_batch": 16,
         "streams": 4,
         "epochs": 3,

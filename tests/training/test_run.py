@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from training.runs import (
+    SMALL_NETWORK,
     kill_rank_when,
     make_config,
     metrics,
@@ -112,7 +113,7 @@ def test_a_caption_source_that_no_sample_has_is_refused_before_anything_runs(pac
 def test_two_ranks_see_the_same_batches_and_end_with_the_same_loss(packed, tmp_path, objective):
     settings = {"name": objective}
     if objective == "neuclip":
-        settings |= {"num_prototypes": 48, "inner_steps": 2, "restart_every": 7}
+        settings["estimator"] = SMALL_NETWORK
     logs = []
     for processes in (1, 2):
         config = make_config(

@@ -6,7 +6,10 @@ from oracles.contrastive import inner_functions, predicted
 from oracles.toy import Toy, relative_error
 
 from neuclip.distributed.world import World
-from neuclip.objectives.normalizer_network import NormalizerNetwork
+from neuclip.objectives.config import NetworkConfig
+from neuclip.objectives.estimators import network as network_module
+from neuclip.objectives.estimators.estimator import Anchors
+from neuclip.objectives.estimators.network import NormalizerNetwork
 
 TAU = 0.07
 EPS = 1e-6
@@ -16,32 +19,28 @@ PRECISIONS = [(torch.float64, 1e-12), (torch.float32, 1e-5)]
 class Setting:
     """A network with given prototypes and the arguments that its methods take."""
 
-    def __init__(self, toy, prototypes, prototype_ids, *, eps=EPS, mask=True, clamp=None, lr=0.01):
+    def __init__(self, toy, prototypes, prototype_ids, *, eps=EPS, clamp=None, **fields):
+        config = NetworkConfig(
+            **{"num_prototypes": prototypes.shape[1], "inner_lr": 0.01, **fields}
+        )
         self.network = NormalizerNetwork(
-            prototypes.shape[1],
-            prototypes.shape[2],
-            eps=eps,
-            lr=lr,
-            ratio_clamp=clamp,
-            mask_own_pair=mask,
+            config, prototypes.shape[2], eps=eps, ratio_clamp=clamp, world=World.single()
         ).to(prototypes.dtype)
         self.network.restart(prototypes, prototype_ids)
         images, texts = (features.detach() for features in toy.features())
-        self.anchors = torch.stack([images, texts])
-        self.arguments = (
-            self.anchors,
-            (images * texts).sum(dim=1),
-            torch.tensor(TAU, dtype=prototypes.dtype),
-            self.network.column_log_weights(toy.ids),
-        )
-        exact = self.anchors.double()
+        own_cosine = (images * texts).sum(dim=1)
+        tau = torch.tensor(TAU, dtype=prototypes.dtype)
+        self.anchors = Anchors(torch.stack([images, texts]), own_cosine, toy.ids, tau)
+        exact = self.anchors.features_SBD.double()
         self.batch = torch.log(eps + both_inner_functions(*exact)).to(prototypes.dtype)
 
     def alpha(self):
-        return self.network(*self.arguments)
+        return self.network(self.anchors)
 
     def gradient(self):
-        return self.network.gradient(*self.arguments, batch_SB=self.batch)
+        weights = self.network.column_log_weights(self.anchors)
+        offsets = weights - self.anchors.own_cosine_B[:, None] / TAU
+        return self.network.gradient(self.anchors, self.batch, offsets)
 
 
 def both_inner_functions(images, texts):
@@ -71,8 +70,8 @@ def whole_set(toy):
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 def test_P11a_all_embeddings_as_prototypes_count_the_own_pair(dtype, tolerance):
     toy = Toy(dtype=dtype)
-    setting = Setting(toy, whole_set(toy), toy.ids, mask=False)
-    g = both_inner_functions(*setting.anchors.double())
+    setting = Setting(toy, whole_set(toy), toy.ids, mask_own_pair=False)
+    g = both_inner_functions(*setting.anchors.features_SBD.double())
     assert relative_error(setting.alpha().exp() - EPS, (11 * g + 1) / 12) < tolerance
 
 
@@ -80,7 +79,7 @@ def test_P11a_all_embeddings_as_prototypes_count_the_own_pair(dtype, tolerance):
 def test_P11b_masking_the_own_pair_gives_the_exact_normalizer(dtype, tolerance):
     toy = Toy(dtype=dtype)
     setting = Setting(toy, whole_set(toy), toy.ids)
-    exact = torch.log(EPS + both_inner_functions(*setting.anchors.double()))
+    exact = torch.log(EPS + both_inner_functions(*setting.anchors.features_SBD.double()))
     assert relative_error(setting.alpha(), exact) < tolerance
 
 
@@ -95,10 +94,12 @@ def test_P11c_column_length_and_order_do_not_matter(toy, some_prototypes):
 
 def test_P11d_without_eps_the_own_cosine_is_a_shift(toy, some_prototypes):
     prototypes, ids = some_prototypes(toy)
-    setting = Setting(toy, prototypes, ids, eps=0.0, mask=False)
+    setting = Setting(toy, prototypes, ids, eps=0.0, mask_own_pair=False)
     directions = prototypes / prototypes.norm(dim=2, keepdim=True)
-    pooled = torch.logsumexp(torch.einsum("sbd,smd->sbm", setting.anchors, directions) / TAU, 2)
-    expected = pooled - torch.tensor(9.0).double().log() - setting.arguments[1] / TAU
+    pooled = torch.logsumexp(
+        torch.einsum("sbd,smd->sbm", setting.anchors.features_SBD, directions) / TAU, 2
+    )
+    expected = pooled - torch.tensor(9.0).double().log() - setting.anchors.own_cosine_B / TAU
     assert relative_error(setting.alpha(), expected) < 1e-12
 
 
@@ -112,7 +113,7 @@ def test_a_mask_by_sample_id_equals_the_loops(toy, some_prototypes):
         ]
     )
     assert relative_error(Setting(toy, prototypes, ids).alpha(), expected) < 1e-12
-    unmasked = Setting(toy, prototypes, ids, mask=False).alpha()
+    unmasked = Setting(toy, prototypes, ids, mask_own_pair=False).alpha()
     assert relative_error(unmasked, expected) > 1e-3
 
 
@@ -122,7 +123,7 @@ def test_P12_gradient_equals_autograd_of_the_loops(some_prototypes, dtype, toler
     toy = Toy(dtype=dtype)
     prototypes, ids = some_prototypes(toy)
     setting = Setting(toy, prototypes, ids, clamp=limit)
-    leaf = prototypes.double().requires_grad_()
+    leaf = setting.network.prototypes_SMD.double().requires_grad_()  # the same directions
     loss = fit_by_loops(toy, leaf, ids, setting.batch, limit=limit or float("inf"))
     [expected] = torch.autograd.grad(loss, [leaf])
     ratio = (setting.batch - setting.alpha()).exp()
@@ -141,6 +142,7 @@ def test_P12_gradient_is_orthogonal_to_the_columns(toy, some_prototypes):
 def test_P20_gradient_equals_central_differences(toy, some_prototypes):
     prototypes, ids = some_prototypes(toy)
     setting = Setting(toy, prototypes, ids)
+    prototypes = setting.network.prototypes_SMD.clone()
     found = setting.gradient()
     h = 1e-6
     for place in ((0, 0, 0), (0, 4, 3), (1, 1, 5), (1, 8, 2)):
@@ -151,26 +153,47 @@ def test_P20_gradient_equals_central_differences(toy, some_prototypes):
         assert abs((high - low) / (2 * h) - found[place]) < 1e-6 * found.abs().max()
 
 
-def test_updates_equal_torch_adagrad(toy, some_prototypes):
+def test_updates_equal_torch_adagrad_of_unit_prototypes(toy, some_prototypes):
     prototypes, ids = some_prototypes(toy)
-    setting = Setting(toy, prototypes, ids)
-    leaf = torch.nn.Parameter(prototypes.clone())
+    setting = Setting(toy, prototypes, ids, inner_steps=4)
+    leaf = torch.nn.Parameter(torch.nn.functional.normalize(prototypes, dim=2))
     optimizer = torch.optim.Adagrad([leaf], lr=0.01, eps=1e-8)
     for _ in range(4):
         leaf.grad = torch.autograd.grad(fit_by_loops(toy, leaf, ids, setting.batch), [leaf])[0]
         optimizer.step()
-    setting.network.fit(
-        *setting.arguments, batch_SB=setting.batch, num_steps=4, world=World.single()
-    )
+        leaf.data = torch.nn.functional.normalize(leaf.data, dim=2)
+    setting.network.fit(setting.anchors, setting.batch)
     assert relative_error(setting.network.prototypes_SMD, leaf.detach()) < 1e-10
     sums = optimizer.state[leaf]["sum"]
     assert relative_error(setting.network.squared_gradients_SMD, sums) < 1e-10
 
 
-def test_many_steps_on_one_batch_reproduce_its_normalizers(toy, some_prototypes):
-    setting = Setting(toy, *some_prototypes(toy, count=64), lr=0.05)
-    before = (setting.alpha() - setting.batch).square().mean()
-    setting.network.fit(
-        *setting.arguments, batch_SB=setting.batch, num_steps=300, world=World.single()
+def test_the_fit_is_the_same_in_slices_of_anchors(toy, some_prototypes, monkeypatch):
+    """Oracle: the whole at once."""
+    setting = Setting(toy, *some_prototypes(toy))
+    whole = setting.gradient()
+    monkeypatch.setattr(network_module, "_MAX_SIMILARITIES", 5 * 9)
+    assert relative_error(setting.gradient(), whole) < 1e-13
+
+
+@pytest.mark.parametrize(("tau", "bound"), [(0.07, 0.26 / 7), (0.01, 0.26)])
+def test_bf16_products_stay_within_the_measured_error(tau, bound):
+    """Oracle: float32, on random unit vectors of width 512; bounds in nats of alpha."""
+    generator = torch.Generator().manual_seed(0)
+    images, prototypes = torch.nn.functional.normalize(
+        torch.randn(2, 256, 512, generator=generator), dim=2
     )
+    terms = {}
+    for precision in ("fp32", "bf16"):
+        config = NetworkConfig(num_prototypes=256, fit_precision=precision)
+        network = NormalizerNetwork(config, 512, eps=1e-14, ratio_clamp=20.0, world=World.single())
+        product = network._product(images / tau, prototypes.T, add=torch.zeros(256, 256))
+        terms[precision] = torch.logsumexp(product, dim=1)
+    assert 0 < (terms["bf16"] - terms["fp32"]).abs().max() < bound
+
+
+def test_many_steps_on_one_batch_reproduce_its_normalizers(toy, some_prototypes):
+    setting = Setting(toy, *some_prototypes(toy, count=64), inner_lr=0.05, inner_steps=300)
+    before = (setting.alpha() - setting.batch).square().mean()
+    setting.network.fit(setting.anchors, setting.batch)
     assert (setting.alpha() - setting.batch).square().mean() < before / 100

@@ -1,0 +1,222 @@
+"""The normalizer network of NeuCLIP: prototypes that learn to stand for the whole data set.
+
+Legend: S side (0 image anchors with prototype texts, 1 text anchors with prototype images),
+B local anchors, M prototypes a side, C <= M prototypes in use, D embedding width, tau temperature,
+alpha predicted and l batch log-normalizer, r = exp(l - alpha) their ratio.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from neuclip.distributed.collectives import all_reduce_mean_
+from neuclip.distributed.world import World
+from neuclip.objectives.config import NetworkConfig
+from neuclip.objectives.estimators.estimator import Anchors, Estimator
+from neuclip.objectives.estimators.sources import make_source
+from neuclip.objectives.global_batch import GlobalBatch
+from neuclip.objectives.margins import add_eps, log_normalizers, log_weights, scaled_margins
+
+# Far above rounding noise and far below a real gradient. When the prototypes are the batch itself
+# the gradient is pure rounding noise, which AdaGrad would otherwise turn into full steps.
+_ADAGRAD_EPS = 1e-8
+
+# Similarities of anchors and prototypes that live at a time: 256 MiB in float32.
+_MAX_SIMILARITIES = 1 << 26
+
+
+class NormalizerNetwork(Estimator):
+    """Prototypes, their AdaGrad sums, and the log-normalizers that they predict.
+
+    Definition: alpha_i = log(eps + mean_j exp((cos(anchor_i, w_j) - cos(own pair i)) / tau)),
+    the mean over the prototypes in use that did not come from the anchor's own pair. Dividing by
+    the number of those that remain, not by all, makes alpha the exact log-normalizer when the
+    prototypes are all embeddings of a data set that holds the anchor.
+
+    It is fitted to each batch by `inner_steps` AdaGrad steps on
+    mean_i sum over sides of exp(l_i - alpha_i) + alpha_i - 1, l constant, after which prototypes
+    are unit vectors again: alpha does not depend on their length.
+
+    Prototypes restart from their source at step 0 and every `restart_every` steps, and once more
+    as soon as it has enough pairs for all prototypes; until then as many prototypes as there are
+    pairs are in use.
+
+    Source: NeuCLIP, arXiv 2511.08417; gradients against autograd and loops in
+    tests/objectives/test_network.py.
+    """
+
+    prototypes_SMD: Tensor
+    squared_gradients_SMD: Tensor
+    prototype_ids_M: Tensor
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        feature_dim: int,
+        *,
+        eps: float,
+        ratio_clamp: float | None,
+        world: World,
+    ) -> None:
+        super().__init__(eps=eps, ratio_clamp=ratio_clamp)
+        self.config = config
+        self.world = world
+        self.num_in_use = 0
+        self.source = make_source(config.source, config.num_prototypes, feature_dim)
+        shape = (2, config.num_prototypes, feature_dim)
+        self.register_buffer("prototypes_SMD", torch.zeros(shape))
+        self.register_buffer("squared_gradients_SMD", torch.zeros(shape))
+        ids_M = torch.zeros(config.num_prototypes, dtype=torch.int64)
+        self.register_buffer("prototype_ids_M", ids_M)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the number of prototypes in use; a tensor, as all state."""
+        return torch.tensor(self.num_in_use)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the number of prototypes in use from a saved state."""
+        self.num_in_use = int(state)
+
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether there are prototypes."""
+        return self.num_in_use > 0
+
+    @torch.no_grad()
+    def restart(
+        self, contrasts_SCD: Float[Tensor, "2 C D"], sample_ids_C: Int[Tensor, " C"]
+    ) -> None:
+        """Make the directions of these embeddings the prototypes and forget the AdaGrad sums.
+
+        Args:
+            contrasts_SCD: texts on side 0, images on side 1; row c of both is pair c.
+            sample_ids_C: ids of those pairs.
+        """
+        self.num_in_use = len(sample_ids_C)
+        self.prototypes_SMD[:, : self.num_in_use] = functional.normalize(contrasts_SCD, dim=2)
+        self.prototype_ids_M[: self.num_in_use] = sample_ids_C
+        self.squared_gradients_SMD.zero_()
+
+    def prepare(
+        self, batch: GlobalBatch, anchors: Anchors, log_batch_SB: Float[Tensor, "2 B"], *, step: int
+    ) -> None:
+        """Restart the prototypes if it is due, then fit them to the batch."""
+        self.source.add(batch.contrasts_SGD.detach(), batch.sample_ids_G)
+        can_complete = self.source.is_full and self.num_in_use < self.config.num_prototypes
+        is_first_of_batch = self.config.source == "batch" and self.num_in_use > 0
+        if step % self.config.restart_every == 0 or (can_complete and not is_first_of_batch):
+            self.restart(*self.source.held())
+        self.fit(anchors, log_batch_SB)
+
+    def forward(self, anchors: Anchors) -> Float[Tensor, "2 B"]:
+        """Return alpha, nats, with gradient to the anchors and tau; prototypes are constants."""
+        prototypes_SCD = self.prototypes_SMD[:, : self.num_in_use]
+        if anchors.features_SBD.requires_grad:
+            prototypes_SCD = prototypes_SCD.clone()  # the next fit may come before backward
+        margins_SBC = scaled_margins(
+            anchors.features_SBD,
+            prototypes_SCD.to(anchors.features_SBD.dtype),
+            anchors.own_cosine_B,
+            anchors.temperature,
+        )
+        return log_normalizers(margins_SBC, self.column_log_weights(anchors), self.eps)
+
+    def column_log_weights(self, anchors: Anchors) -> Float[Tensor, "B C"]:
+        """Return the log of each prototype's weight in an anchor's mean; -inf for its own pair."""
+        is_own_BC = anchors.sample_ids_B[:, None] == self.prototype_ids_M[: self.num_in_use]
+        return log_weights(is_own_BC & self.config.mask_own_pair, anchors.features_SBD.dtype)
+
+    @torch.no_grad()
+    def fit(self, anchors: Anchors, log_batch_SB: Float[Tensor, "2 B"]) -> None:
+        """Take AdaGrad steps on one global batch; prototypes stay equal on all ranks.
+
+        Averaging the local gradients over ranks gives the gradient on the global batch.
+        """
+        offsets_BC = self.column_log_weights(anchors)
+        offsets_BC = offsets_BC - (anchors.own_cosine_B / anchors.temperature)[:, None]
+        with _tf32(is_allowed=self.config.fit_precision == "tf32"):
+            for _ in range(self.config.inner_steps):
+                gradient_SCD = self.gradient(anchors, log_batch_SB, offsets_BC)
+                self.update(all_reduce_mean_(gradient_SCD, self.world))
+
+    @torch.no_grad()
+    def gradient(
+        self,
+        anchors: Anchors,
+        log_batch_SB: Float[Tensor, "2 B"],
+        offsets_BC: Float[Tensor, "B C"],
+    ) -> Float[Tensor, "2 C D"]:
+        """Return the gradient of the local fit with respect to the prototypes in use.
+
+        Definition: of tau * mean_i sum_sides (exp(l_i - alpha_i) + alpha_i - 1), l constant; with
+        p_ij the share of prototype j in exp(alpha_i), w_j unit prototypes, and r limited to its
+        clamp: mean_i (1 - r_i) p_ij (I - w_j w_j^T) anchor_i.
+
+        Two matrix products a side, no autograd graph; of the [B, C] similarities only a slice of
+        anchors lives at a time.
+
+        Args:
+            offsets_BC: column log-weights minus own cosine / tau: what turns cos / tau into the
+                log of a prototype's term.
+        """
+        prototypes_SCD = self.prototypes_SMD[:, : self.num_in_use]
+        dtype = prototypes_SCD.dtype
+        offsets_BC, log_batch_SB = offsets_BC.to(dtype), log_batch_SB.to(dtype)
+        features_SBD = anchors.features_SBD.to(dtype)
+        num_local, num_columns = offsets_BC.shape
+        gradient_SCD = torch.zeros_like(prototypes_SCD)
+        for side in (0, 1):
+            for rows in _slices(num_local, max(1, _MAX_SIMILARITIES // num_columns)):
+                features_RD = features_SBD[side, rows]
+                terms_RC = self._product(
+                    features_RD / anchors.temperature, prototypes_SCD[side].T, add=offsets_BC[rows]
+                )
+                largest_R1 = terms_RC.amax(dim=1, keepdim=True)
+                sums_R = terms_RC.sub_(largest_R1).exp_().sum(dim=1)
+                largest_R = largest_R1[:, 0]
+                alpha_R = add_eps(sums_R.log() + largest_R, self.eps)
+                ratio_R = self.ratios(log_batch_SB[side, rows], alpha_R)
+                # The share of a prototype is its term times this; scaling anchors is cheaper.
+                weight_R = (largest_R - alpha_R).exp() * (1 - ratio_R) / num_local
+                gradient_SCD[side] = self._product(
+                    terms_RC.T, features_RD * weight_R[:, None], add=gradient_SCD[side]
+                )
+        radial_SC1 = torch.linalg.vecdot(gradient_SCD, prototypes_SCD)[..., None]
+        return gradient_SCD.addcmul_(radial_SC1, prototypes_SCD, value=-1)
+
+    @torch.no_grad()
+    def update(self, gradient_SCD: Float[Tensor, "2 C D"]) -> None:
+        """Take one AdaGrad step in place, and bring the prototypes back to unit length."""
+        prototypes_SCD = self.prototypes_SMD[:, : self.num_in_use]
+        sums_SCD = self.squared_gradients_SMD[:, : self.num_in_use]
+        sums_SCD.addcmul_(gradient_SCD, gradient_SCD)
+        roots_SCD = sums_SCD.sqrt().add_(_ADAGRAD_EPS)
+        prototypes_SCD.addcdiv_(gradient_SCD, roots_SCD, value=-self.config.inner_lr)
+        prototypes_SCD.div_(prototypes_SCD.norm(dim=2, keepdim=True))
+
+    def _product(
+        self, left: Float[Tensor, "X Y"], right: Float[Tensor, "Y Z"], *, add: Float[Tensor, "X Z"]
+    ) -> Float[Tensor, "X Z"]:
+        """Return add + left @ right in the precision of the recipe."""
+        if self.config.fit_precision != "bf16":
+            return torch.addmm(add, left, right)
+        return add + (left.bfloat16() @ right.bfloat16()).to(add.dtype)
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(first, min(first + step, length)) for first in range(0, length, step)]
+
+
+@contextmanager
+def _tf32(*, is_allowed: bool) -> Generator[None]:
+    """Let float32 products of CUDA round their inputs to TF32, or not, inside the block."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = is_allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,0 +1,55 @@
+"""Where prototypes restart from.
+
+Legend: M prototypes a side, G global batch, N pairs drawn, D width, S side.
+"""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from neuclip.objectives.estimators.recent_pairs import RecentPairs
+
+
+class PrototypeSource(Protocol):
+    """Gives contrasts (texts on side 0, images on side 1) with the ids of their pairs."""
+
+    def add(self, contrasts_SGD: Float[Tensor, "2 G D"], sample_ids_G: Int[Tensor, " G"]) -> None:
+        """Take in a global batch."""
+        ...
+
+    def held(self) -> tuple[Float[Tensor, "2 N D"], Int[Tensor, " N"]]:
+        """Return at most M pairs, the same on all ranks."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether there is no more to wait for."""
+        ...
+
+
+class PresentBatch(nn.Module):
+    """The present batch alone: its last M pairs."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.is_full = True
+        self._held: tuple[Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def add(self, contrasts_SGD: Float[Tensor, "2 G D"], sample_ids_G: Int[Tensor, " G"]) -> None:
+        """Forget the last batch for this one."""
+        self._held = contrasts_SGD[:, -self.capacity :], sample_ids_G[-self.capacity :]
+
+    def held(self) -> tuple[Float[Tensor, "2 N D"], Int[Tensor, " N"]]:
+        """Return the present batch."""
+        if self._held is None:
+            raise RuntimeError("no batch was added")
+        return self._held
+
+
+def make_source(name: str, capacity: int, feature_dim: int) -> RecentPairs | PresentBatch:
+    """Return the source of the recipe's name."""
+    return PresentBatch(capacity) if name == "batch" else RecentPairs(capacity, feature_dim)
