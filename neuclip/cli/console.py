@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from neuclip.journey import StagePlan, StageReport
+from neuclip.training.normalizer_report import NormalizerReport
 
 _PLAIN_EVERY_S = 5.0
 _NOTE = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a long note must not squeeze the bars
@@ -141,5 +142,35 @@ def scores_table(scores: Sequence[dict[str, Any]]) -> Table:
         value, chance = float(row["main_value"]), float(row["chance"])
         table.add_row(
             row["set"], row["main_metric"], f"{value:.1%}", f"{chance:.2%}", f"{value / chance:.1f}"
+        )
+    return table
+
+
+def normalizers_table(report: NormalizerReport) -> Table:
+    """Return the table of `neuclip normalizers`."""
+    table = Table(
+        "estimator",
+        "batch",
+        "samples",
+        "MSE, nats\u00b2",
+        "bias, nats",
+        "correlation",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        caption=f"step {report.step}, temperature {report.temperature:.4f}; exact log-normalizers: "
+        f"mean {report.exact_mean:.2f}, std {report.exact_std:.2f} nats, {report.num_anchors} anchors",
+        caption_justify="left",
+    )
+    for column in range(1, 6):
+        table.columns[column].justify = "right"
+    for row in report.rows:
+        table.add_row(
+            row.estimator,
+            str(row.global_batch),
+            str(row.num_samples),
+            f"{row.mse:.3f}",
+            f"{row.bias:+.3f}",
+            f"{row.correlation:.2f}",
         )
     return table

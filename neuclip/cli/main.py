@@ -5,12 +5,20 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from neuclip.cli.console import LiveProgress, plan_table, scores_table, set_up_logging, stages_table
+from neuclip.cli.console import (
+    LiveProgress,
+    normalizers_table,
+    plan_table,
+    scores_table,
+    set_up_logging,
+    stages_table,
+)
 from neuclip.foundation.errors import ConfigError, NeuclipError
 from neuclip.journey import STAGES, StageReport, check_stage, from_stage, plan, run_journey
 from neuclip.recipe import Recipe, load_recipe, parse_override
@@ -144,6 +152,59 @@ def doctor(
                 out.print(finding.says, markup=False, highlight=False)
         if any(finding.state == "error" for finding in findings):
             raise typer.Exit(1)
+
+
+@app.command()
+def normalizers(
+    checkpoint: Annotated[
+        str, typer.Argument(help="folder step-... of a train stage that was run to its end")
+    ],
+    anchors: Annotated[int, typer.Option(help="samples that normalizers are compared for")] = 1000,
+    samples: Annotated[
+        int | None, typer.Option(help="training samples that stand for the data set; default all")
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(help="global batch; may be given often; default half, once, twice the run's"),
+    ] = None,
+    share: Annotated[
+        list[float] | None,
+        typer.Option(help="part of the data set taken as all; may be given often; default 1, 0.1"),
+    ] = None,
+    epochs: Annotated[
+        float, typer.Option(help="passes over the features before an estimator is asked")
+    ] = 2.0,
+    out: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="write the table, plot and numbers there")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold normalizer estimators at a checkpoint's weights against exact log-normalizers."""
+    from neuclip.towers.encode import scoring_device
+    from neuclip.training.normalizer_report import write_report
+    from neuclip.training.normalizers import measure
+
+    set_up_logging(screen, verbose=False)
+    with _explained(as_json=as_json):
+        with LiveProgress(screen).shown() as progress:
+            report = measure(
+                checkpoint.rstrip("/"),
+                num_anchors=anchors,
+                max_samples=samples,
+                batches=batch,
+                shares=share or (1.0, 0.1),
+                epochs=epochs,
+                seed=0,
+                device=scoring_device(),
+                progress=progress,
+            )
+        if out is not None:
+            write_report(report, Path(out))
+        if as_json:
+            _print_json(report.model_dump(mode="json"))
+        else:
+            Console().print(normalizers_table(report))
 
 
 def main() -> None:

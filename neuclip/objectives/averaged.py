@@ -4,6 +4,7 @@ Legend: S side, B local batch, G global batch, tau temperature, g mean over the 
 of exp(margin / tau), u its moving average, gamma the rate of the average.
 """
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -54,7 +55,7 @@ class AveragedObjective(Objective):
         self.averages = MovingAverages(num_samples=num_samples, world=world)
 
     @abstractmethod
-    def gamma(self, epoch: float) -> float:
+    def gamma(self, epoch: int) -> float:
         """Return the rate of the moving averages in an epoch of the present stage."""
 
     def scale(self, temperature: Float[Tensor, "*SB"]) -> Float[Tensor, "*SB"]:
@@ -92,7 +93,8 @@ class AveragedObjective(Objective):
             margins_SBG = batch.margins(for_margins)
             weights_BG = log_weights(batch.is_own_BG, margins_SBG.dtype)
             log_g_SB = log_normalizers(margins_SBG, weights_BG, 0.0)
-            gamma = self.gamma(self.epoch(batch))
+            epoch = math.floor(self.epoch(batch))
+            gamma = self.gamma(epoch)
             denominators_SB = self._log_denominators(batch, log_g_SB, gamma)[:, local]
             ratio_SB = (log_g_SB - denominators_SB).exp()
             scale = self.scale(temperature.detach())
@@ -102,7 +104,7 @@ class AveragedObjective(Objective):
             if self.individual is not None and self.training:
                 shares_SBG = (margins_SBG + weights_BG - denominators_SB[..., None]).exp()
                 means_SB = (shares_SBG * margins_SBG).sum(dim=2).detach()
-                self.individual.step(batch, denominators_SB - means_SB, self.epoch(batch))
+                self.individual.step(batch, denominators_SB - means_SB, epoch)
         return ObjectiveResult(
             loss=loss,
             log_normalizers=(denominators_SB[0], denominators_SB[1]),

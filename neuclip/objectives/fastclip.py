@@ -54,7 +54,7 @@ class FastClip(AveragedObjective):
         )
         self.config = config
 
-    def gamma(self, epoch: float) -> float:
+    def gamma(self, epoch: int) -> float:
         """Return the rate of FastCLIP's cosine."""
         return cosine_gamma(
             epoch,

@@ -50,7 +50,7 @@ class IndividualTemperatures(nn.Module, ABC):
         return self.table.read(sample_ids_G)[:, :2].T
 
     @torch.no_grad()
-    def step(self, batch: GlobalBatch, gradients_SB: Float[Tensor, "2 B"], epoch: float) -> None:
+    def step(self, batch: GlobalBatch, gradients_SB: Float[Tensor, "2 B"], epoch: int) -> None:
         """Move the temperatures of the batch's samples.
 
         Args:
@@ -59,7 +59,7 @@ class IndividualTemperatures(nn.Module, ABC):
         gradients_SG = all_gather(gradients_SB.T, self.world).T + self.rho
         rows_GC = self.table.read(batch.sample_ids_G).to(gradients_SG.dtype)
         tau_SG, first_SG, second_SG = rows_GC.T.unflatten(0, (3, 2))
-        step_SG, first_SG, second_SG = self.move(gradients_SG, first_SG, second_SG, int(epoch))
+        step_SG, first_SG, second_SG = self.move(gradients_SG, first_SG, second_SG, epoch)
         tau_SG = (tau_SG - self.lr * step_SG).clamp(self.minimum, self.maximum)
         self.table.write(batch.sample_ids_G, torch.cat([tau_SG, first_SG, second_SG]).T)
         self.mean.copy_(tau_SG.mean())

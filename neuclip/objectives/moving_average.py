@@ -17,20 +17,19 @@ from neuclip.objectives.per_sample import PerSample
 _LOG_LEAST = math.log(1e-35)
 
 
-def cosine_gamma(epoch: float, *, gamma_min: float, decay_epochs: int) -> float:
+def cosine_gamma(epoch: int, *, gamma_min: float, decay_epochs: int) -> float:
     """Return FastCLIP's rate: 1 in epoch 0, then half a cosine down to gamma_min.
 
-    Source: arXiv 2407.01445; steps at whole epochs.
+    Source: arXiv 2407.01445.
     """
-    whole = math.floor(epoch)
-    if whole >= decay_epochs and whole > 0:
+    if epoch >= decay_epochs:
         return gamma_min
-    return 0.5 * (1 + math.cos(math.pi * whole / decay_epochs)) * (1 - gamma_min) + gamma_min
+    return 0.5 * (1 + math.cos(math.pi * epoch / decay_epochs)) * (1 - gamma_min) + gamma_min
 
 
-def constant_gamma(epoch: float, *, gamma: float) -> float:
+def constant_gamma(epoch: int, *, gamma: float) -> float:
     """Return 1 in epoch 0, when no sample has an average yet, and then a constant rate."""
-    return 1.0 if math.floor(epoch) == 0 else gamma
+    return 1.0 if epoch == 0 else gamma
 
 
 class MovingAverages(nn.Module):

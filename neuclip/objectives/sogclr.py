@@ -35,6 +35,6 @@ class SogClr(AveragedObjective):
         )
         self.config = config
 
-    def gamma(self, epoch: float) -> float:
+    def gamma(self, epoch: int) -> float:
         """Return 1 in epoch 0, then the recipe's rate."""
         return constant_gamma(epoch, gamma=self.config.gamma)

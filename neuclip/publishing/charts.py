@@ -59,7 +59,7 @@ CURVES = (
     Curve(
         "Normalizer error",
         "Mean squared error of the log-normalizers against exact ones.",
-        {"normalizer_mse": "the objective's", "normalizer_mse_batch": "the batch alone"},
+        {"normalizer_mse": "the objective's", "normalizer_batch_mse": "the batch alone"},
         is_log=True,
     ),
     Curve(

@@ -1,8 +1,8 @@
 """The `train` section of a recipe."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from neuclip.foundation.config import Section, unkeyed
 from neuclip.objectives.config import NeuClipConfig, ObjectiveConfig
@@ -12,12 +12,23 @@ STAGE_VERSION = 1
 """Raised when the stage's output for the same recipe and inputs changes."""
 
 
+ShadowName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+
+
 class ProbeConfig(Section):
     """How often the log-normalizers that the objective uses are held against exact ones."""
 
     every_steps: int = Field(default=500, ge=1, description="steps between two measurements")
     samples: int = Field(
         default=4096, ge=16, description="samples of the training set that stand for the whole"
+    )
+    anchors: int = Field(
+        default=512, ge=2, description="of these, how many the normalizers are compared for"
+    )
+    shadows: dict[ShadowName, ObjectiveConfig] = Field(
+        default={},
+        description="further objectives by name that watch the run's features and are measured "
+        "like its own; each costs a step of its own",
     )
 
 

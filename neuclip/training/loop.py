@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 
 import numpy as np
@@ -22,11 +23,12 @@ from neuclip.loading.samples import Batch, ShardSamples
 from neuclip.objectives.family import build
 from neuclip.towers.model import Towers, create_towers
 from neuclip.towers.transforms import training_image
+from neuclip.training.config import TrainConfig
 from neuclip.training.job import CHECKPOINTS, PROGRESS_MARK, TrainJob, TrainResult
 from neuclip.training.metrics import MetricsLog
 from neuclip.training.mirror import mirror_run
 from neuclip.training.probe import NormalizerProbe
-from neuclip.training.saving import restore_trainer, save_trainer
+from neuclip.training.saving import restore_trainer, save_trainer, shared_state
 from neuclip.training.trainer import Forward, Trainer
 
 
@@ -57,7 +59,7 @@ def train(job: TrainJob, world: World) -> TrainResult:
     if latest is not None:
         restore_trainer(trainer, latest)
     barrier(world)  # nobody writes before everybody has read
-    samples = training_samples(job, table, towers)
+    samples = training_samples(config, table, towers, shard_folder=job.shard_folder, seed=job.seed)
     return _Run(job, world, trainer, samples, order).to_the_end()
 
 
@@ -66,18 +68,20 @@ def shard_sizes(table: SampleTable) -> np.ndarray:
     return np.bincount(table.shard, minlength=len(table.shards)).astype(np.int64)
 
 
-def training_samples(job: TrainJob, table: SampleTable, towers: Towers) -> ShardSamples:
+def training_samples(
+    config: TrainConfig, table: SampleTable, towers: Towers, *, shard_folder: Path, seed: int
+) -> ShardSamples:
     """Return the training samples with the transform of a recipe."""
-    px, mean, std, scale = towers.image_px, towers.mean, towers.std, job.config.crop_scale
+    px, mean, std, scale = towers.image_px, towers.mean, towers.std, config.crop_scale
     return ShardSamples(
-        job.shard_folder,
+        shard_folder,
         table,
         transform=lambda image, draw: training_image(
             image, draw, image_px=px, mean=mean, std=std, scale=scale
         ),
         tokenize=towers.tokenize,
-        caption_sources=job.config.caption_sources,
-        seed=job.seed,
+        caption_sources=config.caption_sources,
+        seed=seed,
     )
 
 
@@ -146,7 +150,7 @@ class _Run:
         return self._result()
 
     def _probe_if_due(self, batch: Batch, forward: Forward) -> dict[str, float] | None:
-        """Return what the probe measured, nothing on ranks that only help, None where it is not due."""
+        """Return what the probe measured, None where it is not due."""
         step, last = self.trainer.step, self.trainer.total_steps - 1
         if self.probe is None or (step % self.probe.every_steps and step != last):
             return None
@@ -222,10 +226,15 @@ class _Run:
         """Write a checkpoint on the main rank; everybody waits for it."""
         if self.saved_at != self.trainer.step or self.trainer.step == self.trainer.total_steps:
             self.corrupt.update(*gather_objects(self.corrupt, self.world))
+            shared = shared_state(self.trainer)
             if self.world.is_main:
                 checkpoints = self.job.run_folder / CHECKPOINTS
                 save_trainer(
-                    self.trainer, checkpoints, train_key=self.job.train_key, scheduled=scheduled
+                    self.trainer,
+                    checkpoints,
+                    shared=shared,
+                    train_key=self.job.train_key,
+                    scheduled=scheduled,
                 )
                 prune_checkpoints(checkpoints, keep=self.config.keep_checkpoints)
                 mirror_run(self.job)

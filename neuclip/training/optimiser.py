@@ -13,22 +13,14 @@ def build_optimiser(
 ) -> torch.optim.AdamW:
     """Group the parameters and make the optimiser.
 
-    Matrices decay; biases, gains and the objective's parameters do not. A group's `fixed_lr` is None where it
-    follows the schedule.
+    Matrices decay; biases, gains and the objective's parameters do not.
     """
     learned = [parameter for parameter in encoders.parameters() if parameter.requires_grad]
     groups = [
-        {
-            "params": [p for p in learned if p.ndim >= 2],
-            "weight_decay": config.weight_decay,
-            "fixed_lr": None,
-        },
-        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0, "fixed_lr": None},
+        {"params": [p for p in learned if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
     ]
-    groups += [
-        {"params": group.parameters, "weight_decay": 0.0, "fixed_lr": group.lr}
-        for group in objective.trainable()
-    ]
+    groups += [{"params": group.parameters, "weight_decay": 0.0} for group in objective.trainable()]
     # Zero parameters of a kind make an empty group, which torch accepts; the order of groups is part of the state.
     return torch.optim.AdamW(
         groups, lr=config.lr, betas=config.betas, eps=config.adam_eps, fused=True
@@ -36,7 +28,12 @@ def build_optimiser(
 
 
 def set_learning_rate(
-    optimiser: torch.optim.Optimizer, config: TrainConfig, *, step: int, total_steps: int
+    optimiser: torch.optim.Optimizer,
+    objective: Objective,
+    config: TrainConfig,
+    *,
+    step: int,
+    total_steps: int,
 ) -> float:
     """Set the rates of update `step` and return the encoders' one."""
     scheduled = learning_rate(
@@ -46,8 +43,12 @@ def set_learning_rate(
         warmup_steps=config.warmup_steps,
         total_steps=total_steps,
     )
-    for group in optimiser.param_groups:
-        group["lr"] = scheduled if group["fixed_lr"] is None else group["fixed_lr"]
+    own = objective.trainable()
+    num_encoder_groups = len(optimiser.param_groups) - len(own)
+    for group in optimiser.param_groups[:num_encoder_groups]:
+        group["lr"] = scheduled
+    for group, asked in zip(optimiser.param_groups[num_encoder_groups:], own, strict=True):
+        group["lr"] = (scheduled if asked.lr is None else asked.lr) * asked.lr_factor
     return scheduled
 
 

@@ -1,15 +1,22 @@
-"""Hold the log-normalizers that the objective uses against exact ones, while training goes on.
+"""Hold the log-normalizers of a run, and of its shadows, against exact ones while training goes on.
 
-Legend: S side (0 image anchors, 1 text anchors), B local anchors, K probe samples, D width.
+Legend: S side (0 image anchors, 1 text anchors), A anchors, G global batch.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from neuclip.distributed.collectives import all_gather
 from neuclip.foundation.randomness import permutation
 from neuclip.loading.samples import Batch, ShardSamples
-from neuclip.objectives.margins import log_normalizers, log_weights, scaled_margins
+from neuclip.objectives.exact import (
+    EstimateError,
+    Features,
+    error_of,
+    exact_log_normalizers,
+    implied_by_infonce,
+)
 from neuclip.training.config import ProbeConfig
 from neuclip.training.trainer import Forward, Trainer
 
@@ -19,11 +26,12 @@ EPS = 1e-14
 
 
 class NormalizerProbe:
-    """Measures the mean squared error of log-normalizers on the anchors of a batch.
+    """Measures the error of log-normalizers on fixed anchors.
 
     The contrast set is a fixed random part of the training set (all of it where it is not larger), encoded
-    with the present weights in evaluation mode. Definition and footing: section 1.3 of the NeuCLIP notes,
-    MSE = 1/2 [mean over image anchors + mean over text anchors], nats squared.
+    with the present weights in evaluation mode; the anchors are the first of it. What is compared with the
+    exact values: what the objective would use for these anchors, what the present batch gives, what InfoNCE
+    makes of that, and what each shadow would use.
     """
 
     def __init__(
@@ -32,51 +40,61 @@ class NormalizerProbe:
         self.every_steps = config.every_steps
         self._samples = samples
         self._ids = permutation(count, seed=seed ^ _PROBE_SALT)[: config.samples].tolist()
+        self._num_anchors = min(config.anchors, len(self._ids))
 
     def measure(self, trainer: Trainer, batch: Batch, forward: Forward) -> dict[str, float]:
-        """Return the error of the objective's estimates and of the batch's own; call it on every rank.
-
-        Only the main rank computes; elsewhere the result is empty.
-        """
-        world = trainer.world
-        everyone = [
-            all_gather(x.float(), world) for x in (forward.image_features, forward.text_features)
-        ]
-        ids_of_everyone = all_gather(batch.sample_ids, world)
-        if not world.is_main or forward.result.log_normalizers is None:
-            return {}
-        anchors_SBD = torch.stack([forward.image_features.float(), forward.text_features.float()])
-        temperature = trainer.objective.temperature.detach()
-
-        def exact(columns_SCD: Tensor, column_ids: Tensor) -> Tensor:
-            own_cosine_B = (anchors_SBD[0] * anchors_SBD[1]).sum(dim=1)
-            margins = scaled_margins(anchors_SBD, columns_SCD, own_cosine_B, temperature)
-            weights = log_weights(batch.sample_ids[:, None] == column_ids[None, :], margins.dtype)
-            return log_normalizers(margins, weights, EPS)
-
-        images, texts, ids = self._encode(trainer)
-        exact_SB = exact(torch.stack([texts, images]), ids)
-        batch_SB = exact(torch.stack([everyone[1], everyone[0]]), ids_of_everyone)
-        used_SB = torch.stack(forward.result.log_normalizers).float()
-        return {
-            "normalizer_mse": (used_SB - exact_SB).square().mean().item(),
-            "normalizer_bias": (used_SB - exact_SB).mean().item(),
-            "normalizer_mse_batch": (batch_SB - exact_SB).square().mean().item(),
+        """Return the errors as named numbers; every rank calls it and computes the same."""
+        world, objective = trainer.world, trainer.objective
+        present = Features(
+            all_gather(forward.image_features, world),
+            all_gather(forward.text_features, world),
+            all_gather(batch.sample_ids, world),
+        )
+        whole = encode_samples(trainer.encoders, self._samples, self._ids, trainer.world.device)
+        anchors = whole.at(torch.arange(self._num_anchors, device=world.device))
+        temperature = objective.temperature.detach()
+        exact_SA = exact_log_normalizers(anchors, whole, temperature, eps=EPS)
+        batch_SA = exact_log_normalizers(anchors, present, temperature, eps=EPS)
+        estimates = {
+            "batch": batch_SA,
+            "implied": implied_by_infonce(batch_SA, len(present.sample_ids) - 1),
         }
+        own = objective.predict(anchors.images, anchors.texts, anchors.sample_ids)
+        values = _named(
+            "normalizer", _error(own, exact_SA) if own else error_of(batch_SA, exact_SA)
+        )
+        for name, found_SA in estimates.items():
+            values |= _named(f"normalizer_{name}", error_of(found_SA, exact_SA))
+        if trainer.shadows is not None:
+            found = trainer.shadows.predict(anchors.images, anchors.texts, anchors.sample_ids)
+            for name, sides in found.items():
+                values |= _named(f"shadow_{name}", _error(sides, exact_SA))
+        return values
 
-    def _encode(self, trainer: Trainer) -> tuple[Tensor, Tensor, Tensor]:
-        """Return image features, text features [K, D] and ids [K] of the probe samples."""
-        images: list[Tensor] = []
-        texts: list[Tensor] = []
-        ids: list[Tensor] = []
-        trainer.encoders.eval()
-        with torch.no_grad():
-            for start in range(0, len(self._ids), _CHUNK):
-                pairs = [(0, sample_id) for sample_id in self._ids[start : start + _CHUNK]]
-                batch = self._samples.__getitems__(pairs).to(trainer.world.device)
-                image_features, text_features = trainer.encoders(batch.images, batch.tokens)
-                images.append(image_features)
-                texts.append(text_features)
-                ids.append(batch.sample_ids)
-        trainer.encoders.train()
-        return torch.cat(images), torch.cat(texts), torch.cat(ids)
+
+@torch.no_grad()
+def encode_samples(
+    encoders: torch.nn.Module, samples: ShardSamples, ids: list[int], device: torch.device
+) -> Features:
+    """Return the features of training samples as their first visit shows them, in evaluation mode."""
+    was_training = encoders.training
+    encoders.eval()
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start in range(0, len(ids), _CHUNK):
+        batch = samples.__getitems__([(0, sample_id) for sample_id in ids[start : start + _CHUNK]])
+        batch = batch.to(device)
+        parts.append((*encoders(batch.images, batch.tokens), batch.sample_ids))
+    encoders.train(was_training)
+    return Features(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def _error(sides: tuple[Tensor, Tensor], exact_SA: Float[Tensor, "2 A"]) -> EstimateError:
+    return error_of(torch.stack(sides).float(), exact_SA)
+
+
+def _named(prefix: str, error: EstimateError) -> dict[str, float]:
+    return {
+        f"{prefix}_mse": error.mse,
+        f"{prefix}_bias": error.bias,
+        f"{prefix}_correlation": error.correlation,
+    }

@@ -13,9 +13,31 @@ from neuclip.towers.folder import save_towers
 from neuclip.training.optimiser import load_optimiser_state, optimiser_state
 from neuclip.training.trainer import Trainer
 
+SharedState = dict[str, dict[str, Any]]
 
-def save_trainer(trainer: Trainer, checkpoints: Path, *, train_key: str, scheduled: bool) -> Path:
-    """Write a checkpoint folder of the present step."""
+
+def shared_state(trainer: Trainer) -> SharedState:
+    """Put together the state that is shared out over ranks; every rank calls it."""
+    shadows = trainer.shadows
+    return {
+        "objective": trainer.objective.whole_state(),
+        "shadows": {} if shadows is None else shadows.whole_state(),
+    }
+
+
+def save_trainer(
+    trainer: Trainer,
+    checkpoints: Path,
+    *,
+    shared: SharedState,
+    train_key: str,
+    scheduled: bool,
+) -> Path:
+    """Write a checkpoint folder of the present step.
+
+    Args:
+        shared: what all ranks have put together.
+    """
     record = CheckpointRecord(
         step=trainer.step,
         samples_seen=trainer.samples_seen,
@@ -30,7 +52,7 @@ def save_trainer(trainer: Trainer, checkpoints: Path, *, train_key: str, schedul
         save_towers(trainer.towers, folder)
         state = {
             "model": trainer.towers.model.state_dict(),
-            "objective": trainer.objective.state_dict(),
+            **shared,
             "optimiser": optimiser_state(trainer.optimiser),
             "corrupt": torch.tensor(sorted(trainer.corrupt), dtype=torch.int64),
         }
@@ -47,7 +69,9 @@ def restore_trainer(trainer: Trainer, folder: Path) -> None:
     state = load_state(folder / STATE)
     try:
         trainer.towers.model.load_state_dict(state["model"])
-        trainer.objective.load_state_dict(state["objective"])
+        trainer.objective.load_whole_state(state["objective"])
+        if trainer.shadows is not None:
+            trainer.shadows.load_whole_state(state["shadows"])
         load_optimiser_state(trainer.optimiser, state["optimiser"])
         trainer.corrupt.update(state["corrupt"].tolist())
     except (KeyError, RuntimeError, ValueError) as error:

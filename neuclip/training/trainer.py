@@ -10,9 +10,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from neuclip.distributed.collectives import average_gradients
 from neuclip.distributed.world import World
-from neuclip.foundation.errors import NumericsError
+from neuclip.foundation.errors import ConfigError, NumericsError
 from neuclip.loading.samples import Batch
 from neuclip.objectives.objective import Objective, ObjectiveResult
+from neuclip.objectives.shadows import Shadows
 from neuclip.towers.model import Towers
 from neuclip.training.config import TrainConfig
 from neuclip.training.feature_cache import FeatureCache, Features
@@ -75,6 +76,7 @@ class Trainer:
             config.precision == "auto" and on_cuda and torch.cuda.is_bf16_supported()
         )
         self._autocast = torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=wants_bf16)
+        self.shadows = _shadows(objective, config, seed=seed, world=world)
         self._cache = (
             None
             if config.micro_batch is None
@@ -96,6 +98,8 @@ class Trainer:
         features = leaves or self._encode(self._parallel, batch.images, batch.tokens)
         result = self.objective(*features, batch.sample_ids)
         image_features, text_features = (side.detach() for side in features)
+        if self.shadows is not None:
+            self.shadows.observe(image_features, text_features, batch.sample_ids)
         return Forward(image_features, text_features, result, leaves)
 
     def update(self, batch: Batch, forward: Forward) -> tuple[Tensor, float]:
@@ -120,7 +124,11 @@ class Trainer:
         )
         self._require_finite("gradient norm", norm, batch)
         rate = set_learning_rate(
-            self.optimiser, self.config, step=self.step, total_steps=self.total_steps
+            self.optimiser,
+            self.objective,
+            self.config,
+            step=self.step,
+            total_steps=self.total_steps,
         )
         self.optimiser.step()
         self.step += 1
@@ -154,3 +162,23 @@ class Trainer:
 
 def _gradient_norm(tensors: Iterable[Tensor]) -> Tensor:
     return nn.utils.get_total_norm([x.grad for x in tensors if x.grad is not None])
+
+
+def _shadows(
+    objective: Objective, config: TrainConfig, *, seed: int, world: World
+) -> Shadows | None:
+    if config.probe is None or not config.probe.shadows:
+        return None
+    if objective.learned_temperature is None:
+        raise ConfigError(
+            f"train.probe.shadows share the run's temperature, and {config.objective.name} has one "
+            "for every sample; leave the shadows out or train with another objective"
+        )
+    return Shadows(
+        config.probe.shadows,
+        objective.learned_temperature,
+        feature_dim=objective.feature_dim,
+        num_samples=objective.num_samples,
+        seed=seed,
+        world=world,
+    )

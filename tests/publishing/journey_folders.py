@@ -114,7 +114,7 @@ def _write_training(folder):
         if step % 50 == 0:
             line |= {
                 "normalizer_mse": 0.3 * math.exp(-4 * done),
-                "normalizer_mse_batch": 0.35 - 0.1 * done,
+                "normalizer_batch_mse": 0.35 - 0.1 * done,
             }
         lines.append(json.dumps(line))
     lines.append(

@@ -27,7 +27,7 @@ def test_a_line_is_drawn_where_its_values_are():
 
 
 def test_an_error_has_two_lines_on_a_log_axis():
-    metrics = lines(normalizer_mse=[1.0, 0.1, 0.0], normalizer_mse_batch=[1.0, 1.0, 1.0])
+    metrics = lines(normalizer_mse=[1.0, 0.1, 0.0], normalizer_batch_mse=[1.0, 1.0, 1.0])
     axes = figure_of(ERROR, series_of(ERROR, metrics)).axes[0]
     assert axes.get_yscale() == "log"
     assert [len(line.get_xdata()) for line in axes.lines] == [2, 3]

@@ -1,6 +1,6 @@
 """A queue whose blocks, by age, carry a learned weight.
 
-Legend: S side, B local anchors, C pairs held, K blocks, n_k pairs of block k, v_k its log-weight,
+Legend: S side, B local anchors, C pairs held, K blocks, v_k log-weight of block k,
 l batch log-normalizer, alpha prediction, tau temperature.
 """
 
@@ -27,8 +27,8 @@ class AgedQueue(Queue):
     """Follows the newest features while they change fast, and the whole data set later.
 
     Definition: blocks of first_block, twice that, four times that, ... pairs from the newest on;
-    h_ik = log mean over block k of exp(margin), without the anchor's own pair;
-    alpha_i = log(eps + sum_k n_k exp(v_k + h_ik) / sum_k n_k). The v_k, zero at the start, descend
+    alpha_i = log(eps + sum over j of exp(v of j's block + margin_ij) / number of all j), j the pairs
+    held that are not the anchor's own. The v_k, zero at the start, descend
     mean_i [exp(l_i - alpha_i) + alpha_i - 1]; each step is the gradient over the root of its
     running square. A prediction is used before its batch moves the weights.
 
@@ -70,7 +70,7 @@ class AgedQueue(Queue):
         """Move the weights by the batch's residual, then take the batch in."""
         if self.is_ready:
             blocks_SBK = self._weighted_blocks(anchors)
-            shares_SBK = (blocks_SBK - alpha_SB[..., None]).exp()
+            shares_SBK = blocks_SBK.softmax(dim=2)
             residual_SB = 1 - self.ratios(log_batch_SB, alpha_SB)
             gradient_SK = (residual_SB[..., None] * shares_SBK).mean(dim=1)
             gradient_SK = all_reduce_mean_(gradient_SK, self.world).to(self.squares_SK.dtype)
@@ -84,44 +84,37 @@ class AgedQueue(Queue):
         return int(math.log2(age // self.first_block + 1))
 
     def _weighted_blocks(self, anchors: Anchors) -> Float[Tensor, "2 B K"]:
-        """Return log(n_k exp(v_k + h_ik) / sum of n) of each anchor and block."""
+        """Return log(exp(v_k) sum over block k / number of all) of each anchor's other pairs."""
         margins_SBC, is_own_BC = self.margins(anchors)
         margins_SBC = margins_SBC.masked_fill(is_own_BC, -torch.inf)
-        num_held = margins_SBC.shape[2]
+        log_counts_B = (~is_own_BC).sum(dim=1).clamp(min=1).to(margins_SBC.dtype).log()
         blocks: list[Tensor] = []
-        for block, places in enumerate(self._places(num_held)):
+        for block, stretches in enumerate(self._places(margins_SBC.shape[2])):
             # Two stretches of the ring at most, so that nothing is gathered or moved.
-            sums_SB = torch.full_like(margins_SBC[..., 0], -torch.inf)
-            num_others_B = torch.zeros_like(anchors.own_cosine_B)
-            num_block = 0
-            for first, last in places:
-                stretch_SBC = margins_SBC[..., first:last]
-                sums_SB = torch.logaddexp(sums_SB, torch.logsumexp(stretch_SBC, dim=2))
-                num_others_B = num_others_B + (~is_own_BC[:, first:last]).sum(dim=1)
-                num_block += last - first
-            means_SB = sums_SB - num_others_B.clamp(min=1).log()
-            weight_S1 = self.log_weights_SK[:, block, None] + math.log(num_block / num_held)
-            blocks.append((means_SB + weight_S1).clamp(min=LOG_NOTHING))
+            sums = [torch.logsumexp(margins_SBC[..., place], dim=2) for place in stretches]
+            sums_SB = sums[0] if len(sums) == 1 else torch.logaddexp(*sums)
+            weighted_SB = sums_SB + self.log_weights_SK[:, block, None] - log_counts_B
+            blocks.append(weighted_SB.clamp(min=LOG_NOTHING))
         num_empty = self.log_weights_SK.shape[1] - len(blocks)
         return functional.pad(torch.stack(blocks, dim=2), (0, num_empty), value=LOG_NOTHING)
 
-    def _places(self, num_held: int) -> list[list[tuple[int, int]]]:
+    def _places(self, num_held: int) -> list[list[slice]]:
         """Return, for each block, the stretches of the ring that it occupies."""
         newest_end = self.pairs.num_seen % self.pairs.capacity
-        stretches: list[list[tuple[int, int]]] = []
+        places: list[list[slice]] = []
         age, size = 0, self.first_block
         while age < num_held:
             last = newest_end - age
             first = newest_end - min(age + size, num_held)
-            stretches.append(_wrapped(first, last, num_held))
+            places.append(_wrapped(first, last, num_held))
             age, size = age + size, 2 * size
-        return stretches
+        return places
 
 
-def _wrapped(first: int, last: int, length: int) -> list[tuple[int, int]]:
+def _wrapped(first: int, last: int, length: int) -> list[slice]:
     """Return the places first .. last - 1 of a ring as stretches of 0 .. length - 1."""
     if first >= 0:
-        return [(first, last)]
+        return [slice(first, last)]
     if last <= 0:
-        return [(first + length, last + length)]
-    return [(first + length, length), (0, last)]
+        return [slice(first + length, last + length)]
+    return [slice(first + length, length), slice(last)]
