@@ -26,6 +26,7 @@ class AmorLip(Objective):
     exp(cos_ij / tau) + own_pair_weight exp(cos_ii / tau), lambda constant.
     Target: T = S, smoothed over epochs by what the last epoch's network says:
     beta lambda_prev + (1 - beta) S, beta along a cosine from 0 to `smoothing_max`.
+    An anchor with S_i / lambda_i beyond `ratio_clamp` counts with a lambda that makes it that.
     With lambda = S and own_pair_weight 1, J has twice the gradient of InfoNCE.
 
     `log_normalizers` is log lambda - cos_ii / tau - log G.
@@ -45,6 +46,8 @@ class AmorLip(Objective):
         )
         self.config = config
         self.networks = LambdaNetworks(config, feature_dim=feature_dim, seed=seed, world=world)
+        clamp = config.ratio_clamp
+        self.max_log_ratio = math.inf if clamp is None else math.log(clamp)
         self.register_buffer("global_batch", torch.tensor(0))
 
     def forward(
@@ -119,6 +122,8 @@ class AmorLip(Objective):
         epoch: int,
     ) -> ObjectiveResult:
         own_B = batch.own_cosine_B / temperature
+        excess_SB = (log_sums_SB.detach() - log_lambda_SB - self.max_log_ratio).clamp(min=0)
+        log_lambda_SB = log_lambda_SB + excess_SB
         ratio_SB = (log_sums_SB - log_lambda_SB).exp()
         is_late = epoch >= self.config.late_rho_from_epoch
         rho = self.config.late_rho if is_late else self.config.rho
@@ -127,7 +132,7 @@ class AmorLip(Objective):
         relative_SB = (log_lambda_SB - own_B).detach()
         scaled_SB = relative_SB - batch.log_counts_B - temperature.detach().log()
         loss = loss + batch.contrast_role(scaled_SB, temperature)
-        estimates_SB = relative_SB - math.log(len(batch.sample_ids_G))
+        estimates_SB = relative_SB - excess_SB - math.log(len(batch.sample_ids_G))
         return ObjectiveResult(
             loss=loss,
             log_normalizers=(estimates_SB[0], estimates_SB[1]),
@@ -136,6 +141,7 @@ class AmorLip(Objective):
                 "log_normalizer_mean": estimates_SB.mean(),
                 "ratio_mean": ratio_SB.detach().mean(),
                 "ratio_max": ratio_SB.detach().max(),
+                "ratio_clamped_share": (excess_SB > 0).to(ratio_SB.dtype).mean(),
                 "rho": rho,
             },
         )

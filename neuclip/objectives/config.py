@@ -218,6 +218,12 @@ class AmorLipConfig(LearnedTemperature):
     average_decay: float = Field(
         default=0.92, ge=0, lt=1, description="What the moving average keeps of itself."
     )
+    ratio_clamp: float | None = Field(
+        default=1e4,
+        gt=1,
+        description="Largest ratio of a batch sum to its prediction, unitless, above 1: at a low "
+        "temperature an unfitted network is off by more than float32 holds; none = no limit.",
+    )
     rho: float = Field(default=8.5, description="Pull of the temperature in the first epochs.")
     late_rho: float = Field(default=-8.5, description="Pull of the temperature afterwards.")
     late_rho_from_epoch: int = Field(

@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from neuclip.distributed.world import World
 from neuclip.objectives.per_sample import PerSample
 
-# A value at or below this was never written, or is broken: FastCLIP's rule.
-_LOG_LEAST = math.log(1e-35)
-
 
 def cosine_gamma(epoch: int, *, gamma_min: float, decay_epochs: int) -> float:
     """Return FastCLIP's rate: 1 in epoch 0, then half a cosine down to gamma_min.
@@ -36,7 +33,8 @@ class MovingAverages(nn.Module):
     """log u of every sample and side, minus infinity where a sample was never seen.
 
     Definition: u <- (1 - gamma) u + gamma g, in the log domain, where exp of a margin at
-    tau = 0.01 does not fit into float32; a sample seen for the first time takes u = g.
+    tau = 0.01 does not fit into float32; a sample seen for the first time takes u = g. FastCLIP also
+    takes u below 1e-35 for never seen; here minus infinity alone says so, and small values count.
 
     Source: SogCLR, arXiv 2202.12387; against loops in tests/objectives/test_moving_average.py.
     """
@@ -60,7 +58,7 @@ class MovingAverages(nn.Module):
     ) -> Float[Tensor, "2 G"]:
         """Return the new log u, and write it if asked to; every rank has the same arguments."""
         old_SG = self.read(sample_ids_G).to(log_g_SG.dtype)
-        is_new_SG = ~(torch.isfinite(old_SG) & (old_SG > _LOG_LEAST))
+        is_new_SG = ~torch.isfinite(old_SG)
         new_SG = log_g_SG
         if gamma < 1:
             averaged_SG = torch.logaddexp(old_SG + math.log(1 - gamma), log_g_SG + math.log(gamma))

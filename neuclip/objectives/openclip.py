@@ -54,7 +54,8 @@ class OpenClip(Objective):
             temperature = self.temperature
             margins_SBG = batch.margins(temperature).masked_fill(batch.is_own_BG, -torch.inf)
             others_SB = torch.logsumexp(margins_SBG, dim=2)
-            losses_SB = functional.softplus(others_SB)  # the softmax's -log at the own pair
+            # The softmax's -log at the own pair; torch's own threshold of 20 costs 2e-9.
+            losses_SB = functional.softplus(others_SB, threshold=40)
             as_contrasts = batch.contrast_role(losses_SB - batch.log_counts_B, temperature)
             estimates_SB = add_eps((others_SB - batch.log_counts_B).detach(), REPORT_EPS)
         return ObjectiveResult(

@@ -14,6 +14,9 @@ from neuclip.objectives.config import SigLipConfig
 from neuclip.objectives.objective import Objective, ObjectiveResult, TrainableGroup
 from neuclip.objectives.temperature import Temperature
 
+# Beyond it softplus(x) is x; torch's own 20 costs 2e-9.
+_THRESHOLD = 40
+
 
 class SigLip(Objective):
     """Say of every image and text of the global batch whether they are a pair.
@@ -57,7 +60,7 @@ class SigLip(Objective):
             images_BD, texts_TD = image_features.to(dtype), text_features.to(dtype)
             temperature = self.temperature
             logits_B = (images_BD * texts_TD).sum(dim=1) / temperature + self.logit_bias
-            total = functional.softplus(-logits_B).sum()
+            total = functional.softplus(-logits_B, threshold=_THRESHOLD).sum()
             if self.exchange == "ring":
                 total = total + self._around_the_ring(images_BD, texts_TD, sample_ids)
             else:
@@ -94,4 +97,6 @@ class SigLip(Objective):
         """Return the summed loss of the images against texts that are not theirs."""
         logits_BT = images_BD @ texts_TD.T / self.temperature + self.logit_bias
         is_own_BT = ids_B[:, None] == ids_T
-        return functional.softplus(logits_BT.masked_fill(is_own_BT, -torch.inf)).sum()
+        return functional.softplus(
+            logits_BT.masked_fill(is_own_BT, -torch.inf), threshold=_THRESHOLD
+        ).sum()

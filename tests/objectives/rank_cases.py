@@ -134,3 +134,39 @@ def changed_batches(config):
         messages.append(str(error))
     world.close()
     return messages
+
+
+def open_clip_loss(name):
+    """Loss and averaged gradients of open_clip's own loss, float32, and of ours beside it."""
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    world = World.from_environment()
+    split = {"rank": world.rank, "world_size": world.size}
+    theirs = (
+        ClipLoss(local_loss=True, gather_with_grad=True, **split)
+        if name == "openclip"
+        else SigLipLoss(**split)
+    )
+    objective = build({"name": name}, feature_dim=6, num_samples=NUM_SAMPLES, world=world)
+    learned = [p for group in objective.trainable() for p in group.parameters]
+    found = []
+    for is_ours in (False, True):
+        toy = Toy(dtype=torch.float32)
+        leaves = [torch.nn.Parameter(encoder.detach()) for encoder in toy.encoders]
+        toy.image_encoder, toy.text_encoder = leaves
+        own = torch.arange(12).chunk(world.size)[world.rank]
+        toy.raw_images, toy.raw_texts = toy.raw_images[own], toy.raw_texts[own]
+        for parameter in learned:
+            parameter.grad = None
+        scale = objective.learned_temperature.log_scale.exp()
+        more = [objective.logit_bias] if name == "siglip" else []
+        loss = (
+            objective(*toy.features(), own).loss
+            if is_ours
+            else theirs(*toy.features(), scale, *more)
+        )
+        loss.backward()
+        average_gradients([*leaves, *learned], world)
+        found.append((loss.detach(), [p.grad.clone() for p in [*leaves, *learned]]))
+    world.close()
+    return found

@@ -10,7 +10,13 @@ from oracles.contrastive import infonce
 from oracles.toy import Toy, relative_error
 
 PRECISIONS = [(torch.float64, 1e-12), (torch.float32, 1e-5)]
-BASE = {"name": "amorlip", "rho": 2.0, "late_rho": -1.0, "late_rho_from_epoch": 1}
+BASE = {
+    "name": "amorlip",
+    "ratio_clamp": None,
+    "rho": 2.0,
+    "late_rho": -1.0,
+    "late_rho_from_epoch": 1,
+}
 
 
 def weights_of(network):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracles.rank_pool import RankPool
 from oracles.toy import relative_error
 
 CASES = Path(__file__).with_name("rank_cases.py")
@@ -131,3 +132,19 @@ def test_batches_of_unequal_size_are_refused(ranks):
         assert "rank 0: (3, 6), rank 1: (4, 6)" in unequal
         assert f"rank {rank}: expected features [4, 6]" in changed
         assert "found [5, 6]" in changed
+
+
+@pytest.fixture
+def fresh_ranks():
+    """Processes that have had no process group: torch's own gather keeps the first it meets."""
+    pool = RankPool(2)
+    yield pool
+    pool.close()
+
+
+@pytest.mark.parametrize("name", ["openclip", "siglip"])
+def test_two_ranks_equal_open_clip_in_float32(fresh_ranks, name):
+    """Oracle: open_clip's ClipLoss (local loss, gather with gradient) and SigLipLoss."""
+    for theirs, ours in fresh_ranks.run(2, CASES, "open_clip_loss", name):
+        assert relative_error(ours[0], theirs[0]) < 1e-6
+        assert relative_error(ours[1], theirs[1]) < 1e-6

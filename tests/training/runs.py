@@ -25,6 +25,11 @@ ARCHITECTURE = {
 
 SMALL_NETWORK = {"name": "network", "num_prototypes": 48, "inner_steps": 2, "restart_every": 7}
 
+SHADOWS = {
+    "queue": {"name": "neuclip", "estimator": {"name": "queue", "num_pairs": 40}},
+    "fastclip": {"name": "fastclip", "version": "v1", "gamma_decay_epochs": 1},
+}
+
 
 def make_packed(root):
     return pack(
@@ -45,7 +50,7 @@ def make_config(**changes) -> TrainConfig:
         "keep_checkpoints": 10,
         "log_every_steps": 1,
         "loader_workers": 1,
-        "probe": {"every_steps": 10, "samples": 64},
+        "probe": {"every_steps": 10, "samples": 64, "anchors": 32, "shadows": SHADOWS},
     }
     return TrainConfig.model_validate(settings | changes)
 

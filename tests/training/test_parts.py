@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
     before = [parameter.clone() for parameter in trainer.encoders.parameters()]
     batch.images[3] = math.nan
     with pytest.raises(
-        NumericsError, match=r"loss is nan on rank 0 at step 0, sample ids \[0, 1, 2"
+        NumericsError, match=r"features of 1 .* not finite at step 0 on rank 0: sample ids \[3\]"
     ):
         trainer.update(batch, trainer.forward(batch))
     assert all(

@@ -50,6 +50,10 @@ def test_the_ledger_and_the_log_say_what_happened(packed, whole_run):
     assert wanted <= set(lines[0])
     assert all(line["normalizer_mse"] >= 0 for line in lines if "normalizer_mse" in line)
     assert sum("normalizer_mse" in line for line in lines) >= 3
+    for name in ("normalizer", "normalizer_batch", "normalizer_implied", "shadow_queue"):
+        assert {f"{name}_{kind}" for kind in ("mse", "bias", "correlation")} <= set(lines[20])
+    # At the first step the averages hold nothing but the batch, whose samples are not the anchors.
+    assert lines[-1]["shadow_fastclip_mse"] > 0
     assert list((folder / "tensorboard").glob("events.*"))
     kept = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
     assert kept == [f"step-{s:08d}" for s in [*range(8, steps, 8), steps]]
@@ -77,6 +81,18 @@ def test_a_checkpoint_is_an_open_clip_model_with_the_learned_temperature(whole_r
     assert all(moved)
 
 
+def lasting(lines):
+    """Everything that is logged but speeds; a shadow may know nothing yet, which is nan."""
+    return [
+        {
+            name: str(value)
+            for name, value in line.items()
+            if name not in ("samples_per_s", "data_wait")
+        }
+        for line in lines
+    ]
+
+
 @pytest.mark.parametrize("at_step", [pytest.param(5, marks=pytest.mark.slow), 19])
 def test_a_killed_run_ends_with_the_same_weights_to_the_bit(packed, whole_run, tmp_path, at_step):
     killer = kill_rank_when(tmp_path / "train" / "k", lambda line: line["step"] >= at_step)
@@ -87,8 +103,7 @@ def test_a_killed_run_ends_with_the_same_weights_to_the_bit(packed, whole_run, t
     folder, manifest = train(tmp_path, packed, make_config())
     assert manifest.summary["resumed_at"] == (0 if at_step < 8 else 16)
     assert weights(folder) == weights(whole_run[0])
-    digests = [[line["sample_ids_sha256"], line["loss"]] for line in metrics(folder)]
-    assert digests == [[line["sample_ids_sha256"], line["loss"]] for line in metrics(whole_run[0])]
+    assert lasting(metrics(folder)) == lasting(metrics(whole_run[0]))
 
 
 @pytest.mark.slow
@@ -132,6 +147,7 @@ def test_two_ranks_see_the_same_batches_and_end_with_the_same_loss(packed, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_ranks_killed_resume_to_the_bit(packed, tmp_path):
     config = make_config(processes=2, loader_workers=0, probe=None)
     whole, _ = train(tmp_path / "whole", packed, config)

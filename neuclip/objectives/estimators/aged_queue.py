@@ -51,13 +51,16 @@ class AgedQueue(Queue):
         self.lr = config.inner_lr
         self.first_block = config.first_block
         self.world = world
+        self._last: tuple[Anchors, Tensor] | None = None
         num_blocks = self._block_of(config.num_pairs - 1) + 1
         self.register_buffer("log_weights_SK", torch.zeros(2, num_blocks))
         self.register_buffer("squares_SK", torch.zeros(2, num_blocks))
 
     def forward(self, anchors: Anchors) -> Float[Tensor, "2 B"]:
         """Return alpha, nats; see `Estimator.forward`."""
-        return add_eps(torch.logsumexp(self._weighted_blocks(anchors), dim=2), self.eps)
+        blocks_SBK = self._weighted_blocks(anchors)
+        self._last = anchors, blocks_SBK.detach()
+        return add_eps(torch.logsumexp(blocks_SBK, dim=2), self.eps)
 
     @torch.no_grad()
     def absorb(
@@ -69,7 +72,10 @@ class AgedQueue(Queue):
     ) -> None:
         """Move the weights by the batch's residual, then take the batch in."""
         if self.is_ready:
-            blocks_SBK = self._weighted_blocks(anchors)
+            last_anchors, blocks_SBK = self._last or (None, torch.empty(0))
+            if last_anchors is not anchors:  # else the look-up was done for the prediction
+                blocks_SBK = self._weighted_blocks(anchors)
+            self._last = None
             shares_SBK = blocks_SBK.softmax(dim=2)
             residual_SB = 1 - self.ratios(log_batch_SB, alpha_SB)
             gradient_SK = (residual_SB[..., None] * shares_SBK).mean(dim=1)

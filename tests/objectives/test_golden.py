@@ -1,0 +1,60 @@
+"""Golden data: the loss over twenty steps of a small run, for every objective and estimator.
+
+A change of these numbers is a change of what is trained. To write them anew after a change that is
+meant: NEUCLIP_WRITE_GOLDEN=1 pytest tests/objectives/test_golden.py, and say why in the commit.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from objectives.test_ranks import CONFIGS
+from torch.nn.functional import normalize
+
+from neuclip.objectives.family import build
+
+GOLDEN = Path(__file__).with_name("golden") / "losses.json"
+ALL = CONFIGS | {"siglip": {"name": "siglip"}}
+STEPS, BATCH, NUM_SAMPLES, WIDTH = 20, 16, 64, 8
+
+
+def losses(config):
+    """Linear encoders in float32 by AdamW on pairs that share a cause."""
+    generator = torch.Generator().manual_seed(0)
+    causes = torch.randn(NUM_SAMPLES, 12, generator=generator)
+    raw = [causes + 0.5 * torch.randn(NUM_SAMPLES, 12, generator=generator) for _ in range(2)]
+    encoders = [
+        torch.nn.Parameter(torch.randn(12, WIDTH, generator=generator) / 4) for _ in range(2)
+    ]
+    objective = build(config, feature_dim=WIDTH, num_samples=NUM_SAMPLES, seed=1)
+    learned = [p for group in objective.trainable() for p in group.parameters]
+    optimizer = torch.optim.AdamW([*encoders, *learned], lr=0.02)
+    found = []
+    for step in range(STEPS):
+        ids = torch.randperm(NUM_SAMPLES, generator=generator)[:BATCH]
+        sides = [normalize(r[ids] @ e, dim=1) for r, e in zip(raw, encoders, strict=True)]
+        result = objective(*sides, ids)
+        optimizer.zero_grad()
+        result.loss.backward()
+        optimizer.step()
+        objective.advance(step + 1)
+        found.append(result.loss.item())
+    return found
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_losses_are_those_of_before_and_repeat_to_the_bit(name):
+    found = losses(ALL[name])
+    assert losses(ALL[name]) == found
+    if os.environ.get("NEUCLIP_WRITE_GOLDEN"):
+        golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(json.dumps(golden | {name: found}, indent=1) + "\n")
+    # Another processor adds in another order, and AdaGrad and Adam carry that on.
+    assert found == pytest.approx(json.loads(GOLDEN.read_text())[name], rel=2e-3, abs=2e-4)
+
+
+def test_nothing_golden_is_left_without_its_test():
+    assert json.loads(GOLDEN.read_text()).keys() == ALL.keys()
