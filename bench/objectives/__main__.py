@@ -1,0 +1,64 @@
+"""`python -m bench.objectives COMMAND`: run what is missing, then write tables and plots."""
+
+import argparse
+import functools
+from pathlib import Path
+
+import torch
+
+from bench.objectives import estimation, gpu, plots, quality
+from bench.objectives.records import run_missing
+from bench.objectives.training import train
+
+STUDIES = {
+    "estimation": (estimation.grid, estimation.RECORDS),
+    "quality": (quality.grid, quality.RECORDS),
+    "long": (quality.long_grid, quality.LONG_RECORDS),
+    "gpu": (gpu.grid, gpu.RECORDS),
+    "gpu-tiny": (gpu.tiny_grid, gpu.TINY_RECORDS),
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    out = arguments.out
+    if arguments.command in STUDIES:
+        torch.set_num_threads(1)  # threads that wait for a busy core would be what is measured
+        grid, name = STUDIES[arguments.command]
+        run = functools.partial(train, pairs_folder=arguments.pairs)
+        run_missing(grid(), run, out / name, share=arguments.share)
+    write_reports(out)
+
+
+def write_reports(out: Path) -> None:
+    """Write the tables and plots of whatever records there are."""
+    for name, report in (
+        ("estimation", estimation.report),
+        ("quality", quality.report),
+        ("long", quality.long_report),
+        ("gpu", gpu.report),
+    ):
+        text = report(out)
+        if text:
+            (out / f"{name}.md").write_text(text, encoding="utf-8")
+    plots.draw_all(out)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.objectives", description=__doc__)
+    parser.add_argument("command", choices=[*STUDIES, "tables"])
+    parser.add_argument("--out", type=Path, default=Path("docs/evidence"))
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        default=Path("../shared/data/pairs"),
+        help="folder of the real pairs: pairs.parquet and zips/",
+    )
+    parser.add_argument(
+        "--share", default="0/1", help="i/k: take every k-th run from the i-th, for k processes"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What each objective is worth at equal data, each at its own best learning rate."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.objectives.records import Record, Settings, cell, grouped, markdown, mean_std, read
+
+RECORDS, LONG_RECORDS = "quality.jsonl", "long.jsonl"
+SEEDS, RATES, BATCH = (0, 1, 2), (5e-4, 1e-3, 2e-3), 64
+FIXED: Settings = {"temperature_init": 0.07, "learn_temperature": False}
+AVERAGES: Settings = {"gamma_decay_epochs": 2, "gamma_min": 0.6}
+NETWORK: Settings = {
+    "name": "network",
+    "num_prototypes": 1024,
+    "inner_steps": 5,
+    "restart_every": 100,
+    "inner_lr": 0.01,
+}
+AGED: Settings = {"name": "aged_queue", "num_pairs": 8000}
+OBJECTIVES: dict[str, Settings] = {
+    "openclip": {"name": "openclip", **FIXED},
+    "neuclip": {"name": "neuclip", **FIXED, "estimator": NETWORK},
+    "neuclip, aged queue": {"name": "neuclip", **FIXED, "estimator": AGED},
+    "fastclip v3": {"name": "fastclip", "version": "v3", **AVERAGES, **FIXED},
+    "siglip": {"name": "siglip"},
+    "neuclip, queue": {
+        "name": "neuclip",
+        **FIXED,
+        "estimator": {"name": "queue", "num_pairs": 4096},
+    },
+    "fastclip v1": {"name": "fastclip", "version": "v1", **AVERAGES, **FIXED},
+    "fastclip v0": {"name": "fastclip", "version": "v0", **AVERAGES},
+    "fastclip v2": {
+        "name": "fastclip",
+        "version": "v2",
+        **AVERAGES,
+        "individual_temperature_init": 0.07,
+        "individual_temperature_lr": 1e-3,
+        "rho": 3.0,
+    },
+    "sogclr": {"name": "sogclr", "temperature": 0.07},
+    "isogclr": {"name": "isogclr", "temperature_init": 0.07, "temperature_lr": 1e-3, "rho": 3.0},
+    "amorlip": {"name": "amorlip", **FIXED, "smoothing_epochs": 2, "late_rho_from_epoch": 1},
+}
+# Data set: pairs, samples seen, and which objectives are trained on it.
+STUDIES: dict[str, tuple[int, int, tuple[str, ...]]] = {
+    "scenes": (8_000, 32_000, tuple(OBJECTIVES)),
+    "pairs": (14_682, 44_032, tuple(OBJECTIVES)[:5]),
+}
+# Learned temperature with rho, small batches, many passes: where the published advantage should be.
+LONG_COUNT, LONG_EPOCHS, LONG_BATCHES, LONG_RATE, LONG_RHO = 4_000, 20, (16, 64), 1e-3, 4.0
+LEARNED: Settings = {"rho": LONG_RHO, "temperature_lr": 1e-3}
+LONG_OBJECTIVES: dict[str, Settings] = {
+    "openclip": {"name": "openclip", "temperature_lr": 1e-3},
+    "neuclip": {"name": "neuclip", **LEARNED, "estimator": NETWORK},
+    "neuclip, aged queue": {
+        "name": "neuclip",
+        **LEARNED,
+        "estimator": {"name": "aged_queue", "num_pairs": 3900},
+    },
+    "fastclip v3": {
+        "name": "fastclip",
+        **LEARNED,
+        "gamma_min": 0.2,
+        "gamma_decay_epochs": LONG_EPOCHS // 2,
+    },
+}
+
+
+def grid() -> Iterator[Settings]:
+    """Yield the settings of all runs; what matters most comes first."""
+    for place in range(len(OBJECTIVES)):
+        for data, (count, samples, names) in STUDIES.items():
+            if place >= len(names):
+                continue
+            for seed in SEEDS:
+                for lr in RATES:
+                    yield _settings("quality", names[place], OBJECTIVES[names[place]]) | {
+                        "data": data,
+                        "count": count,
+                        "lr": lr,
+                        "seed": seed,
+                        "batch": BATCH,
+                        "samples": samples,
+                    }
+
+
+def long_grid() -> Iterator[Settings]:
+    """Yield the settings of the long runs."""
+    for seed in SEEDS:
+        for batch in reversed(LONG_BATCHES):
+            for name, objective in LONG_OBJECTIVES.items():
+                yield _settings("long", name, objective) | {
+                    "data": "scenes",
+                    "count": LONG_COUNT,
+                    "lr": LONG_RATE,
+                    "seed": seed,
+                    "batch": batch,
+                    "samples": LONG_COUNT * LONG_EPOCHS,
+                }
+
+
+def _settings(study: str, name: str, objective: Settings) -> Settings:
+    return {"study": study, "name": name, "objective": objective, "image_px": 32}
+
+
+def report(folder: Path) -> str:
+    """Return a table a data set: every objective at its own best rate."""
+    parts: list[str] = []
+    for data, records in grouped(read(folder / RECORDS), "data").items():
+        count, samples, _ = STUDIES[data[0]]
+        title = f"## {data[0]}: n {count}, batch {BATCH}, {samples} samples seen"
+        parts.append(f"{title}\n\n{_table(records)}")
+    return "\n".join(parts)
+
+
+def long_report(folder: Path) -> str:
+    """Return a table a batch size of the long runs."""
+    parts: list[str] = []
+    for batch, records in grouped(read(folder / LONG_RECORDS), "batch").items():
+        title = (
+            f"## scenes: n {LONG_COUNT}, batch {batch[0]}, {LONG_EPOCHS} epochs, learned "
+            f"temperature, rho {LONG_RHO}, rate {LONG_RATE:g}"
+        )
+        parts.append(f"{title}\n\n{_table(records)}")
+    return "\n".join(parts)
+
+
+def best_rate(records: list[Record]) -> list[Record]:
+    """Return the runs at the rate with the highest mean recall."""
+    by_rate = grouped(records, "lr")
+    best = max(by_rate, key=lambda rate: mean_std(run["recall"] for run in by_rate[rate])[0])
+    return by_rate[best]
+
+
+def _table(records: list[Record]) -> str:
+    by_name = {name[0]: best_rate(runs) for name, runs in grouped(records, "name").items()}
+    reference = {run["settings"]["seed"]: run for run in by_name["openclip"]}
+    rows: list[list[str]] = []
+    for name, runs in by_name.items():
+        pairs = [(run, reference.get(run["settings"]["seed"])) for run in runs]
+        gains = [run["recall"] - other["recall"] for run, other in pairs if other]
+        rows.append(
+            [
+                name,
+                f"{runs[0]['settings']['lr']:g}",
+                str(len(runs)),
+                cell(run["recall"] for run in runs),
+                cell(gains) if name != "openclip" else "",
+                cell(run["zero_shot"] for run in runs),
+                f"{mean_std(_last_temperature(run) for run in runs)[0]:.3f}",
+                f"{mean_std(run['samples_per_s'] for run in runs)[0]:.0f}",
+            ]
+        )
+    rows.sort(key=lambda row: -float(row[3].split()[0]))
+    header = [
+        "objective",
+        "rate",
+        "seeds",
+        "R@1, %",
+        "over openclip, same seeds",
+        "zero-shot, %",
+        "temperature at the end",
+        "samples/s",
+    ]
+    return markdown(header, rows)
+
+
+def _last_temperature(run: dict[str, Any]) -> float:
+    return run["curve"][-1][2]

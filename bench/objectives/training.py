@@ -1,0 +1,186 @@
+"""One training run: a pure function of its settings."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.objectives import data
+from bench.objectives.data import DataSet
+from bench.objectives.records import Record, Settings
+from bench.objectives.shadows import Shadows
+from bench.objectives.towers import SMALL, Encoders, make_encoders
+from neuclip.foundation.randomness import permutation
+from neuclip.objectives.family import build
+from neuclip.objectives.objective import Objective
+from neuclip.towers.recall import groups_of, recall_both_ways
+from neuclip.training.schedule import learning_rate
+
+_BETAS, _WEIGHT_DECAY, _WARMUP_SHARE, _CLIP = (0.9, 0.98), 0.1, 0.05, 1.0
+_CURVE_POINTS = 40
+_ENCODE_BATCH = 256
+
+
+@dataclass
+class Run:
+    """All that a run holds while it goes on."""
+
+    settings: Settings
+    data: DataSet
+    encoders: Encoders
+    objective: Objective
+    device: torch.device
+    tokens: Tensor
+    curve: list[list[float]] = field(default_factory=list)
+    num_clipped: int = 0
+
+    @property
+    def batch(self) -> int:
+        return self.settings["batch"]
+
+    @property
+    def total_steps(self) -> int:
+        return self.settings["samples"] // self.batch
+
+    def encode(self, images: Tensor, captions: list[str] | Tensor) -> tuple[Tensor, Tensor]:
+        """Return features by the present weights, without gradient."""
+        tokens = captions if isinstance(captions, Tensor) else self.encoders.tokenize(captions)
+        return self._in_parts(self.encoders.encode_images, images), self._in_parts(
+            self.encoders.encode_texts, tokens
+        )
+
+    @torch.no_grad()
+    def _in_parts(self, encode: Any, rows: Tensor) -> Tensor:
+        self.encoders.eval()
+        parts = [encode(part.to(self.device)) for part in rows.split(_ENCODE_BATCH)]
+        self.encoders.train()
+        return torch.cat(parts)
+
+
+def train(settings: Settings, *, pairs_folder: Path | None = None) -> Record:
+    """Train once and return retrieval and classification on what was held out, and the course.
+
+    Args:
+        settings: `data`, `count`, `image_px`, `architecture`, `objective`, `lr`, `seed`, `batch`,
+            `samples`, and, for estimators that watch, `shadows`, `checkpoints`, `anchors`, `eps`.
+    """
+    device = torch.device(settings.get("device", "cpu"))
+    found = data.load(
+        settings["data"],
+        count=settings["count"],
+        image_px=settings["image_px"],
+        folder=pairs_folder,
+    )
+    seed = settings["seed"]
+    encoders = make_encoders(
+        settings.get("architecture", SMALL), found.captions, seed=seed, device=device
+    )
+    objective = build(
+        settings["objective"], feature_dim=encoders.feature_dim, num_samples=len(found), seed=seed
+    ).to(device)
+    run = Run(settings, found, encoders, objective, device, encoders.tokenize(found.captions))
+    shadows = Shadows(settings, objective, encoders.feature_dim, len(found), device)
+    seconds = _steps(run, shadows)
+    return {
+        **evaluate(run),
+        "samples_per_s": run.total_steps * run.batch / seconds,
+        "clipped_share": run.num_clipped / run.total_steps,
+        "curve": run.curve,
+        "estimation": shadows.found,
+    }
+
+
+def batches(count: int, batch: int, seed: int) -> Iterator[Tensor]:
+    """Yield sample ids without end; a function of seed and epoch, the same for every objective.
+
+    Pairs that do not fill a batch at the end of an epoch are left out of that epoch.
+    """
+    epoch = 0
+    while True:
+        order = torch.from_numpy(permutation(count, seed=seed, epoch=epoch))
+        yield from order[: count - count % batch].split(batch)
+        epoch += 1
+
+
+def make_optimiser(encoders: nn.Module, objective: Objective, lr: float) -> torch.optim.AdamW:
+    """Return AdamW; matrices decay, all else does not."""
+    weights = list(encoders.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": _WEIGHT_DECAY},
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups += [
+        {"params": group.parameters, "weight_decay": 0.0, "own_lr": group.lr}
+        for group in objective.trainable()
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=_BETAS, fused=True)
+
+
+def evaluate(run: Run) -> dict[str, float]:
+    """Return R@1 both ways and their mean, and the accuracy of classification, in percent."""
+    held_out = run.data
+    images, texts = run.encode(held_out.held_out_images, held_out.held_out_captions)
+    groups = groups_of(held_out.held_out_captions).to(run.device)
+    recalls = recall_both_ways(images, texts, image_groups=groups, text_groups=groups, ks=(1,))
+    prompts = [prompt for prompts in held_out.class_prompts for prompt in prompts]
+    singles, prompt_features = run.encode(held_out.class_images, prompts)
+    classes = prompt_features.unflatten(0, (len(held_out.class_prompts), -1)).mean(dim=1)
+    chosen = (singles @ nn.functional.normalize(classes, dim=1).T).argmax(dim=1).cpu()
+    return {
+        "recall": 100 * recalls["mean_recall_at_1"],
+        "image_to_text": 100 * recalls["image_to_text_recall_at_1"],
+        "text_to_image": 100 * recalls["text_to_image_recall_at_1"],
+        "zero_shot": 100 * float((chosen == held_out.class_targets).double().mean()),
+    }
+
+
+def _steps(run: Run, shadows: Shadows) -> float:
+    """Take all steps; return the process's CPU time without that of shadows."""
+    optimiser = make_optimiser(run.encoders, run.objective, run.settings["lr"])
+    order = batches(len(run.data), run.batch, run.settings["seed"])
+    seconds = 0.0
+    for step in range(run.total_steps):
+        start = time.process_time()
+        ids = next(order)
+        features = run.encoders(run.data.images[ids].to(run.device), run.tokens[ids].to(run.device))
+        ids = ids.to(run.device)
+        shadows.watch(*features, ids, step + 1)
+        paused = shadows.seconds
+        _set_rates(optimiser, run, step)
+        result = run.objective(*features, ids)
+        result.loss.backward()
+        norm = nn.utils.clip_grad_norm_(run.encoders.parameters(), _CLIP)
+        optimiser.step()
+        optimiser.zero_grad()
+        run.objective.advance(step + 1)
+        _note(run, step, result.loss, norm)
+        seconds += time.process_time() - start - paused
+        if shadows.is_due(step + 1, run.total_steps):
+            images, texts = run.encode(run.data.images, run.tokens)
+            shadows.measure(images, texts, step=step + 1)
+    return seconds
+
+
+def _note(run: Run, step: int, loss: Tensor, norm: Tensor) -> None:
+    """Keep a point of the course: step, loss, temperature."""
+    run.num_clipped += int(norm > _CLIP)
+    every = max(1, run.total_steps // _CURVE_POINTS)
+    if (step + 1) % every == 0:
+        values = (loss.item(), run.objective.temperature.item())
+        run.curve.append([step + 1, *(float(f"{value:.5g}") for value in values)])
+
+
+def _set_rates(optimiser: torch.optim.Optimizer, run: Run, step: int) -> None:
+    warmup = max(1, round(_WARMUP_SHARE * run.total_steps))
+    peak = run.settings["lr"]
+    scheduled = learning_rate(
+        step, peak=peak, least=0.0, warmup_steps=warmup, total_steps=run.total_steps
+    )
+    factors = [1.0, 1.0, *(group.lr_factor for group in run.objective.trainable())]
+    for group, factor in zip(optimiser.param_groups, factors, strict=True):
+        own_lr = group.get("own_lr")
+        group["lr"] = factor * (scheduled if own_lr is None else own_lr)

@@ -1,0 +1,71 @@
+"""Oracle: the same run again, and a table worked out by hand."""
+
+import pytest
+
+from bench.objectives import data, estimation, gpu, quality
+from bench.objectives.records import cell, key_of, mean_std, run_missing
+from bench.objectives.training import train
+
+
+def settings(**changes):
+    return estimation.settings("scenes", count=160, batch=16, samples=320, seed=0) | {
+        "shadows": {"queue": estimation.neuclip({"name": "queue", "num_pairs": 50})},
+        "checkpoints": 2,
+        "anchors": 20,
+        **changes,
+    }
+
+
+def test_a_run_is_a_pure_function_of_its_settings():
+    first, second = (train(settings()) for _ in range(2))
+    for name in ("recall", "zero_shot", "curve", "estimation"):
+        assert first[name] == second[name], name
+    assert {"queue", "mini-batch", "OpenCLIP, implied"} <= first["estimation"][0]["rows"].keys()
+    assert train(settings(seed=1))["curve"] != first["curve"]
+
+
+def test_shadows_do_not_change_the_run():
+    assert train(settings())["curve"] == train(settings(shadows={}))["curve"]
+
+
+def test_runs_that_are_done_are_not_done_again(tmp_path):
+    done = []
+
+    def run(asked):
+        done.append(asked["seed"])
+        return {"recall": 1.0, "zero_shot": 2.0, "samples_per_s": 3.0}
+
+    grid = [{"seed": seed} for seed in range(4)]
+    run_missing(grid, run, tmp_path / "r.jsonl", share="1/2")
+    assert done == [1, 3]
+    run_missing(grid, run, tmp_path / "r.jsonl")
+    assert done == [1, 3, 0, 2]
+
+
+def test_every_run_of_a_grid_is_another_one():
+    for grid in (estimation.grid, quality.grid, quality.long_grid, gpu.grid, gpu.tiny_grid):
+        keys = [key_of(asked) for asked in grid()]
+        assert len(set(keys)) == len(keys) > 0
+
+
+def test_cells_give_mean_and_spread_of_a_sample():
+    assert mean_std([1.0, 3.0]) == pytest.approx((2.0, 2**0.5))
+    assert cell([1.0, 3.0], 2) == "2.00 ± 1.41"
+    assert cell([1.0]) == "1.0"
+
+
+def test_an_objective_is_told_at_its_best_rate():
+    runs = [
+        {"settings": {"lr": lr, "seed": seed}, "recall": recall}
+        for lr, seed, recall in ((1, 0, 9.0), (1, 1, 1.0), (2, 0, 6.0), (2, 1, 6.5))
+    ]
+    assert [run["recall"] for run in quality.best_rate(runs)] == [6.0, 6.5]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_way_of_the_gpu_s_runs_is_free(monkeypatch):
+    monkeypatch.setattr(data, "_SINGLES", 48)  # a ViT-B/32 takes its time on a CPU
+    record = train(next(gpu.tiny_grid()))
+    assert record["samples_per_s"] > 0
+    assert len(record["curve"]) > 0
