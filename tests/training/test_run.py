@@ -124,7 +124,8 @@ def test_a_caption_source_that_no_sample_has_is_refused_before_anything_runs(pac
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["neuclip", "openclip"])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("objective", ["neuclip", "openclip", "fastclip"])
 def test_two_ranks_see_the_same_batches_and_end_with_the_same_loss(packed, tmp_path, objective):
     settings = {"name": objective}
     if objective == "neuclip":
@@ -143,6 +144,25 @@ def test_two_ranks_see_the_same_batches_and_end_with_the_same_loss(packed, tmp_p
     assert len(one) > 10
     assert ["normalizer_mse" in line for line in one] == ["normalizer_mse" in line for line in two]
     for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_of_one_rank_goes_on_with_two_although_state_is_shared_out(packed, tmp_path):
+    """Oracle: the run of one rank that nothing disturbed; fastclip has numbers for every sample."""
+    settings = {"name": "fastclip", "gamma_decay_epochs": 1}
+    config = make_config(objective=settings, loader_workers=0)
+    whole, _ = train(tmp_path / "whole", packed, config)
+    killer = kill_rank_when(tmp_path / "cut" / "train" / "k", lambda line: line["step"] >= 19)
+    with pytest.raises(ChildError):
+        train(tmp_path / "cut", packed, config)
+    killer.join()
+    config = make_config(objective=settings, loader_workers=0, processes=2)
+    folder, manifest = train(tmp_path / "cut", packed, config)
+    assert manifest.summary["resumed_at"] == 16
+    for a, b in zip(metrics(folder), metrics(whole), strict=True):
+        assert a["sample_ids_sha256"] == b["sample_ids_sha256"]
         assert a["loss"] == pytest.approx(b["loss"], abs=2e-5)
 
 
