@@ -159,20 +159,29 @@ def normalizers(
     checkpoint: Annotated[
         str, typer.Argument(help="folder step-... of a train stage that was run to its end")
     ],
-    anchors: Annotated[int, typer.Option(help="samples that normalizers are compared for")] = 1000,
+    anchors: Annotated[
+        int, typer.Option(min=2, help="samples that normalizers are compared for")
+    ] = 1000,
     samples: Annotated[
-        int | None, typer.Option(help="training samples that stand for the data set; default all")
+        int | None,
+        typer.Option(min=4, help="training samples that stand for the data set; default all"),
     ] = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option(help="global batch; may be given often; default half, once, twice the run's"),
+        typer.Option(
+            min=2, help="global batch; may be given often; default half, once, twice the run's"
+        ),
     ] = None,
     share: Annotated[
         list[float] | None,
-        typer.Option(help="part of the data set taken as all; may be given often; default 1, 0.1"),
+        typer.Option(
+            min=1e-6,
+            max=1,
+            help="part of the data set taken as all; may be given often; default 1, 0.1",
+        ),
     ] = None,
     epochs: Annotated[
-        float, typer.Option(help="passes over the features before an estimator is asked")
+        float, typer.Option(min=0.01, help="passes over the features before an estimator is asked")
     ] = 2.0,
     out: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="write the table, plot and numbers there")

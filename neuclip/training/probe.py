@@ -59,10 +59,13 @@ class NormalizerProbe:
             "batch": batch_SA,
             "implied": implied_by_infonce(batch_SA, len(present.sample_ids) - 1),
         }
-        own = objective.predict(anchors.images, anchors.texts, anchors.sample_ids)
-        values = _named(
-            "normalizer", _error(own, exact_SA) if own else error_of(batch_SA, exact_SA)
-        )
+        values: dict[str, float] = {}
+        if (
+            objective.learned_temperature is not None
+        ):  # else each sample's is at its own temperature
+            own = objective.predict(anchors.images, anchors.texts, anchors.sample_ids)
+            error = _error(own, exact_SA) if own else error_of(batch_SA, exact_SA)
+            values |= _named("normalizer", error)
         for name, found_SA in estimates.items():
             values |= _named(f"normalizer_{name}", error_of(found_SA, exact_SA))
         if trainer.shadows is not None:
