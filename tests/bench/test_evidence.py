@@ -1,10 +1,20 @@
 """Oracle: the same run again, and a table worked out by hand."""
 
 import pytest
+import torch
 
 from bench.objectives import data, estimation, gpu, quality
 from bench.objectives.records import cell, key_of, mean_std, run_missing
 from bench.objectives.training import train
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the script does: threads that wait for a busy core take minutes where one takes seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def settings(**changes):

@@ -20,13 +20,15 @@ ALL = CONFIGS | {"siglip": {"name": "siglip"}}
 STEPS, BATCH, NUM_SAMPLES, WIDTH = 20, 16, 64, 8
 
 
-def losses(config):
-    """Linear encoders in float32 by AdamW on pairs that share a cause."""
+def losses(config, dtype=torch.float32):
+    """Linear encoders by AdamW on pairs that share a cause; the objective's state is float32."""
     generator = torch.Generator().manual_seed(0)
     causes = torch.randn(NUM_SAMPLES, 12, generator=generator)
     raw = [causes + 0.5 * torch.randn(NUM_SAMPLES, 12, generator=generator) for _ in range(2)]
+    raw = [side.to(dtype) for side in raw]
     encoders = [
-        torch.nn.Parameter(torch.randn(12, WIDTH, generator=generator) / 4) for _ in range(2)
+        torch.nn.Parameter((torch.randn(12, WIDTH, generator=generator) / 4).to(dtype))
+        for _ in range(2)
     ]
     objective = build(config, feature_dim=WIDTH, num_samples=NUM_SAMPLES, seed=1)
     learned = [p for group in objective.trainable() for p in group.parameters]
@@ -54,6 +56,13 @@ def test_losses_are_those_of_before_and_repeat_to_the_bit(name):
         GOLDEN.write_text(json.dumps(golden | {name: found}, indent=1) + "\n")
     # Another processor adds in another order, and AdaGrad and Adam carry that on.
     assert found == pytest.approx(json.loads(GOLDEN.read_text())[name], rel=2e-3, abs=2e-4)
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_float64_features_are_taken_without_a_word(name):
+    """Oracle: the same run in float32."""
+    found = losses(ALL[name], torch.float64)
+    assert found[:3] == pytest.approx(losses(ALL[name])[:3], rel=1e-3, abs=1e-4)
 
 
 def test_nothing_golden_is_left_without_its_test():

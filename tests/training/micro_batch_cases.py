@@ -34,6 +34,7 @@ def make_trainer(
         processes=world.size,
         precision=precision,
         grad_clip_norm=None,
+        probe=None,
     )
     towers = create_towers(config.model, seed=0)
     towers.model.to(dtype)

@@ -47,7 +47,8 @@ class RecentPairs(nn.Module):
         num_kept = min(num_new, self.capacity)
         first = self.num_seen + num_new - num_kept
         places = torch.arange(first, first + num_kept, device=sample_ids_G.device) % self.capacity
-        self.contrasts_SMD[:, places] = contrasts_SGD[:, num_new - num_kept :]
+        kept_SGD = contrasts_SGD[:, num_new - num_kept :]
+        self.contrasts_SMD[:, places] = kept_SGD.to(self.contrasts_SMD.dtype)
         self.sample_ids_M[places] = sample_ids_G[num_new - num_kept :]
         self.num_seen += num_new
 
