@@ -157,6 +157,7 @@ def _table(records: list[Record]) -> str:
                 cell(gains) if name != "openclip" else "",
                 cell(run["zero_shot"] for run in runs),
                 f"{mean_std(_last_temperature(run) for run in runs)[0]:.3f}",
+                f"{100 * mean_std(run['clipped_share'] for run in runs)[0]:.0f} %",
                 f"{mean_std(run['samples_per_s'] for run in runs)[0]:.0f}",
             ]
         )
@@ -169,6 +170,7 @@ def _table(records: list[Record]) -> str:
         "over openclip, same seeds",
         "zero-shot, %",
         "temperature at the end",
+        "steps clipped",
         "samples/s",
     ]
     return markdown(header, rows)
