@@ -11,6 +11,7 @@ from bench.objectives.records import Settings, cell, grouped, markdown, mean_std
 
 RECORDS, TINY_RECORDS = "gpu.jsonl", "gpu-tiny.jsonl"
 ARCHITECTURE, COUNT, IMAGE_PX = "ViT-B-32", 200_000, 64
+TINY_ARCHITECTURE = "ViT-S-32"
 NETWORK: Settings = {"name": "network"}  # the paper's: m 4096, T_u 10, T_r 500
 LEARNED: Settings = {"rho": 6.5, "temperature_lr": 1e-4}
 OBJECTIVES: dict[str, Settings] = {
@@ -49,7 +50,7 @@ def tiny_grid() -> Iterator[Settings]:
     """Yield the same runs so small that a CPU does them in a minute: that the way is free."""
     for name, objective in OBJECTIVES.items():
         yield _settings(name, objective, 0, 16) | {
-            "architecture": ARCHITECTURE,
+            "architecture": TINY_ARCHITECTURE,
             "count": 48,
             "image_px": 32,
             "samples": 32,
