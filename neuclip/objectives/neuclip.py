@@ -72,7 +72,7 @@ class NeuClip(Objective):
             constant = anchors.detached()
             if self.training:
                 self.estimator.prepare(
-                    batch, constant, log_batch_SB.detach(), step=self._steps_of_stage()
+                    batch, constant, log_batch_SB.detach(), step=self.steps_of_stage
                 )
             is_live = self.config.alpha_mode == "through"
             alpha_SB = log_batch_SB.detach()
@@ -100,9 +100,6 @@ class NeuClip(Objective):
             Anchors(features_SBD, own_cosine_B, sample_ids, self.temperature.detach())
         )
         return alpha_SB[0], alpha_SB[1]
-
-    def _steps_of_stage(self) -> int:
-        return self.completed_steps - self.stage_start
 
     def _result(
         self,

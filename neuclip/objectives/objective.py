@@ -126,8 +126,7 @@ class Objective(nn.Module, ABC):
     @property
     def temperature(self) -> Float[Tensor, ""]:
         """Return the present temperature, with gradient if it is learned."""
-        if self.learned_temperature is None:
-            raise NotImplementedError
+        assert self.learned_temperature is not None, "samples' own temperatures: override this"
         return self.learned_temperature()
 
     def advance(self, step: int) -> None:
@@ -147,10 +146,14 @@ class Objective(nn.Module, ABC):
         """
         self.stage_start = self.completed_steps
 
+    @property
+    def steps_of_stage(self) -> int:
+        """Return the number of completed steps in this stage."""
+        return self.completed_steps - self.stage_start
+
     def epoch(self, batch: GlobalBatch) -> float:
         """Return how often the data set was passed in this stage, all global batches being equal."""
-        steps = self.completed_steps - self.stage_start
-        return steps * len(batch.sample_ids_G) / self.num_samples
+        return self.steps_of_stage * len(batch.sample_ids_G) / self.num_samples
 
     def trainable(self) -> list[TrainableGroup]:
         """Return what the trainer's optimiser has to update, with the rates of the next update."""

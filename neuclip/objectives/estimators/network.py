@@ -107,8 +107,7 @@ class NormalizerNetwork(Estimator):
         """Restart the prototypes if it is due, then fit them to the batch."""
         self.source.add(batch.contrasts_SGD.detach(), batch.sample_ids_G)
         can_complete = self.source.is_full and self.num_in_use < self.config.num_prototypes
-        is_first_of_batch = self.config.source == "batch" and self.num_in_use > 0
-        if step % self.config.restart_every == 0 or (can_complete and not is_first_of_batch):
+        if step % self.config.restart_every == 0 or can_complete or not self.is_ready:
             self.restart(*self.source.held())
         self.fit(anchors, log_batch_SB)
 

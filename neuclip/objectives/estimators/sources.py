@@ -25,7 +25,7 @@ class PrototypeSource(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Tell whether there is no more to wait for."""
+        """Tell whether M pairs are held."""
         ...
 
 
@@ -35,8 +35,12 @@ class PresentBatch(nn.Module):
     def __init__(self, capacity: int) -> None:
         super().__init__()
         self.capacity = capacity
-        self.is_full = True
         self._held: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether the batch has M pairs."""
+        return self._held is not None and len(self._held[1]) >= self.capacity
 
     @torch.no_grad()
     def add(self, contrasts_SGD: Float[Tensor, "2 G D"], sample_ids_G: Int[Tensor, " G"]) -> None:
