@@ -70,14 +70,14 @@ def _growth(runs: Any) -> Figure:
 
 
 def _temperatures(records: list[Record]) -> Figure:
-    """The temperature over the long runs, a panel a batch size."""
+    """The temperature over the best of the long runs, a panel a batch size."""
     batches = grouped(records, "batch")
     figure = Figure(figsize=(4.4 * len(batches) + 1.8, 3.2), layout="constrained")
     panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
     colours = {name: f"C{i}" for i, name in enumerate(quality.LONG_OBJECTIVES)}
     for axes, (batch, runs) in zip(panels, batches.items(), strict=True):
         for name, of_name in grouped(runs, "name").items():
-            for number, run in enumerate(of_name):
+            for number, run in enumerate(quality.best_choice(of_name)):
                 steps, _, taus = zip(*run["curve"], strict=True)
                 label = name[0] if number == 0 else None
                 axes.plot(steps, taus, color=colours[name[0]], linewidth=0.9, label=label)

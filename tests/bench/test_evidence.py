@@ -64,12 +64,20 @@ def test_cells_give_mean_and_spread_of_a_sample():
     assert cell([1.0]) == "1.0"
 
 
-def test_an_objective_is_told_at_its_best_rate():
+def test_an_objective_is_told_at_its_best_choice():
     runs = [
-        {"settings": {"lr": lr, "seed": seed}, "recall": recall}
-        for lr, seed, recall in ((1, 0, 9.0), (1, 1, 1.0), (2, 0, 6.0), (2, 1, 6.5))
+        {"settings": {"lr": lr, "seed": seed, "objective": objective}, "recall": recall}
+        for lr, objective, seed, recall in (
+            (1, {"rho": 4.0}, 0, 9.0),
+            (1, {"rho": 4.0}, 1, 1.0),
+            (2, {"rho": 4.0}, 0, 6.0),
+            (2, {"rho": 4.0}, 1, 6.5),
+            (1, {"rho": 6.0}, 0, 6.0),
+            (1, {"rho": 6.0}, 1, 6.0),
+            (1, {}, 0, 9.5),  # the other seed is missing
+        )
     ]
-    assert [run["recall"] for run in quality.best_rate(runs)] == [6.0, 6.5]
+    assert [run["recall"] for run in quality.best_choice(runs)] == [6.0, 6.5]
 
 
 @pytest.mark.slow
