@@ -5,6 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from neuclip.foundation.config import Section, unkeyed
+from neuclip.launching.config import LaunchConfig
+from neuclip.loading.config import LoaderConfig
 from neuclip.objectives.config import NeuClipConfig, ObjectiveConfig
 from neuclip.towers.config import ModelConfig
 
@@ -86,24 +88,16 @@ class TrainConfig(Section):
     probe: ProbeConfig | None = Field(
         default=None, description="measures the error of the log-normalizers; null is off"
     )
-    max_corrupt_share: float = Field(
-        default=0.001,
-        ge=0,
-        le=1,
-        description="share of samples that may not decode before the run stops",
+    loader: LoaderConfig = Field(
+        default=LoaderConfig(), description="how samples get from the shards to the device"
     )
+    launch: LaunchConfig = unkeyed(LaunchConfig(), description="where the ranks are started")
     save_every_minutes: float | None = unkeyed(
         30.0,
         gt=0,
         description="minutes between further checkpoints, kept only to resume from; null is off",
     )
     log_every_steps: int = unkeyed(20, ge=1, description="steps between two lines of metrics")
-    processes: int = unkeyed(
-        1, ge=1, le=1024, description="processes on this machine, one for each GPU"
-    )
-    loader_workers: int = unkeyed(
-        2, ge=0, le=256, description="loading processes for each of these; 0 loads in line"
-    )
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
@@ -111,14 +105,15 @@ class TrainConfig(Section):
             raise ValueError(
                 f"global_batch {self.global_batch} is not a multiple of streams {self.streams}"
             )
-        if self.streams % self.processes:
+        ranks = self.launch.world_size
+        if self.streams % ranks:
             raise ValueError(
-                f"streams {self.streams} cannot be shared out to {self.processes} processes; use a divisor"
+                f"streams {self.streams} cannot be shared out to {ranks} ranks; use a multiple of {ranks}"
             )
-        local_batch = self.global_batch // self.processes
+        local_batch = self.global_batch // ranks
         if self.micro_batch is not None and local_batch % self.micro_batch:
             raise ValueError(
-                f"global_batch {self.global_batch} / processes {self.processes} = {local_batch} is not a multiple "
+                f"global_batch {self.global_batch} / ranks {ranks} = {local_batch} is not a multiple "
                 f"of micro_batch {self.micro_batch}; use a divisor of {local_batch}, or null"
             )
         if self.min_lr > self.lr:

@@ -127,7 +127,7 @@ class _Run:
             last=self.trainer.total_steps,
             rank=self.world.rank,
             size=self.world.size,
-            workers=self.config.loader_workers,
+            workers=self.config.loader.workers,
             pin_memory=self.world.device.type == "cuda",
         )
         self.window.open()
@@ -191,10 +191,10 @@ class _Run:
 
     def _check_corrupt(self, batch: Batch) -> None:
         self.corrupt.update(batch.corrupt)
-        if len(self.corrupt) > self.config.max_corrupt_share * self.order.count:
+        if len(self.corrupt) > self.config.loader.max_corrupt_share * self.order.count:
             raise IntegrityError(
                 f"{len(self.corrupt)} of {self.order.count} samples do not decode, more than "
-                f"train.max_corrupt_share {self.config.max_corrupt_share:.2%} allows; the first sample ids are "
+                f"train.loader.max_corrupt_share {self.config.loader.max_corrupt_share:.2%} allows; first ids "
                 f"{sorted(self.corrupt)[:5]}"
             )
 

@@ -82,11 +82,11 @@ def launch_command(job_path: Path, processes: int) -> list[str]:
 
 def threads_of_a_rank(config: TrainConfig) -> int:
     """Share the cores out to ranks and loading processes: threads that wait for a core cost more than they give."""
-    return max(1, (os.cpu_count() or 1) // config.processes - config.loader_workers)
+    return max(1, (os.cpu_count() or 1) // config.launch.processes - config.loader.workers)
 
 
 def _run_ranks(job: TrainJob, job_path: Path, progress: Progress) -> None:
-    processes, exchange = job.config.processes, job.exchange_folder
+    processes, exchange = job.config.launch.processes, job.exchange_folder
 
     def follow(line: str) -> None:
         if line.startswith(PROGRESS_MARK):

@@ -28,7 +28,7 @@ SMALL = {
     "train.probe": None,
     "train.objective.estimator.num_prototypes": 64,
     "train.objective.estimator.restart_every": 4,
-    "train.loader_workers": 0,
+    "train.loader.workers": 0,
 }
 
 

@@ -41,7 +41,7 @@ def small_run(tmp_path_factory) -> dict[str, Any]:
         "train.warmup_steps": 2,
         "train.save_every_steps": 12,
         "train.log_every_steps": 2,
-        "train.loader_workers": 0,
+        "train.loader.workers": 0,
         "train.probe": None,
         "evaluate.sets": [str(sets / "wds_scenes_shapes"), str(sets / "wds_scenes_retrieval")],
     }

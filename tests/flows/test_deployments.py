@@ -143,7 +143,7 @@ def test_progress_moves_while_training_and_cancelling_leaves_no_process(
         **small_run,
         "train.epochs": 5000,
         "train.save_every_steps": 100000,
-        "train.loader_workers": 1,
+        "train.loader.workers": 1,
     }
     run_id = server.begin("train/neuclip", recipe=RECIPE, overrides=endless)
 

@@ -31,7 +31,7 @@ def make_trainer(
         objective={"name": name, **SMALL.get(name, {})},
         global_batch=global_batch,
         micro_batch=micro_batch,
-        processes=world.size,
+        launch={"processes": world.size},
         precision=precision,
         grad_clip_norm=None,
         probe=None,

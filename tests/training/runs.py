@@ -49,7 +49,7 @@ def make_config(**changes) -> TrainConfig:
         "save_every_steps": 8,
         "keep_checkpoints": 10,
         "log_every_steps": 1,
-        "loader_workers": 1,
+        "loader": {"workers": 1},
         "probe": {"every_steps": 10, "samples": 64, "anchors": 32, "shadows": SHADOWS},
     }
     return TrainConfig.model_validate(settings | changes)

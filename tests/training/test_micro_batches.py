@@ -219,8 +219,8 @@ def test_a_micro_batch_that_does_not_divide_the_share_of_a_process_is_refused(
     processes, micro_batch
 ):
     with pytest.raises(ValidationError) as caught:
-        make_config(global_batch=16, processes=processes, micro_batch=micro_batch)
-    assert f"global_batch 16 / processes {processes} = {16 // processes} " in str(caught.value)
+        make_config(global_batch=16, launch={"processes": processes}, micro_batch=micro_batch)
+    assert f"global_batch 16 / ranks {processes} = {16 // processes} " in str(caught.value)
     assert f"micro_batch {micro_batch};" in str(caught.value)
 
 

@@ -133,7 +133,10 @@ def test_two_ranks_see_the_same_batches_and_end_with_the_same_loss(packed, tmp_p
     logs = []
     for processes in (1, 2):
         config = make_config(
-            objective=settings, processes=processes, loader_workers=0, log_every_steps=3
+            objective=settings,
+            launch={"processes": processes},
+            loader={"workers": 0},
+            log_every_steps=3,
         )
         folder, _ = train(tmp_path / str(processes), packed, config)
         logs.append(metrics(folder))
@@ -152,13 +155,13 @@ def test_two_ranks_see_the_same_batches_and_end_with_the_same_loss(packed, tmp_p
 def test_a_run_of_one_rank_goes_on_with_two_although_state_is_shared_out(packed, tmp_path):
     """Oracle: the run of one rank that nothing disturbed; fastclip has numbers for every sample."""
     settings = {"name": "fastclip", "gamma_decay_epochs": 1}
-    config = make_config(objective=settings, loader_workers=0)
+    config = make_config(objective=settings, loader={"workers": 0})
     whole, _ = train(tmp_path / "whole", packed, config)
     killer = kill_rank_when(tmp_path / "cut" / "train" / "k", lambda line: line["step"] >= 19)
     with pytest.raises(ChildError):
         train(tmp_path / "cut", packed, config)
     killer.join()
-    config = make_config(objective=settings, loader_workers=0, processes=2)
+    config = make_config(objective=settings, loader={"workers": 0}, launch={"processes": 2})
     folder, manifest = train(tmp_path / "cut", packed, config)
     assert manifest.summary["resumed_at"] == 16
     for a, b in zip(metrics(folder), metrics(whole), strict=True):
@@ -169,7 +172,7 @@ def test_a_run_of_one_rank_goes_on_with_two_although_state_is_shared_out(packed,
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_ranks_killed_resume_to_the_bit(packed, tmp_path):
-    config = make_config(processes=2, loader_workers=0, probe=None)
+    config = make_config(launch={"processes": 2}, loader={"workers": 0}, probe=None)
     whole, _ = train(tmp_path / "whole", packed, config)
     killer = kill_rank_when(tmp_path / "cut" / "train" / "k", lambda line: line["step"] >= 12)
     with pytest.raises(ChildError):
