@@ -44,6 +44,8 @@ class CheckpointRecord(BaseModel):
     train_key: str
     scheduled: bool
     """Saved at a step the recipe names, so kept for selection; else only there to resume from."""
+    score: float | None = None
+    """Recall@1 on held-out pairs, 0..1, where it was measured: what the best checkpoint is best in."""
     files: dict[str, FileDigest] = {}
 
 
@@ -90,9 +92,9 @@ def write_checkpoint(
         write_bytes(str(unfinished / RECORD), complete.model_dump_json(indent=1).encode())
         for path in unfinished.iterdir():
             _to_disk(path)
-        if target.exists():
-            shutil.rmtree(target)
-        unfinished.replace(target)
+        if not _is_whole(target):  # a run killed before it wrote the pointer has left it
+            shutil.rmtree(target, ignore_errors=True)
+            unfinished.replace(target)
         _to_disk(checkpoints)
     except (OSError, SafetensorError) as error:
         raise StorageError(
@@ -177,15 +179,31 @@ def verify_checkpoint(folder: Path) -> CheckpointRecord:
     return record
 
 
-def prune_checkpoints(checkpoints: Path, *, keep: int) -> list[str]:
-    """Remove all but the last `keep` scheduled checkpoints and the newest one; return the names removed."""
+def prune_checkpoints(checkpoints: Path, *, keep_last: int, keep_best: int) -> list[str]:
+    """Remove checkpoints that are not kept; return the names removed.
+
+    Kept are the newest one, the last `keep_last` scheduled ones, and the `keep_best` scheduled ones with the
+    highest score (of equals the later).
+    """
     names = checkpoint_names(checkpoints)
-    scheduled = [name for name in names if read_record(checkpoints / name).scheduled]
-    kept = {*scheduled[-keep:], *names[-1:]}
+    records = {name: read_record(checkpoints / name) for name in names}
+    scheduled = [name for name in names if records[name].scheduled]
+    scored = [(score, name) for name in scheduled if (score := records[name].score) is not None]
+    best = [name for _, name in sorted(scored, reverse=True)[:keep_best]]
+    kept = {*names[-1:], *scheduled[-keep_last:], *best}
     removed = [name for name in names if name not in kept]
     for name in removed:
         shutil.rmtree(checkpoints / name)
     return removed
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a checkpoint is there and is what its record says."""
+    try:
+        verify_checkpoint(folder)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _digest(path: Path) -> FileDigest:

@@ -14,9 +14,17 @@ from neuclip.foundation.errors import CheckpointError
 _SEPARATOR = "/"
 
 
-def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write nested mappings of tensors; the names joined by "/" become the keys."""
-    save_file(dict(_flat(state)), path, metadata={"format": "pt"})
+def copy_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return copies on the CPU of nested mappings of tensors; the names joined by "/" become the keys.
+
+    Raises: CheckpointError: for a value that is no tensor.
+    """
+    return dict(_flat(state))
+
+
+def save_state(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write what copy_state returned."""
+    save_file(dict(state), path, metadata={"format": "pt"})
 
 
 def load_state(path: Path) -> dict[str, Any]:

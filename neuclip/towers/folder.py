@@ -1,11 +1,13 @@
 """Towers as a folder in open_clip's own format: every checkpoint and the published model."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from neuclip.foundation.errors import CheckpointError, ConfigError
 from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE, Towers, build_from_folder
@@ -17,14 +19,23 @@ def save_towers(towers: Towers, folder: Path) -> None:
     `open_clip.create_model_and_transforms("local-dir:FOLDER")` reads it. No tokenizer file is needed:
     without `text_cfg.hf_tokenizer_name` open_clip takes the one that it ships.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_cfg": towers.architecture, "preprocess_cfg": towers.preprocess}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in towers.model.state_dict().items()
     }
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_towers(towers, weights, folder)
+
+
+def write_towers(towers: Towers, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write towers with other weights than their present ones, as save_towers does.
+
+    Args:
+        weights: copies on the CPU, contiguous, by the model's own names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model_cfg": towers.architecture, "preprocess_cfg": towers.preprocess}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(dict(weights), folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def load_towers(folder: Path, device: str | torch.device = "cpu") -> Towers:

@@ -12,22 +12,24 @@ from neuclip.checkpoint.folder import (
     prune_checkpoints,
     write_checkpoint,
 )
-from neuclip.checkpoint.state import load_state, save_state
+from neuclip.checkpoint.state import copy_state, load_state, save_state
 from neuclip.foundation.errors import CheckpointError, StorageError
 
 
-def write(folder, step, *, scheduled=True, key="k"):
-    record = CheckpointRecord(step=step, samples_seen=step * 8, train_key=key, scheduled=scheduled)
+def write(folder, step, *, scheduled=True, key="k", score=None):
+    record = CheckpointRecord(
+        step=step, samples_seen=step * 8, train_key=key, scheduled=scheduled, score=score
+    )
     return write_checkpoint(
         folder,
         record,
-        lambda f: save_state({"a": {"b": torch.full((4,), float(step))}}, f / "state.safetensors"),
+        lambda f: save_state({"a/b": torch.full((4,), float(step))}, f / "state.safetensors"),
     )
 
 
 def test_state_survives_nested_and_exactly(tmp_path):
     state = {"x": torch.randn(3, 2), "deep": {"er": {"y": torch.arange(5)}, "z": torch.tensor(1.5)}}
-    save_state(state, tmp_path / "s")
+    save_state(copy_state(state), tmp_path / "s")
     back = load_state(tmp_path / "s")
     assert torch.equal(back["x"], state["x"])
     assert torch.equal(back["deep"]["er"]["y"], state["deep"]["er"]["y"])
@@ -36,7 +38,7 @@ def test_state_survives_nested_and_exactly(tmp_path):
 
 def test_only_tensors_are_saved(tmp_path):
     with pytest.raises(CheckpointError, match="'a/b' is a int"):
-        save_state({"a": {"b": 1}}, tmp_path / "s")
+        copy_state({"a": {"b": 1}})
 
 
 def test_the_pointer_leads_to_the_last_whole_checkpoint(tmp_path):
@@ -120,9 +122,30 @@ def test_pruning_keeps_the_last_scheduled_and_the_newest(tmp_path):
         (35, False),
     ]:
         write(tmp_path, step, scheduled=scheduled)
-    assert prune_checkpoints(tmp_path, keep=2) == [
+    assert prune_checkpoints(tmp_path, keep_last=2, keep_best=0) == [
         "step-00000010",
         "step-00000015",
         "step-00000025",
     ]
     assert checkpoint_names(tmp_path) == ["step-00000020", "step-00000030", "step-00000035"]
+
+
+def test_pruning_keeps_the_best_and_of_equals_the_later(tmp_path):
+    for step, score in [(10, 0.5), (20, 0.7), (30, 0.7), (40, 0.1), (50, None), (60, 0.2)]:
+        write(tmp_path, step, score=score)
+    prune_checkpoints(tmp_path, keep_last=1, keep_best=1)
+    assert checkpoint_names(tmp_path) == ["step-00000030", "step-00000060"]
+
+
+def test_a_folder_that_a_killed_run_named_but_did_not_point_to_is_taken_or_mended(tmp_path):
+    write(tmp_path, 10)
+    pointer = (tmp_path / "latest.json").read_bytes()
+    whole = write(tmp_path, 20)
+    inode = (whole / "state.safetensors").stat().st_ino
+    (tmp_path / "latest.json").write_bytes(pointer)
+    assert (write(tmp_path, 20) / "state.safetensors").stat().st_ino == inode
+    assert latest_checkpoint(tmp_path, train_key="k") == whole
+    (tmp_path / "latest.json").write_bytes(pointer)
+    (whole / "state.safetensors").write_bytes(b"half")
+    write(tmp_path, 20)
+    assert latest_checkpoint(tmp_path, train_key="k") == whole
