@@ -34,6 +34,39 @@ class ProbeConfig(Section):
     )
 
 
+class TelemetryConfig(Section):
+    """Where a run's numbers go beside its own folder, and what it may cost. Changes no result."""
+
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
+        default=(),
+        description="further places for the numbers, set up by their own environment variables; "
+        "metrics.jsonl and TensorBoard are always written",
+    )
+    project: str = Field(
+        default="neuclip", min_length=1, description="name the trackers file the run under"
+    )
+    peak_tflops: float | None = Field(
+        default=None,
+        gt=0,
+        description="what one device can do at the run's precision, 1e12 FLOP/s, for the share used (MFU); "
+        "null takes it from the device's name where it is known",
+    )
+    price_per_hour: float | None = Field(
+        default=None, ge=0, description="price of one device for an hour, in any currency"
+    )
+    budget: float | None = Field(
+        default=None,
+        gt=0,
+        description="what all devices of the run may cost; the run saves and stops when it is used up",
+    )
+
+    @model_validator(mode="after")
+    def _budget_has_a_price(self) -> Self:
+        if self.budget is not None and not self.price_per_hour:
+            raise ValueError("a budget needs price_per_hour")
+        return self
+
+
 class TrainConfig(Section):
     """What is trained, on what order of the data, and how."""
 
@@ -65,25 +98,88 @@ class TrainConfig(Section):
     crop_scale: tuple[float, float] = Field(
         default=(0.9, 1.0), description="least and most share of the image area a crop covers"
     )
-    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
-    min_lr: float = Field(default=0.0, ge=0, description="learning rate that the cosine ends at")
-    warmup_steps: int = Field(default=500, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(
-        default=0.1, ge=0, description="AdamW's decay of weights that are matrices"
+    optimiser: Literal["adamw", "lamb", "lion", "sgd"] = Field(
+        default="adamw",
+        description="what updates the weights; torch's AdamW and SGD, timm's others",
     )
-    betas: tuple[float, float] = Field(default=(0.9, 0.98), description="AdamW's betas")
-    adam_eps: float = Field(default=1e-6, gt=0, description="AdamW's epsilon")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description="the learning rate after warm-up"
+    )
+    min_lr: float = Field(
+        default=0.0, ge=0, description="learning rate that the cosine or the cooldown ends at"
+    )
+    warmup_steps: int = Field(default=500, ge=0, description="steps of linear warm-up")
+    cooldown_steps: int = Field(
+        default=0, ge=0, description="last steps in which a constant rate falls to min_lr"
+    )
+    cooldown_power: float = Field(
+        default=1.0, gt=0, description="the cooldown's power of the share left; 1 is linear"
+    )
+    weight_decay: float = Field(
+        default=0.1,
+        ge=0,
+        description="decay of weights that are matrices; SGD adds it to gradients",
+    )
+    betas: tuple[float, float] = Field(
+        default=(0.9, 0.98), description="decays of AdamW's, LAMB's and Lion's moments"
+    )
+    adam_eps: float = Field(default=1e-6, gt=0, description="epsilon of AdamW and LAMB")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD's momentum")
     grad_clip_norm: float | None = Field(
         default=1.0, gt=0, description="norm that the encoders' gradient is clipped to; null is off"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto is bf16 autocast on a GPU that has it, else fp32"
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="a checkpoint's model is then the moving average of the weights with this decay, "
+        "less in the first steps; null is the weights themselves",
+    )
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        default="auto",
+        description="auto is bf16 autocast on a GPU that has it, else fp32; tf32 rounds the inputs of all products",
+    )
+    compile: bool = Field(
+        default=False, description="let torch.compile make kernels of the towers' blocks"
+    )
+    grad_checkpointing: bool = unkeyed(
+        default=False,
+        description="keep only the blocks' inputs for the backward pass and compute the rest again",
+    )
+    parallel: Literal["ddp", "fsdp"] = unkeyed(
+        default="ddp",
+        description="ddp keeps the encoders whole on every rank; fsdp shares weights, gradients and moments out",
     )
     save_every_steps: int = Field(
         default=500, ge=1, description="steps between checkpoints that are kept for selection"
     )
     keep_checkpoints: int = Field(
         default=5, ge=1, description="how many of these are kept, the last ones"
+    )
+    keep_best: int = Field(
+        default=1,
+        ge=0,
+        description="how many more are kept, the best by recall@1 on held_out_samples; 0 measures nothing",
+    )
+    held_out_samples: int = Field(
+        default=1000,
+        ge=2,
+        le=100_000,
+        description="most pairs of the selection split that a checkpoint is measured on when it is saved",
+    )
+    on_bad_batch: Literal["stop", "skip", "roll_back"] = Field(
+        default="stop",
+        description="what a loss or gradient that is not finite, or a spike, does: end the run; leave this batch "
+        "out; go back to the last checkpoint and leave out all batches from there to this one",
+    )
+    spike_sigmas: float | None = Field(
+        default=None,
+        gt=0,
+        description="a loss this many standard deviations above the median of the last 64 is a spike; null is off",
+    )
+    max_bad_batches: int = Field(
+        default=100, ge=0, description="batches that may be left out before the run ends"
     )
     probe: ProbeConfig | None = Field(
         default=None, description="measures the error of the log-normalizers; null is off"
@@ -96,6 +192,9 @@ class TrainConfig(Section):
         30.0,
         gt=0,
         description="minutes between further checkpoints, kept only to resume from; null is off",
+    )
+    telemetry: TelemetryConfig = unkeyed(
+        TelemetryConfig(), description="where the run's numbers go, and what it may cost"
     )
     log_every_steps: int = unkeyed(20, ge=1, description="steps between two lines of metrics")
 
@@ -118,6 +217,10 @@ class TrainConfig(Section):
             )
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        if self.cooldown_steps and self.schedule != "constant":
+            raise ValueError(
+                f"cooldown_steps {self.cooldown_steps} is of the constant schedule; set schedule: constant, or 0 steps"
+            )
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(
                 f"crop_scale {list(self.crop_scale)} is not an increasing pair in (0, 1]"
