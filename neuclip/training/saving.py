@@ -1,64 +1,74 @@
 """What a checkpoint of a trainer holds, and how a trainer takes it back."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from neuclip.checkpoint.folder import STATE, CheckpointRecord, read_record, write_checkpoint
-from neuclip.checkpoint.state import load_state, save_state
+from neuclip.checkpoint.state import copy_state, load_state, save_state
 from neuclip.foundation.errors import CheckpointError
-from neuclip.towers.folder import save_towers
+from neuclip.towers.folder import write_towers
+from neuclip.towers.model import Towers
 from neuclip.training.optimiser import load_optimiser_state, optimiser_state
 from neuclip.training.trainer import Trainer
 
-SharedState = dict[str, dict[str, Any]]
+@dataclass(frozen=True)
+class Snapshot:
+    """A trainer at one step, as copies on the CPU: training may go on while it is written."""
+
+    record: CheckpointRecord
+    towers: Towers
+    """Of these only what does not change: architecture and preprocessing."""
+    weights: dict[str, Tensor]
+    """The model as it is evaluated and published, with the temperature as open_clip's logit_scale."""
+    state: dict[str, Tensor]
+    """Everything training goes on from."""
 
 
-def shared_state(trainer: Trainer) -> SharedState:
-    """Put together the state that is shared out over ranks; every rank calls it."""
+def take_snapshot(
+    trainer: Trainer, *, train_key: str, scheduled: bool, score: float | None = None
+) -> Snapshot | None:
+    """Copy a trainer's state; every rank calls it, the main rank gets the snapshot."""
     shadows = trainer.shadows
-    return {
+    shared = {
         "objective": trainer.objective.whole_state(),
         "shadows": {} if shadows is None else shadows.whole_state(),
     }
-
-
-def save_trainer(
-    trainer: Trainer,
-    checkpoints: Path,
-    *,
-    shared: SharedState,
-    train_key: str,
-    scheduled: bool,
-) -> Path:
-    """Write a checkpoint folder of the present step.
-
-    Args:
-        shared: what all ranks have put together.
-    """
-    record = CheckpointRecord(
-        step=trainer.step,
-        samples_seen=trainer.samples_seen,
-        train_key=train_key,
-        scheduled=scheduled,
+    if not trainer.world.is_main:
+        return None
+    model = trainer.towers.model.state_dict()
+    logit_scale = torch.tensor(-math.log(trainer.objective.temperature.item()))
+    state = {
+        "model": model,
+        **shared,
+        "optimiser": optimiser_state(trainer.optimiser),
+        "corrupt": torch.tensor(sorted(trainer.corrupt), dtype=torch.int64),
+    }
+    return Snapshot(
+        record=CheckpointRecord(
+            step=trainer.step,
+            samples_seen=trainer.samples_seen,
+            train_key=train_key,
+            scheduled=scheduled,
+            score=score,
+        ),
+        towers=trainer.towers,
+        weights=copy_state(model | {"logit_scale": logit_scale}),
+        state=copy_state(state),
     )
 
-    def fill(folder: Path) -> None:
-        with torch.no_grad():
-            logit_scale = -math.log(trainer.objective.temperature.item())
-            cast("Any", trainer.towers.model).logit_scale.fill_(logit_scale)
-        save_towers(trainer.towers, folder)
-        state = {
-            "model": trainer.towers.model.state_dict(),
-            **shared,
-            "optimiser": optimiser_state(trainer.optimiser),
-            "corrupt": torch.tensor(sorted(trainer.corrupt), dtype=torch.int64),
-        }
-        save_state(state, folder / STATE)
 
-    return write_checkpoint(checkpoints, record, fill)
+def write_snapshot(snapshot: Snapshot, checkpoints: Path) -> Path:
+    """Write a snapshot as a checkpoint folder, verified before the pointer names it."""
+
+    def fill(folder: Path) -> None:
+        write_towers(snapshot.towers, snapshot.weights, folder)
+        save_state(snapshot.state, folder / STATE)
+
+    return write_checkpoint(checkpoints, snapshot.record, fill)
 
 
 def restore_trainer(trainer: Trainer, folder: Path) -> None:

@@ -1,0 +1,85 @@
+"""When a run saves, and what becomes of the checkpoints: written beside the training, pruned, mirrored."""
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from neuclip.checkpoint.folder import prune_checkpoints
+from neuclip.distributed.collectives import gather_objects
+from neuclip.training.job import CHECKPOINTS, TrainJob
+from neuclip.training.mirror import mirror_run
+from neuclip.training.saving import Snapshot, take_snapshot, write_snapshot
+from neuclip.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """Saves a trainer by step, by the clock and when asked.
+
+    The state is copied while training stands still; one thread of the main rank writes, verifies, prunes
+    and mirrors it while training goes on. What fails there is raised at the next call.
+
+    Args:
+        score: measures the present weights on held-out pairs; None measures nothing.
+    """
+
+    def __init__(
+        self, job: TrainJob, trainer: Trainer, *, score: Callable[[], float] | None
+    ) -> None:
+        self._job, self._config, self._trainer, self._score = job, job.config, trainer, score
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self.step, self._saved_time = trainer.step, time.monotonic()
+
+    @property
+    def is_due_by_the_clock(self) -> bool:
+        """Tell whether the recipe's minutes have passed; ranks may differ in it."""
+        minutes = self._config.save_every_minutes
+        return minutes is not None and time.monotonic() - self._saved_time > 60 * minutes
+
+    @property
+    def is_due_by_step(self) -> bool:
+        """Tell whether the recipe names the present step; the last one always counts."""
+        step = self._trainer.step
+        return step % self._config.save_every_steps == 0 or step == self._trainer.total_steps
+
+    def check(self) -> None:
+        """Raise what went wrong with the last checkpoint, if it is known by now."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def save(self) -> float | None:
+        """Copy the present state and begin to write it; every rank calls it. Returns the score, if one was due.
+
+        Raises: StorageError: if the checkpoint before this could not be written.
+        """
+        trainer, scheduled = self._trainer, self.is_due_by_step
+        self.wait()
+        trainer.corrupt.update(*gather_objects(trainer.corrupt, trainer.world))
+        score = self._score() if self._score is not None and scheduled else None
+        snapshot = take_snapshot(
+            trainer, train_key=self._job.train_key, scheduled=scheduled, score=score
+        )
+        if snapshot is not None:
+            self._writing = self._thread.submit(self._write, snapshot)
+        self.step, self._saved_time = trainer.step, time.monotonic()
+        return score
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk and at the mirror.
+
+        Raises: StorageError: if it cannot be written.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self, snapshot: Snapshot) -> None:
+        checkpoints, config = self._job.run_folder / CHECKPOINTS, self._config
+        write_snapshot(snapshot, checkpoints)
+        prune_checkpoints(
+            checkpoints, keep_last=config.keep_checkpoints, keep_best=config.keep_best
+        )
+        mirror_run(self._job)
