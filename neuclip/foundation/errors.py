@@ -7,7 +7,8 @@ NeuclipError                exit code 1
 ├── IntegrityError          1  a committed output is not what its manifest says; a ledger that does not balance
 ├── CheckpointError         1  a checkpoint that cannot be used
 ├── ShapeError              1  tensors that do not fit together
-├── NumericsError           1  a loss or gradient that is not finite
+├── NumericsError           1  a loss or gradient that is not finite, or a spike
+├── StoppedError            1  work that was asked to stop, and can go on from where it saved
 └── ChildError              1  a child process failed
 TransientError              mixin: the same call may succeed later; only these are retried
 
@@ -53,7 +54,11 @@ class ShapeError(NeuclipError):
 
 
 class NumericsError(NeuclipError):
-    """A loss or gradient is not finite."""
+    """A loss or gradient is not finite, or far above what it was."""
+
+
+class StoppedError(NeuclipError):
+    """Work was asked to stop by a signal or its budget; run again, it goes on from where it saved."""
 
 
 class ChildError(NeuclipError):
