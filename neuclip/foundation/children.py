@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
 
@@ -26,6 +27,102 @@ def die_with_parent(number: int = signal.SIGTERM) -> None:
     """Ask Linux to signal this process when its parent ends, even by SIGKILL; call first thing in a child."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
+
+
+class Child:
+    """A program that runs in its own process group, its output going to a log file."""
+
+    def __init__(self, process: subprocess.Popen[str], *, name: str, log_path: Path) -> None:
+        self.name, self._process, self._log_path = name, process, log_path
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def let_go(self) -> None:
+        """Close its input: a program on a leash ends itself and all below it then."""
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
+
+    def check(self) -> None:
+        """Do nothing unless it has failed.
+
+        Raises: ChildError: with the end of the log, if it ended and its exit code is not 0.
+        """
+        code = self._process.poll()
+        if code:
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise ChildError(
+                f"{self.name} ended with {how}; the end of its log ({self._log_path}):\n"
+                + "\n".join(self._tail)
+            )
+
+    def drain(self, on_line: Callable[[str], None] | None) -> None:
+        """Copy its output to the log until there is no more."""
+        with self._log_path.open("a", encoding="utf-8") as log_file:
+            for line in self._process.stdout or ():
+                log_file.write(line)
+                log_file.flush()
+                self._tail.append(line.rstrip())
+                if on_line is not None:
+                    on_line(line.rstrip())
+
+    def end(self, *, leash_s: float) -> None:
+        """End it and everything it started, waiting `leash_s` seconds for it to do so itself."""
+        self.let_go()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(leash_s)
+        end_group(self._process)
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    *,
+    name: str,
+    log_path: Path,
+    environment: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+    leash: str | None = None,
+    leash_s: float = 0.0,
+) -> Generator[Child]:
+    """Start a program and end it on every way out of the block.
+
+    Args:
+        on_line: is called with each line of output, in a thread of its own.
+        leash: text for the program's input, which stays open as long as the block lasts; None is no input.
+        leash_s: seconds that the program gets to end itself after its input was closed.
+    """
+    process = subprocess.Popen(  # noqa: S603  # a list of words, no shell
+        list(command),
+        stdin=subprocess.DEVNULL if leash is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, **(environment or {})},
+        start_new_session=True,
+    )
+    child = Child(process, name=name, log_path=log_path)
+    # In the caller's context, so that whoever collects logs by context knows whose lines these are.
+    reader = threading.Thread(
+        target=copy_context().run, args=(child.drain, on_line), name=f"{name}-log", daemon=True
+    )
+    reader.start()
+    try:
+        if process.stdin is not None and leash is not None:
+            with suppress(BrokenPipeError):  # it has ended already, which its exit code tells
+                process.stdin.write(leash)
+                process.stdin.flush()
+        yield child
+    finally:
+        child.end(leash_s=leash_s)
+        reader.join(timeout=_TERMINATION_GRACE_S)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def run_child(
@@ -45,67 +142,31 @@ def run_child(
         on_tick: is called every `tick_s` seconds; an exception from it ends the child and is raised.
     Raises: ChildError: with the end of the log, if the exit code is not 0.
     """
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    with log_path.open("a", encoding="utf-8") as log_file:
-        child = subprocess.Popen(  # noqa: S603  # a list of words, no shell
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-        )
-
-        def drain() -> None:
-            for line in child.stdout or ():
-                log_file.write(line)
-                log_file.flush()
-                tail.append(line.rstrip())
-                if on_line is not None:
-                    on_line(line.rstrip())
-
-        # In the caller's context, so that whoever collects logs by context knows whose lines these are.
-        reader = threading.Thread(
-            target=copy_context().run, args=(drain,), name=f"{name}-log", daemon=True
-        )
-        reader.start()
-        try:
-            while child.poll() is None:
-                time.sleep(tick_s)
-                if on_tick is not None:
-                    on_tick()
-        finally:
-            end_group(child)
-            reader.join(timeout=_TERMINATION_GRACE_S)
-            if child.stdout is not None:
-                child.stdout.close()
-    if child.returncode:
-        how = (
-            f"signal {signal.Signals(-child.returncode).name}"
-            if child.returncode < 0
-            else f"exit code {child.returncode}"
-        )
-        raise ChildError(
-            f"{name} ended with {how}; the end of its log ({log_path}):\n" + "\n".join(tail)
-        )
+    with running(
+        command, name=name, log_path=log_path, environment=environment, on_line=on_line
+    ) as child:
+        while child.is_running:
+            time.sleep(tick_s)
+            if on_tick is not None:
+                on_tick()
+    child.check()
 
 
 def end_group(child: subprocess.Popen[str]) -> None:
     """End a child and everything it started: SIGTERM, a grace time, then SIGKILL to the whole group."""
     if child.poll() is None:
-        _signal_group(child.pid, signal.SIGTERM)
+        signal_group(child.pid, signal.SIGTERM)
         try:
             child.wait(timeout=_TERMINATION_GRACE_S)
         except subprocess.TimeoutExpired:
             log.warning("process group %d did not end on SIGTERM, killing it", child.pid)
-    _signal_group(child.pid, signal.SIGKILL)
+    signal_group(child.pid, signal.SIGKILL)
     child.wait()
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
+def signal_group(group: int, number: signal.Signals) -> None:
+    """Send a signal to a process group, if anybody is left in it."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
-        return  # nobody is left in it
+        return
