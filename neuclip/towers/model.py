@@ -95,6 +95,17 @@ def create_towers(config: ModelConfig, *, seed: int, device: str | torch.device 
                 ) from error
 
 
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """List the repeated parts that towers are made of: the members with weights of their outermost lists."""
+    found: list[nn.Module] = []
+    for part in model.children():
+        if isinstance(part, (nn.ModuleList, nn.Sequential)):
+            found += [block for block in part if any(True for _ in block.parameters())]
+        else:
+            found += blocks_of(part)
+    return found
+
+
 def architecture_of(config: ModelConfig) -> dict[str, Any]:
     """Return the open_clip `model_cfg` that a recipe names or writes out.
 

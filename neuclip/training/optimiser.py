@@ -1,30 +1,51 @@
-"""AdamW over the encoders and the objective's own parameters."""
+"""The optimiser over the encoders and the objective's own parameters."""
+
+from typing import Any
 
 import torch
-from torch import nn
+from timm.optim.lamb import Lamb
+from timm.optim.lion import Lion
+from torch import Tensor, nn
 
+from neuclip.distributed.sharding import like, whole_on_main
 from neuclip.objectives.objective import Objective
 from neuclip.training.config import TrainConfig
 from neuclip.training.schedule import learning_rate
 
+OptimiserState = dict[str, dict[str, dict[str, Tensor]]]
+_WITHOUT_DECAY = ("bn", "ln", "bias")
+
 
 def build_optimiser(
     encoders: nn.Module, objective: Objective, config: TrainConfig
-) -> torch.optim.AdamW:
+) -> torch.optim.Optimizer:
     """Group the parameters and make the optimiser.
 
-    Matrices decay; biases, gains and the objective's parameters do not.
+    Matrices decay, embeddings of tokens and positions too; biases, gains, the class embedding and the
+    objective's parameters do not. Source: open_clip_train.main, tests/training/test_optimisers.py.
     """
-    learned = [parameter for parameter in encoders.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in learned if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
+    learned = [(name, p) for name, p in encoders.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for n, p in learned if decays(n, p)], "weight_decay": config.weight_decay},
+        {"params": [p for n, p in learned if not decays(n, p)], "weight_decay": 0.0},
     ]
     groups += [{"params": group.parameters, "weight_decay": 0.0} for group in objective.trainable()]
-    # Zero parameters of a kind make an empty group, which torch accepts; the order of groups is part of the state.
-    return torch.optim.AdamW(
-        groups, lr=config.lr, betas=config.betas, eps=config.adam_eps, fused=True
-    )
+    # A group may be empty, which torch accepts; the order of groups is part of the state.
+    lr, betas, eps = config.lr, config.betas, config.adam_eps
+    match config.optimiser:
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+        case "sgd":
+            return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, fused=True)
+        case "lamb":  # the trainer clips, with its own norm
+            return Lamb(groups, lr=lr, betas=betas, eps=eps, max_grad_norm=None)
+        case "lion":
+            return Lion(groups, lr=lr, betas=betas)
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Tell whether weight decay is for this parameter of the encoders."""
+    return parameter.ndim >= 2 and not any(part in name for part in _WITHOUT_DECAY)
 
 
 def set_learning_rate(
@@ -42,6 +63,9 @@ def set_learning_rate(
         least=config.min_lr,
         warmup_steps=config.warmup_steps,
         total_steps=total_steps,
+        schedule=config.schedule,
+        cooldown_steps=config.cooldown_steps,
+        cooldown_power=config.cooldown_power,
     )
     own = objective.trainable()
     num_encoder_groups = len(optimiser.param_groups) - len(own)
@@ -52,17 +76,33 @@ def set_learning_rate(
     return scheduled
 
 
-def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the moments of every parameter as tensors by number; rates follow from the step and are left out."""
-    return {
-        str(number): dict(moments) for number, moments in optimiser.state_dict()["state"].items()
+def optimiser_state(optimiser: torch.optim.Optimizer) -> OptimiserState:
+    """Return the moments of every parameter by number, and the clocks of groups.
+
+    Every rank calls it; what is shared out is whole on the main rank alone. Rates follow from the step and
+    are left out.
+    """
+    state = optimiser.state_dict()
+    moments = {
+        str(number): {name: whole_on_main(x) for name, x in own.items() if isinstance(x, Tensor)}
+        for number, own in state["state"].items()
     }
+    clocks = {
+        str(number): {"step": group["step"]}
+        for number, group in enumerate(state["param_groups"])
+        if "step" in group  # LAMB counts its updates by group
+    }
+    return {"moments": moments, "clocks": clocks}
 
 
-def load_optimiser_state(
-    optimiser: torch.optim.Optimizer, state: dict[str, dict[str, torch.Tensor]]
-) -> None:
-    """Take the moments back."""
-    whole = optimiser.state_dict()
-    whole["state"] = {int(number): moments for number, moments in state.items()}
-    optimiser.load_state_dict(whole)
+def load_optimiser_state(optimiser: torch.optim.Optimizer, state: OptimiserState) -> None:
+    """Take the state back, cut as the parameters are."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    all_state = optimiser.state_dict()
+    all_state["state"] = {
+        int(number): {name: like(parameters[int(number)], x) for name, x in own.items()}
+        for number, own in state.get("moments", {}).items()
+    }
+    for number, clock in state.get("clocks", {}).items():
+        all_state["param_groups"][int(number)]["step"] = clock["step"]
+    optimiser.load_state_dict(all_state)

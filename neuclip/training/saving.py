@@ -15,6 +15,7 @@ from neuclip.towers.model import Towers
 from neuclip.training.optimiser import load_optimiser_state, optimiser_state
 from neuclip.training.trainer import Trainer
 
+
 @dataclass(frozen=True)
 class Snapshot:
     """A trainer at one step, as copies on the CPU: training may go on while it is written."""
@@ -37,15 +38,18 @@ def take_snapshot(
         "objective": trainer.objective.whole_state(),
         "shadows": {} if shadows is None else shadows.whole_state(),
     }
+    model, optimiser = trainer.model_state(), optimiser_state(trainer.optimiser)
+    average = {} if trainer.average is None else trainer.average.state()
     if not trainer.world.is_main:
         return None
-    model = trainer.towers.model.state_dict()
     logit_scale = torch.tensor(-math.log(trainer.objective.temperature.item()))
     state = {
         "model": model,
         **shared,
-        "optimiser": optimiser_state(trainer.optimiser),
+        "optimiser": optimiser,
+        "average": average,
         "corrupt": torch.tensor(sorted(trainer.corrupt), dtype=torch.int64),
+        "guard": trainer.guard.state(),
     }
     return Snapshot(
         record=CheckpointRecord(
@@ -56,7 +60,7 @@ def take_snapshot(
             score=score,
         ),
         towers=trainer.towers,
-        weights=copy_state(model | {"logit_scale": logit_scale}),
+        weights=copy_state(model | average | {"logit_scale": logit_scale}),
         state=copy_state(state),
     )
 
@@ -78,12 +82,15 @@ def restore_trainer(trainer: Trainer, folder: Path) -> None:
     """
     state = load_state(folder / STATE)
     try:
-        trainer.towers.model.load_state_dict(state["model"])
+        trainer.load_model_state(state["model"])
+        if trainer.average is not None:
+            trainer.average.load_state(state["average"])
         trainer.objective.load_whole_state(state["objective"])
         if trainer.shadows is not None:
             trainer.shadows.load_whole_state(state["shadows"])
         load_optimiser_state(trainer.optimiser, state["optimiser"])
         trainer.corrupt.update(state["corrupt"].tolist())
+        trainer.guard.load_state(state["guard"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"the state in {folder} does not fit this recipe: {error}") from error
     trainer.step = read_record(folder).step

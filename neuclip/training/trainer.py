@@ -1,23 +1,29 @@
 """One update, readable in one place: features, objective, backward, clip, update, advance."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from neuclip.distributed.collectives import average_gradients
+from neuclip.distributed.sharding import load_whole_, whole_on_main
 from neuclip.distributed.world import World
-from neuclip.foundation.errors import ConfigError, NumericsError
+from neuclip.foundation.errors import ConfigError
 from neuclip.loading.samples import Batch
 from neuclip.objectives.objective import Objective, ObjectiveResult
 from neuclip.objectives.shadows import Shadows
 from neuclip.towers.model import Towers
+from neuclip.training.average import WeightAverage
 from neuclip.training.config import TrainConfig
 from neuclip.training.feature_cache import FeatureCache, Features
+from neuclip.training.guard import LossGuard
+from neuclip.training.numerics import gradient_norm, require_finite
 from neuclip.training.optimiser import build_optimiser, set_learning_rate
+from neuclip.training.parallel import lay_out
+from neuclip.training.precision import is_in_bf16, set_float32_products
 
 _SEED_FACTOR = 1_000_003
 
@@ -65,17 +71,20 @@ class Trainer:
         self.towers, self.objective, self.config, self.world = towers, objective, config, world
         self.total_steps, self.step = total_steps, 0
         self.corrupt: set[int] = set()  # sample ids that did not decode so far
+        self.guard = LossGuard(config)
         self._seed = seed
         self.encoders = Encoders(towers)
+        self._parallel = lay_out(self.encoders, towers, config, world)
+        self._learned = [p for p in self.encoders.parameters() if p.requires_grad]
         self.optimiser = build_optimiser(self.encoders, objective, config)
-        self._parallel: nn.Module = (
-            self.encoders if world.size == 1 else DistributedDataParallel(self.encoders)
+        self.average = (
+            WeightAverage(towers.model, decay=config.ema_decay) if config.ema_decay else None
         )
-        on_cuda = world.device.type == "cuda"
-        wants_bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and on_cuda and torch.cuda.is_bf16_supported()
+        set_float32_products(config)
+        self.in_bf16 = is_in_bf16(config, world.device)
+        self._autocast = torch.autocast(
+            world.device.type, dtype=torch.bfloat16, enabled=self.in_bf16
         )
-        self._autocast = torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=wants_bf16)
         self.shadows = _shadows(objective, config, seed=seed, world=world)
         self._cache = (
             None
@@ -105,24 +114,23 @@ class Trainer:
     def update(self, batch: Batch, forward: Forward) -> tuple[Tensor, float]:
         """Update the weights; return the gradient norm before clipping and the learning rate.
 
-        Raises: NumericsError: if the loss or the gradient is not finite; the weights are as before then.
+        Raises: NumericsError: on every rank, if the loss or a gradient is not finite on one; the weights
+            are as before then.
         """
-        loss = forward.result.loss
-        self._require_finite("loss", loss, batch)
+        numbers = {"loss": forward.result.loss}
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # with micro-batches as far as the features
-        average_gradients(self.objective.parameters(), self.world)
-        own_norm = _gradient_norm(self.objective.parameters())
-        self._require_finite("gradient norm of the objective's parameters", own_norm, batch)
+        forward.result.loss.backward()  # with micro-batches as far as the features
         if self._cache and forward.leaves:
-            feature_norm = _gradient_norm(forward.leaves)
-            self._require_finite("gradient norm of the features", feature_norm, batch)
+            numbers["gradient norm of the features"] = gradient_norm(forward.leaves)
             self._cache.backward(batch, forward.leaves)
-        limit = self.config.grad_clip_norm
-        norm = nn.utils.clip_grad_norm_(
-            self.encoders.parameters(), float("inf") if limit is None else limit
-        )
-        self._require_finite("gradient norm", norm, batch)
+        average_gradients(self.objective.parameters(), self.world)
+        own = [p for p in self.objective.parameters() if p.grad is not None]
+        if own:
+            numbers["gradient norm of the objective's parameters"] = gradient_norm(own)
+        norm = numbers["gradient norm"] = gradient_norm(self._learned)
+        require_finite(numbers, batch.sample_ids, step=self.step, world=self.world)
+        if self.config.grad_clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._learned, self.config.grad_clip_norm, norm)
         rate = set_learning_rate(
             self.optimiser,
             self.objective,
@@ -132,8 +140,37 @@ class Trainer:
         )
         self.optimiser.step()
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
         self.objective.advance(self.step)
-        return norm.detach(), rate
+        return norm, rate
+
+    def model_state(self) -> dict[str, Tensor]:
+        """Return the model's state_dict; every rank calls it, the main rank's tensors are whole."""
+        return {name: whole_on_main(x) for name, x in self.towers.model.state_dict().items()}
+
+    def load_model_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `model_state` returned, under any parallelism and at any number of ranks.
+
+        Raises: RuntimeError: if it does not fit the architecture.
+        """
+        load_whole_(self.towers.model, state)
+
+    @contextmanager
+    def published_weights(self) -> Generator[None]:
+        """Let the towers have, for a while, the weights that are evaluated and published: the averages, if any."""
+        if self.average is None:
+            yield
+        else:
+            with self.average.in_place():
+                yield
+
+    def pass_over(self, *, until: int) -> None:
+        """Count the batches of the steps before `until` as seen, without an update."""
+        self.optimiser.zero_grad(set_to_none=True)
+        while self.step < until:
+            self.step += 1
+            self.objective.advance(self.step)
 
     def _encode(
         self,
@@ -149,19 +186,6 @@ class Trainer:
         torch.manual_seed(draws % 2**64)
         with self._autocast:
             return encoders(images, tokens)
-
-    def _require_finite(self, what: str, value: Tensor, batch: Batch) -> None:
-        if torch.isfinite(value):
-            return
-        raise NumericsError(
-            f"the {what} is {value.item()} on rank {self.world.rank} at step {self.step}, sample ids "
-            f"{batch.sample_ids[:8].tolist()}...; lower train.lr or lengthen train.warmup_steps, then run again: "
-            "training resumes from the last checkpoint"
-        )
-
-
-def _gradient_norm(tensors: Iterable[Tensor]) -> Tensor:
-    return nn.utils.get_total_norm([x.grad for x in tensors if x.grad is not None])
 
 
 def _shadows(

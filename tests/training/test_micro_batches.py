@@ -199,16 +199,14 @@ def spoil(trainer, forward, what):
 @pytest.mark.parametrize(
     ("what", "micro_batch"), [("features", 4), ("objective", 4), ("objective", None)]
 )
-def test_a_gradient_that_is_not_finite_stops_before_the_update(seeds, what, micro_batch):
+def test_a_gradient_that_is_not_finite_stops_before_the_update(what, micro_batch):
     trainer = make_trainer(global_batch=16, micro_batch=micro_batch)
     batch = make_batch(trainer)
     before = copy.deepcopy([*trainer.encoders.parameters(), *trainer.objective.parameters()])
     forward = trainer.forward(batch)
     spoil(trainer, forward, what)
-    seeds.clear()
     with pytest.raises(NumericsError, match=rf"{what}.* is (inf|nan) on rank 0 at step 0"):
         trainer.update(batch, forward)
-    assert not seeds  # nothing was encoded again
     after = [*trainer.encoders.parameters(), *trainer.objective.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert trainer.step == 0
