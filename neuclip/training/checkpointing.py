@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from neuclip.checkpoint.folder import prune_checkpoints
-from neuclip.distributed.collectives import gather_objects
+from neuclip.checkpoint.folder import latest_checkpoint, prune_checkpoints
+from neuclip.distributed.collectives import barrier, gather_objects
 from neuclip.training.job import CHECKPOINTS, TrainJob
 from neuclip.training.mirror import mirror_run
-from neuclip.training.saving import Snapshot, take_snapshot, write_snapshot
+from neuclip.training.saving import Snapshot, restore_trainer, take_snapshot, write_snapshot
 from neuclip.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -50,22 +50,24 @@ class Checkpoints:
         if self._writing is not None and self._writing.done():
             self.wait()
 
-    def save(self) -> float | None:
-        """Copy the present state and begin to write it; every rank calls it. Returns the score, if one was due.
+    def score_if_due(self) -> float | None:
+        """Return the recall of the present weights on held-out pairs where a scheduled save is due."""
+        return self._score() if self._score is not None and self.is_due_by_step else None
+
+    def save(self, *, score: float | None) -> None:
+        """Copy the present state and begin to write it; every rank calls it.
 
         Raises: StorageError: if the checkpoint before this could not be written.
         """
-        trainer, scheduled = self._trainer, self.is_due_by_step
+        trainer = self._trainer
         self.wait()
         trainer.corrupt.update(*gather_objects(trainer.corrupt, trainer.world))
-        score = self._score() if self._score is not None and scheduled else None
         snapshot = take_snapshot(
-            trainer, train_key=self._job.train_key, scheduled=scheduled, score=score
+            trainer, train_key=self._job.train_key, scheduled=self.is_due_by_step, score=score
         )
         if snapshot is not None:
             self._writing = self._thread.submit(self._write, snapshot)
         self.step, self._saved_time = trainer.step, time.monotonic()
-        return score
 
     def wait(self) -> None:
         """Wait until the last checkpoint is on the disk and at the mirror.
@@ -83,3 +85,15 @@ class Checkpoints:
             checkpoints, keep_last=config.keep_checkpoints, keep_best=config.keep_best
         )
         mirror_run(self._job)
+
+
+def restore_latest(trainer: Trainer, job: TrainJob) -> bool:
+    """Put a trainer where the last checkpoint of its run left it; return whether there is one.
+
+    Raises: CheckpointError: if it is broken or of another recipe.
+    """
+    latest = latest_checkpoint(job.run_folder / CHECKPOINTS, train_key=job.train_key)
+    if latest is not None:
+        restore_trainer(trainer, latest)
+    barrier(trainer.world)  # nobody writes before everybody has read
+    return latest is not None

@@ -5,17 +5,16 @@ import json
 import math
 import signal
 import sys
-import time
 from pathlib import Path
 from types import FrameType
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from neuclip.checkpoint.folder import latest_checkpoint, prune_checkpoints
-from neuclip.distributed.collectives import all_gather, all_reduce_mean_, barrier, gather_objects
+from neuclip.distributed.collectives import all_gather, all_reduce_mean_, barrier
 from neuclip.distributed.world import World
-from neuclip.foundation.errors import CheckpointError, IntegrityError
+from neuclip.foundation.errors import IntegrityError, NumericsError, StoppedError
 from neuclip.index.reader import SampleTable, read_samples
 from neuclip.loading.batches import load_batches
 from neuclip.loading.order import BatchOrder
@@ -23,12 +22,13 @@ from neuclip.loading.samples import Batch, ShardSamples
 from neuclip.objectives.family import build
 from neuclip.towers.model import Towers, create_towers
 from neuclip.towers.transforms import training_image
+from neuclip.training.checkpointing import Checkpoints, restore_latest
 from neuclip.training.config import TrainConfig
-from neuclip.training.job import CHECKPOINTS, PROGRESS_MARK, TrainJob, TrainResult
-from neuclip.training.metrics import MetricsLog
-from neuclip.training.mirror import mirror_run
+from neuclip.training.held_out import HeldOut
+from neuclip.training.job import PROGRESS_MARK, TrainJob, TrainResult
+from neuclip.training.meter import Meter, forward_flops
+from neuclip.training.metrics import MetricsLog, device_hours_so_far
 from neuclip.training.probe import NormalizerProbe
-from neuclip.training.saving import restore_trainer, save_trainer, shared_state
 from neuclip.training.trainer import Forward, Trainer
 
 
@@ -54,11 +54,7 @@ def train(job: TrainJob, world: World) -> TrainResult:
     trainer = Trainer(
         towers, objective, config, seed=job.seed, total_steps=total_steps, world=world
     )
-    checkpoints = job.run_folder / CHECKPOINTS
-    latest = latest_checkpoint(checkpoints, train_key=job.train_key)
-    if latest is not None:
-        restore_trainer(trainer, latest)
-    barrier(world)  # nobody writes before everybody has read
+    restore_latest(trainer, job)
     samples = training_samples(config, table, towers, shard_folder=job.shard_folder, seed=job.seed)
     return _Run(job, world, trainer, samples, order).to_the_end()
 
@@ -96,30 +92,57 @@ class _Run:
         samples: ShardSamples,
         order: BatchOrder,
     ) -> None:
-        self.job, self.config, self.world, self.trainer, self.order = (
-            job,
-            job.config,
-            world,
-            trainer,
-            order,
-        )
-        self.samples = samples
+        self.job, self.config, self.world, self.trainer = job, job.config, world, trainer
+        self.samples, self.order = samples, order
         self.resumed_at = trainer.step
         probe = self.config.probe
         self.probe = (
             NormalizerProbe(probe, samples, count=order.count, seed=job.seed) if probe else None
         )
-        self.log = MetricsLog(job.run_folder, resumed_at=trainer.step) if world.is_main else None
-        self.corrupt = trainer.corrupt
+        held_out = (
+            HeldOut(job.shard_uri, max_samples=self.config.held_out_samples)
+            if self.config.keep_best
+            else None
+        )
+        self.checkpoints = Checkpoints(
+            job, trainer, score=held_out and (lambda: held_out.recall(trainer.towers))
+        )
+        hours = device_hours_so_far(job.run_folder)
+        self.log = (
+            MetricsLog(
+                job.run_folder,
+                self.config.telemetry,
+                run=job.train_key,
+                resumed_at=trainer.step,
+            )
+            if world.is_main
+            else None
+        )
         self.loss = math.nan
-        self.asked_to_stop = False
-        self.saved_at, self.saved_time = trainer.step, time.monotonic()
-        self.window = _Window()
+        self.asked_to_stop = ""
+        self.meter = Meter(
+            self.config.telemetry,
+            world,
+            flops_per_sample=self._forward_flops(),
+            in_bf16=trainer.in_bf16,
+            device_hours=hours,
+        )
 
     def to_the_end(self) -> TrainResult:
         """Run all steps that are left."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGUSR1, self._on_signal)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+        while self.trainer.step < self.trainer.total_steps:
+            self._run_until_rolled_back()
+        if self.checkpoints.step != self.trainer.step:  # the last batch was passed over
+            self.checkpoints.save(score=None)
+        self.checkpoints.wait()
+        if self.log is not None:
+            self.log.close()
+        return self._result()
+
+    def _run_until_rolled_back(self) -> None:
+        """Run the steps from the present one on; return at the end, or when the weights went back."""
         batches = load_batches(
             self.samples,
             self.order,
@@ -130,117 +153,155 @@ class _Run:
             workers=self.config.loader.workers,
             pin_memory=self.world.device.type == "cuda",
         )
-        self.window.open()
+        self.meter.open()
         for loaded in batches:
             batch = loaded.to(self.world.device)
-            self.window.batch_arrived()
+            self.meter.batch_arrived()
             self._check_corrupt(batch)
-            forward = self.trainer.forward(batch)
-            probed = self._probe_if_due(batch, forward)
-            norm, rate = self.trainer.update(batch, forward)
-            self.window.batch_done(self.config.global_batch)
-            if self._is_due_to_log() or probed is not None:
-                self._write_metrics(
-                    batch, forward, {"lr": rate, "grad_norm": norm.item(), **(probed or {})}
-                )
-            self._save_if_due()
-        self._save(scheduled=True)
-        if self.log is not None:
-            self.log.close()
-        return self._result()
+            try:
+                numbers = self._step(batch)
+            except NumericsError as error:
+                if self._pass_over(batch, error):
+                    return
+            else:
+                self._write_and_save(batch, numbers)
+            if self.asked_to_stop:
+                self._stop()
 
-    def _probe_if_due(self, batch: Batch, forward: Forward) -> dict[str, float] | None:
-        """Return what the probe measured, None where it is not due."""
+    def _step(self, batch: Batch) -> dict[str, float]:
+        """Do one update; return its numbers."""
+        trainer = self.trainer
+        forward = trainer.forward(batch)
+        self._agree(forward.result.loss.detach())
+        trainer.guard.judge(self.loss, step=trainer.step, sample_ids=batch.sample_ids[:8].tolist())
+        probed = self._probe_if_due(batch, forward)
+        norm, rate = trainer.update(batch, forward)
+        self.meter.batch_done(self.config.global_batch)
+        if not self._is_due_to_log() and not probed:
+            return {}
+        metrics = {name: float(value) for name, value in forward.result.metrics.items()}
+        return {"lr": rate, "grad_norm": norm.item(), **metrics, **probed}
+
+    def _agree(self, loss: Tensor) -> None:
+        """Bring the mean loss and the wish to stop or to save to every rank, in one small message."""
+        stop, over = bool(self.asked_to_stop), self.meter.is_over_budget
+        wishes = (float(stop), float(over), float(self.checkpoints.is_due_by_the_clock))
+        told = torch.stack([loss.float(), *loss.new_tensor(wishes, dtype=torch.float32)])
+        self.loss, stopped, spent, self.is_due = all_reduce_mean_(told, self.world).tolist()
+        if stopped or spent:
+            budget = self.config.telemetry.budget
+            self.asked_to_stop = "a signal" if stopped else f"its budget of {budget:g}"
+
+    def _pass_over(self, batch: Batch, error: NumericsError) -> bool:
+        """Leave out a bad batch as the recipe says; return whether the weights went back to a checkpoint.
+
+        Raises: NumericsError: if the recipe says stop, or there is nothing to go back to.
+        """
+        trainer, policy, last = self.trainer, self.config.on_bad_batch, self.trainer.step
+        if policy == "stop":
+            raise error
+        if policy == "roll_back":
+            self.checkpoints.wait()
+            barrier(self.world)  # what the main rank wrote is there for all
+            passed_over = list(trainer.guard.passed_over)
+            if not restore_latest(trainer, self.job):
+                raise error
+            trainer.guard.passed_over = passed_over
+        trainer.guard.pass_over(trainer.step, last, error)
+        trainer.pass_over(until=last + 1)
+        self._write_metrics(batch, {"passed_over": len(trainer.guard.passed_over)})
+        return policy == "roll_back"
+
+    def _probe_if_due(self, batch: Batch, forward: Forward) -> dict[str, float]:
+        """Return what the probe measured, nothing where it is not due."""
         step, last = self.trainer.step, self.trainer.total_steps - 1
         if self.probe is None or (step % self.probe.every_steps and step != last):
-            return None
+            return {}
         return self.probe.measure(self.trainer, batch, forward)
+
+    def _forward_flops(self) -> int:
+        """Count the FLOPs of one sample's forward pass; the features are thrown away."""
+        px = self.trainer.towers.image_px
+        images = torch.zeros(1, 3, px, px, device=self.world.device)
+        tokens = self.trainer.towers.tokenize([""]).to(self.world.device)
+        return forward_flops(self.trainer.encoders, images, tokens)
 
     def _is_due_to_log(self) -> bool:
         step = self.trainer.step
         return step % self.config.log_every_steps == 0 or step in (1, self.trainer.total_steps)
 
-    def _write_metrics(self, batch: Batch, forward: Forward, more: dict[str, float]) -> None:
-        """Reduce over ranks and write; every rank calls this."""
-        self.loss = all_reduce_mean_(forward.result.loss.detach().clone(), self.world).item()
+    def _write_metrics(self, batch: Batch, more: dict[str, float]) -> None:
+        """Gather over ranks and write; every rank calls this."""
         ids = all_gather(batch.sample_ids, self.world)
         if self.log is None:
             return
         trainer = self.trainer
-        speed, wait = self.window.close()
+        measured = self.meter.close()
+        digest = hashlib.sha256(ids.cpu().numpy().astype("<i8").tobytes()).hexdigest()
         self.log.write(
             {
                 "step": trainer.step,
                 "samples_seen": trainer.samples_seen,
                 "epoch": trainer.samples_seen / self.order.count,
                 "loss": self.loss,
-                "samples_per_s": speed,
-                "data_wait": wait,
-                "sample_ids_sha256": hashlib.sha256(
-                    ids.cpu().numpy().astype("<i8").tobytes()
-                ).hexdigest(),
-                **{name: float(value) for name, value in forward.result.metrics.items()},
+                "sample_ids_sha256": digest,
+                **measured,
                 **more,
             }
         )
+        self._report(measured)
+
+    def _report(self, measured: dict[str, float]) -> None:
+        """Tell the stage how far the run is, as a line it knows."""
+        trainer, speed = self.trainer, measured["samples_per_s"]
         left_s = (trainer.total_steps - trainer.step) * self.config.global_batch / max(speed, 1e-9)
-        note = f"loss {self.loss:.3f}, {speed:.0f} samples/s, data wait {wait:.0%}, {left_s:.0f} s left"
-        report = {"done": trainer.step, "total": trainer.total_steps, "note": note}
+        parts = [
+            f"loss {self.loss:.3f}",
+            f"{speed:.0f} samples/s",
+            f"data wait {measured['data_wait']:.0%}",
+            *([f"MFU {measured['mfu']:.0%}"] if "mfu" in measured else []),
+            *([f"cost {measured['cost']:.2f}"] if "cost" in measured else []),
+            f"{left_s:.0f} s left",
+        ]
+        report = {"done": trainer.step, "total": trainer.total_steps, "note": ", ".join(parts)}
         sys.stdout.write(f"{PROGRESS_MARK}{json.dumps(report)}\n")
         sys.stdout.flush()
 
     def _check_corrupt(self, batch: Batch) -> None:
-        self.corrupt.update(batch.corrupt)
-        if len(self.corrupt) > self.config.loader.max_corrupt_share * self.order.count:
+        corrupt, most = self.trainer.corrupt, self.config.loader.max_corrupt_share
+        corrupt.update(batch.corrupt)
+        if len(corrupt) > most * self.order.count:
             raise IntegrityError(
-                f"{len(self.corrupt)} of {self.order.count} samples do not decode, more than "
-                f"train.loader.max_corrupt_share {self.config.loader.max_corrupt_share:.2%} allows; first ids "
-                f"{sorted(self.corrupt)[:5]}"
+                f"{len(corrupt)} of {self.order.count} samples do not decode, more than "
+                f"train.loader.max_corrupt_share {most:.2%} allows; the first sample ids are {sorted(corrupt)[:5]}"
             )
 
-    def _save_if_due(self) -> None:
-        step, config = self.trainer.step, self.config
+    def _write_and_save(self, batch: Batch, numbers: dict[str, float]) -> None:
+        """Write the numbers of a step, then the checkpoint if one is due: a run that resumes has the line."""
+        self.checkpoints.check()
+        score = self.checkpoints.score_if_due()
+        if score is not None:
+            numbers = {**numbers, "held_out_recall": score}
+        if numbers:
+            self._write_metrics(batch, numbers)
+        if self.checkpoints.is_due_by_step or self.is_due:
+            self.checkpoints.save(score=score)
+            self.meter.open()
+
+    def _stop(self) -> None:
+        """Save, unless that is done, and stop.
+
+        Raises: StoppedError: then; not after the last step, when there is nothing left to stop.
+        """
+        step = self.trainer.step
         if step == self.trainer.total_steps:
             return
-        if step % config.save_every_steps == 0:
-            self._save(scheduled=True)
-        elif self._agreed_to_save_now():
-            self._save(scheduled=False)
-        if self.asked_to_stop and self.saved_at == step:
-            raise CheckpointError(
-                f"stopped by a signal at step {step}; run again to resume from there"
-            )
-
-    def _agreed_to_save_now(self) -> bool:
-        """Tell whether a signal or the clock asks for a checkpoint; the main rank decides for all at set steps."""
-        if self.world.size > 1 and self.trainer.step % self.config.log_every_steps:
-            return False
-        minutes = self.config.save_every_minutes
-        is_due = minutes is not None and time.monotonic() - self.saved_time > 60 * minutes
-        wishes = torch.tensor([float(self.asked_to_stop), float(is_due)], device=self.world.device)
-        stop, due = all_reduce_mean_(wishes, self.world).tolist()
-        self.asked_to_stop = stop > 0
-        return stop > 0 or due > 0
-
-    def _save(self, *, scheduled: bool) -> None:
-        """Write a checkpoint on the main rank; everybody waits for it."""
-        if self.saved_at != self.trainer.step or self.trainer.step == self.trainer.total_steps:
-            self.corrupt.update(*gather_objects(self.corrupt, self.world))
-            shared = shared_state(self.trainer)
-            if self.world.is_main:
-                checkpoints = self.job.run_folder / CHECKPOINTS
-                save_trainer(
-                    self.trainer,
-                    checkpoints,
-                    shared=shared,
-                    train_key=self.job.train_key,
-                    scheduled=scheduled,
-                )
-                prune_checkpoints(checkpoints, keep=self.config.keep_checkpoints)
-                mirror_run(self.job)
-            barrier(self.world)
-        self.saved_at, self.saved_time = self.trainer.step, time.monotonic()
-        self.window.open()
+        if self.checkpoints.step != step:
+            self.checkpoints.save(score=None)
+        self.checkpoints.wait()
+        raise StoppedError(
+            f"stopped by {self.asked_to_stop} at step {step}; run again to resume from there"
+        )
 
     def _result(self) -> TrainResult:
         trainer, count = self.trainer, self.order.count
@@ -249,39 +310,11 @@ class _Run:
             samples=count,
             samples_visited=min(count, trainer.samples_seen),
             samples_seen=trainer.samples_seen,
-            corrupt=sorted(self.corrupt),
+            corrupt=sorted(trainer.corrupt),
             resumed_at=self.resumed_at,
             final_loss=self.loss,
         )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self.asked_to_stop = True
-
-
-class _Window:
-    """Speed since the last measurement: samples per second, and the share of time spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.open()
-
-    def open(self) -> None:
-        """Begin to measure."""
-        self._start = self._last = time.perf_counter()
-        self._samples, self._wait_s = 0, 0.0
-
-    def batch_arrived(self) -> None:
-        """Count the time since the last batch was done as waiting."""
-        self._wait_s += time.perf_counter() - self._last
-
-    def batch_done(self, samples: int) -> None:
-        """Count a batch."""
-        self._samples += samples
-        self._last = time.perf_counter()
-
-    def close(self) -> tuple[float, float]:
-        """Return samples/s and the data-wait share, and begin anew."""
-        elapsed = max(time.perf_counter() - self._start, 1e-9)
-        speed, wait = self._samples / elapsed, self._wait_s / elapsed
-        self.open()
-        return speed, wait
+        self.asked_to_stop = "a signal"

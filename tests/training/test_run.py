@@ -19,11 +19,12 @@ from training.runs import (
     weights,
 )
 
-from neuclip.foundation.errors import CheckpointError, ChildError, DataError
+from neuclip.foundation.errors import CheckpointError, ChildError, DataError, StoppedError
 from neuclip.index.reader import read_samples
 from neuclip.loading.order import BatchOrder
 from neuclip.towers.folder import load_towers
 from neuclip.towers.model import create_towers
+from neuclip.training.meter import PASSING
 
 
 def test_the_ledger_and_the_log_say_what_happened(packed, whole_run):
@@ -84,12 +85,7 @@ def test_a_checkpoint_is_an_open_clip_model_with_the_learned_temperature(whole_r
 def lasting(lines):
     """Everything that is logged but speeds; a shadow may know nothing yet, which is nan."""
     return [
-        {
-            name: str(value)
-            for name, value in line.items()
-            if name not in ("samples_per_s", "data_wait")
-        }
-        for line in lines
+        {name: str(value) for name, value in line.items() if name not in PASSING} for line in lines
     ]
 
 
@@ -200,7 +196,7 @@ def test_a_run_asked_to_stop_saves_first_and_goes_on_from_there(packed, whole_ru
         tmp_path / "train" / "k", lambda line: line["step"] >= 10, signal.SIGTERM
     )
     with pytest.raises(
-        CheckpointError, match=r"stopped by a signal at step \d+; run again to resume"
+        StoppedError, match=r"stopped by a signal at step \d+; run again to resume"
     ) as stop:
         train(tmp_path, packed, make_config(save_every_steps=1000))
     sent.join()
