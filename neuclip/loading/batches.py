@@ -1,10 +1,13 @@
 """The stream of batches of one rank, from any step on."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 
 from torch.utils.data import DataLoader
 
 from neuclip.loading.order import BatchOrder
+from neuclip.loading.read_ahead import read_ahead
 from neuclip.loading.samples import Batch, ShardSamples
 
 
@@ -34,7 +37,12 @@ def load_batches(
     workers: int,
     pin_memory: bool,
 ) -> Iterator[Batch]:
-    """Yield this rank's share of global batches first .. last-1, in order, whatever the number of workers."""
+    """Yield this rank's share of global batches first .. last-1, in order, whatever the number of workers.
+
+    Shards of a remote root are fetched ahead.
+
+    Raises: ConfigError: if the cache cannot hold the shards that are in use at once.
+    """
     loader = DataLoader(
         samples,
         batch_sampler=_RankBatches(order, first=first, last=last, rank=rank, size=size),
@@ -43,7 +51,32 @@ def load_batches(
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
     )
-    yield from loader
+    with _fetched_ahead(samples, order, first=first, rank=rank, size=size) as reached:
+        for step, batch in enumerate(loader, first):
+            reached(step)
+            yield batch
+
+
+@contextmanager
+def _fetched_ahead(
+    samples: ShardSamples, order: BatchOrder, *, first: int, rank: int, size: int
+) -> Generator[Callable[[int], None]]:
+    """Fetch the shards of the steps ahead, where they need fetching; give what to call at each step."""
+    if not samples.files.are_remote:
+        yield lambda _: None
+        return
+
+    def wanted(step: int) -> list[str]:
+        return samples.names(order.shards_ahead(step, rank=rank, size=size))
+
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun tells
+    samples.files.require_room(wanted(first), processes=local_ranks)
+    with read_ahead(wanted, samples.files.fetch, first=first) as present:
+
+        def reached(step: int) -> None:
+            present.value = step
+
+        yield reached
 
 
 def _as_it_is(batch: Batch) -> Batch:

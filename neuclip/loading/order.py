@@ -8,6 +8,7 @@ every stream. So every epoch visits every sample exactly once, no batch is ever 
 the end of one epoch and the start of the next), and the order depends on (seed, C, G) but not on ranks.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -73,11 +74,36 @@ class BatchOrder:
             for pair in self._stream(stream, step)
         ]
 
+    def shards_ahead(self, step: int, *, rank: int = 0, size: int = 1) -> list[int]:
+        """Return the shards that one rank reads from `step` on, as far as each stream's next shard.
+
+        Those that are needed first come first.
+        """
+        share, ahead = self.streams // size, int(self._sizes.max()) + self._per_stream
+        first_use: dict[int, int] = {}
+        for stream in range(rank * share, (rank + 1) * share):
+            for offset, shard in self._shards_of(stream, step * self._per_stream, ahead):
+                first_use[shard] = min(offset, first_use.get(shard, offset))
+        return sorted(first_use, key=lambda shard: first_use[shard])
+
+    def _shards_of(self, stream: int, position: int, count: int) -> Iterator[tuple[int, int]]:
+        """Yield (offset, shard) for the next `count` samples of a stream: where each shard's part of them begins."""
+        start, length = self._part(stream)
+        offset = 0
+        while offset < count:
+            epoch, inside = divmod(position + offset, length)
+            shards, first = self._shard_order(epoch)
+            place = int(np.searchsorted(first, start + inside, side="right")) - 1
+            yield offset, int(shards[place])
+            end = min(int(first[place + 1]), start + length)
+            offset += end - (start + inside)
+
+    def _part(self, stream: int) -> tuple[int, int]:
+        """Return where a stream's part of an epoch begins, and its samples."""
+        return int(self._bounds[stream]), int(self._bounds[stream + 1] - self._bounds[stream])
+
     def _stream(self, stream: int, step: int) -> list[tuple[int, int]]:
-        start, length = (
-            int(self._bounds[stream]),
-            int(self._bounds[stream + 1] - self._bounds[stream]),
-        )
+        start, length = self._part(stream)
         position, remaining = step * self._per_stream, self._per_stream
         pairs: list[tuple[int, int]] = []
         while remaining:

@@ -2,28 +2,28 @@
 
 import json
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
-from PIL import Image
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from neuclip.foundation.errors import DataError, IntegrityError
 from neuclip.foundation.randomness import generator
 from neuclip.index.reader import SampleTable
-from neuclip.loading.images import decode_rgb
+from neuclip.loading.shard_files import ShardFiles
 
 log = logging.getLogger(__name__)
 
 _IMAGE_VIEW, _CAPTION_VIEW = 0, 1
 
-ImageTransform = Callable[[Image.Image, Any], Float[Tensor, "3 H W"]]
+ToPixels = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
 Tokenize = Callable[[list[str]], Int64[Tensor, "B context"]]
 
 
@@ -31,7 +31,8 @@ Tokenize = Callable[[list[str]], Int64[Tensor, "B context"]]
 class Batch:
     """A batch of one rank. B is the local batch."""
 
-    images: Float[Tensor, "B 3 H W"]
+    images: UInt8[Tensor, "B 3 H W"]
+    """Not normalised: that is for the device, which gets a quarter of the bytes so."""
     tokens: Int64[Tensor, "B context"]
     sample_ids: Int64[Tensor, " B"]
     corrupt: list[int]
@@ -57,14 +58,14 @@ class Batch:
 
 
 class ShardSamples(Dataset[Batch]):
-    """Samples by (epoch, sample_id), read from local shards by offset.
+    """Samples by (epoch, sample_id), read from shards by offset.
 
     Everything drawn at random is keyed by (seed, epoch, sample_id, view).
 
     Args:
-        folder: local folder with the shards.
+        files: opens the shards.
         table: where the samples lie.
-        transform: makes pixels of an RGB image and a random generator.
+        to_pixels: makes pixels of an image file and a random generator; raises DataError for a corrupt one.
         tokenize: makes token ids of texts.
         caption_sources: source -> weight it is drawn with among the sources a sample has.
         seed: of all drawing.
@@ -72,74 +73,53 @@ class ShardSamples(Dataset[Batch]):
 
     def __init__(
         self,
-        folder: Path,
+        files: ShardFiles,
         table: SampleTable,
         *,
-        transform: ImageTransform,
+        to_pixels: ToPixels,
         tokenize: Tokenize,
         caption_sources: Mapping[str, float],
         seed: int,
     ) -> None:
-        self._folder, self._table, self._seed = folder, table, seed
-        self._transform, self._tokenize = transform, tokenize
+        self.files, self._table, self._seed = files, table, seed
+        self._to_pixels, self._tokenize = to_pixels, tokenize
         self._caption_sources = dict(caption_sources)
-        self._files: dict[int, int] = {}
+
+    def names(self, shards: Sequence[int]) -> list[str]:
+        """Return the names of shards by their place in the table."""
+        return [self._table.shards[shard] for shard in shards]
 
     def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> Batch:
         """Make the batch of a list of (epoch, sample_id); torch's loader calls this with a whole batch."""
-        images: list[Tensor | None] = []
-        captions: list[str] = []
+        ids = [sample_id for _, sample_id in pairs]
+        images: list[Tensor | None] = [None] * len(ids)
+        captions = [""] * len(ids)
         corrupt: list[int] = []
-        for epoch, sample_id in pairs:
-            image_bytes, record = self._read(sample_id)
-            captions.append(self._choose_caption(record, epoch=epoch, sample_id=sample_id))
+        for place, image_bytes, record in self._read(ids):
+            epoch, sample_id = pairs[place]
+            captions[place] = self._choose_caption(record, epoch=epoch, sample_id=sample_id)
+            draw = generator(self._seed, epoch=epoch, sample_id=sample_id, view=_IMAGE_VIEW)
             try:
-                image = decode_rgb(image_bytes)
+                images[place] = self._to_pixels(image_bytes, draw)
             except DataError as error:
                 log.warning("sample %d (%s) is corrupt: %s", sample_id, record["uid"], error)
                 corrupt.append(sample_id)
-                images.append(None)
-                continue
-            draw = generator(self._seed, epoch=epoch, sample_id=sample_id, view=_IMAGE_VIEW)
-            images.append(self._transform(image, draw))
-        ids = [sample_id for _, sample_id in pairs]
         pixels, texts, ids = _fill_gaps(images, captions, ids)
         return Batch(torch.stack(pixels), self._tokenize(texts), torch.tensor(ids), corrupt)
 
-    def _read(self, sample_id: int) -> tuple[bytes, dict[str, Any]]:
-        """Return image bytes and metadata record of a sample."""
+    def _read(self, sample_ids: Sequence[int]) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+        """Yield place, image bytes and metadata record of samples, shard by shard."""
         table = self._table
-        shard = int(table.shard[sample_id])
-        image = self._pread(
-            shard, int(table.image_offset[sample_id]), int(table.image_size[sample_id])
-        )
-        text = self._pread(
-            shard, int(table.json_offset[sample_id]), int(table.json_size[sample_id])
-        )
-        record: dict[str, Any] = json.loads(text)
-        if record["sample_id"] != sample_id:
-            raise IntegrityError(
-                f"{self._folder / table.shards[shard]} holds sample {record['sample_id']} where the index has "
-                f"{sample_id}; the shard was changed after the index was made: run `--from shard`"
-            )
-        return image, record
-
-    def _pread(self, shard: int, offset: int, size: int) -> bytes:
-        path = self._folder / self._table.shards[shard]
-        if shard not in self._files:
-            try:
-                self._files[shard] = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise IntegrityError(
-                    f"cannot read shard {path}: {error}; run `--from shard`"
-                ) from error
-        content = os.pread(self._files[shard], size, offset)
-        if len(content) != size:
-            raise IntegrityError(
-                f"shard {path} is truncated: {size} bytes expected at {offset}, {len(content)} are there; "
-                "run `--from shard`"
-            )
-        return content
+        places_of: defaultdict[int, list[int]] = defaultdict(list)
+        for place, sample_id in enumerate(sample_ids):
+            places_of[int(table.shard[sample_id])].append(place)
+        for shard, places in places_of.items():
+            with self.files.open(table.shards[shard]) as file:
+                for place in places:
+                    at = sample_ids[place]
+                    image = file.read(int(table.image_offset[at]), int(table.image_size[at]))
+                    text = file.read(int(table.json_offset[at]), int(table.json_size[at]))
+                    yield place, image, _record(text, at, file.path)
 
     def _choose_caption(self, record: Mapping[str, Any], *, epoch: int, sample_id: int) -> str:
         """Draw a source among those the sample has, by weight, then one of its captions.
@@ -164,6 +144,22 @@ class ShardSamples(Dataset[Batch]):
             place += 1
         texts = captions[sources[place]]
         return texts[int(draw[1] * len(texts))]
+
+
+def _record(text: bytes, sample_id: int, path: Path) -> dict[str, Any]:
+    """Parse a metadata record and make sure that it is the wanted sample's."""
+    try:
+        record: dict[str, Any] = json.loads(text)
+        found = record["sample_id"]
+    except (ValueError, KeyError, TypeError) as error:
+        found = f"{text[:40]!r} ({error})"
+        record = {}
+    if found != sample_id:
+        raise IntegrityError(
+            f"{path} holds sample {found} where the index has {sample_id}; the shard was changed after the index "
+            "was made: run `--from shard --force`"
+        )
+    return record
 
 
 def _fill_gaps(

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+from neuclip.loading.images import decode_pixels, whole
 
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
@@ -27,30 +29,47 @@ def evaluation_transform(
     )
 
 
-def training_image(
-    image: Image.Image,
+def training_pixels(
+    content: bytes,
     generator: np.random.Generator,
     *,
     image_px: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
     scale: tuple[float, float] = (0.9, 1.0),
-) -> Float[Tensor, "3 H W"]:
-    """Crop a random part of an RGB image, resize it to a square and normalise it.
+    scaled_decode: bool = False,
+) -> UInt8[Tensor, "3 H W"]:
+    """Decode an image file, crop a random part of it and resize that to a square.
+
+    The last step of open_clip's training transform, (value / 255 - mean) / std, is left to the device.
 
     Args:
         generator: draws the crop; keyed by sample, so that no worker's history matters.
-        image_px: side of the result.
-        mean: of each channel, of values in 0..1.
-        std: of each channel, of values in 0..1.
+        image_px: side of the result, H = W.
         scale: least and most share of the area that the crop covers.
-    Source: open_clip's training transform, RandomResizedCrop(scale, bicubic), see
-        tests/towers/test_transforms.py.
+        scaled_decode: decode a JPEG at 1/2, 1/4 or 1/8 of its sides where every crop still has twice `image_px`.
+    Raises: DataError: if the image does not decode.
+    Source: RandomResizedCrop(scale, bicubic) of open_clip's training transform; equals it to 1 of 255, and with
+        a scaled decode to 2 of 255 on average, see tests/towers/test_transforms.py.
     """
-    left, top, width, height = crop_box(image.size, generator, scale=scale)
-    cropped = image.crop((left, top, left + width, top + height))
-    resized = cropped.resize((image_px, image_px), Image.Resampling.BICUBIC)
-    return normalised(resized, mean=mean, std=std)
+    reduction = functools.partial(_reduction, image_px=image_px, least=scale[0])
+    pixels = torch.from_numpy(
+        decode_pixels(content, reduction=reduction if scaled_decode else whole)
+    )
+    height, width, _ = pixels.shape
+    left, top, crop_width, crop_height = crop_box((width, height), generator, scale=scale)
+    crop = pixels[top : top + crop_height, left : left + crop_width]
+    resized = (
+        interpolate(  # in integers, as Pillow's, but with the vector instructions of the processor
+            crop.permute(2, 0, 1)[None], size=(image_px, image_px), mode="bicubic", antialias=True
+        )
+    )
+    return resized[0]
+
+
+def _reduction(size: tuple[int, int], *, image_px: int, least: float) -> int:
+    """Return the largest of 1, 2, 4, 8 that leaves the smallest crop twice the sides of the result."""
+    width, height = size
+    smallest = min(width, height, math.sqrt(width * height * least * _ASPECT_RATIOS[0]))
+    return next((by for by in (8, 4, 2) if smallest / by >= 2 * image_px), 1)
 
 
 def crop_box(
@@ -75,24 +94,3 @@ def crop_box(
     crop_width = min(width, round(height * _ASPECT_RATIOS[1]))
     crop_height = min(height, round(width / _ASPECT_RATIOS[0]))
     return (width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height
-
-
-def normalised(
-    image: Image.Image, *, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Tensor, "3 H W"]:
-    """Turn an RGB image into float32 (value / 255 - mean) / std, in one pass over the pixels."""
-    factor, offset = _factor_and_offset(mean, std)
-    channels = np.asarray(image).transpose(2, 0, 1)
-    pixels = np.empty(channels.shape, dtype=np.float32)
-    np.multiply(channels, factor, out=pixels)
-    pixels -= offset
-    return torch.from_numpy(pixels)
-
-
-@functools.cache
-def _factor_and_offset(
-    mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return 1 / (255 std) and mean / std, each [3, 1, 1]."""
-    factor, offset = 1 / (255 * np.asarray(std)), np.asarray(mean) / np.asarray(std)
-    return factor.astype(np.float32)[:, None, None], offset.astype(np.float32)[:, None, None]

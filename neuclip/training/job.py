@@ -21,8 +21,7 @@ class TrainJob(BaseModel):
     seed: int
     train_key: str
     index_uri: str
-    shard_folder: Path
-    """Local folder with the training shards."""
+    shard_uri: str
     run_folder: Path
     """Local folder for checkpoints and metrics; the stage's own folder where the root is local."""
     mirror_uri: str | None

@@ -5,6 +5,7 @@ import json
 import math
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -19,9 +20,10 @@ from neuclip.index.reader import SampleTable, read_samples
 from neuclip.loading.batches import load_batches
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import Batch, ShardSamples
+from neuclip.loading.shard_files import ShardFiles
 from neuclip.objectives.family import build
 from neuclip.towers.model import Towers, create_towers
-from neuclip.towers.transforms import training_image
+from neuclip.towers.transforms import training_pixels
 from neuclip.training.checkpointing import Checkpoints, restore_latest
 from neuclip.training.config import TrainConfig
 from neuclip.training.held_out import HeldOut
@@ -55,7 +57,7 @@ def train(job: TrainJob, world: World) -> TrainResult:
         towers, objective, config, seed=job.seed, total_steps=total_steps, world=world
     )
     restore_latest(trainer, job)
-    samples = training_samples(config, table, towers, shard_folder=job.shard_folder, seed=job.seed)
+    samples = training_samples(config, table, towers, shard_uri=job.shard_uri, seed=job.seed)
     return _Run(job, world, trainer, samples, order).to_the_end()
 
 
@@ -65,15 +67,17 @@ def shard_sizes(table: SampleTable) -> np.ndarray:
 
 
 def training_samples(
-    config: TrainConfig, table: SampleTable, towers: Towers, *, shard_folder: Path, seed: int
+    config: TrainConfig, table: SampleTable, towers: Towers, *, shard_uri: str, seed: int
 ) -> ShardSamples:
     """Return the training samples with the transform of a recipe."""
-    px, mean, std, scale = towers.image_px, towers.mean, towers.std, config.crop_scale
     return ShardSamples(
-        shard_folder,
+        ShardFiles(shard_uri, cache_gb=config.loader.cache_gb),
         table,
-        transform=lambda image, draw: training_image(
-            image, draw, image_px=px, mean=mean, std=std, scale=scale
+        to_pixels=partial(
+            training_pixels,
+            image_px=towers.image_px,
+            scale=config.crop_scale,
+            scaled_decode=config.loader.scaled_decode,
         ),
         tokenize=towers.tokenize,
         caption_sources=config.caption_sources,

@@ -167,8 +167,8 @@ def open_checkpoint(
             f"{name_of(train_uri)} was trained with {config.objective.name}, which has a temperature for every "
             "sample; estimators are compared at one temperature"
         )
-    shards = local_folder(join(root, "shard", manifest.inputs["shard"]))
-    samples = training_samples(config, table, towers, shard_folder=shards, seed=seed)
+    shard_uri = join(root, "shard", manifest.inputs["shard"])
+    samples = training_samples(config, table, towers, shard_uri=shard_uri, seed=seed)
     ids = permutation(table.count, seed=seed)[:max_samples].tolist()
     progress("normalizers", done=0, total=1, note=f"encoding {len(ids)} training samples")
     features = encode_samples(Encoders(towers), samples, ids, device)

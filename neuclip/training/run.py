@@ -13,7 +13,6 @@ from neuclip.foundation.progress import Progress
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.cache import local_folder
 from neuclip.storage.uris import is_local, local_part, name_of
 from neuclip.training.config import TrainConfig
 from neuclip.training.job import ERROR, PROGRESS_MARK, RESULT, ChildFailure, TrainJob, TrainResult
@@ -51,7 +50,7 @@ def run_train(
         seed=seed,
         train_key=name_of(workspace.uri),
         index_uri=index_uri,
-        shard_folder=local_folder(shard_uri).absolute(),
+        shard_uri=shard_uri,
         run_folder=run_folder,
         mirror_uri=None if is_local(workspace.uri) else workspace.uri,
         exchange_folder=workspace.scratch.absolute(),

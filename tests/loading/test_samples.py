@@ -21,11 +21,17 @@ from neuclip.loading.batches import load_batches
 from neuclip.loading.images import decode_rgb
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
+from neuclip.loading.shard_files import ShardFiles
 
 
-def pixels(image, draw):
-    array = np.asarray(image.resize((8, 8))).transpose(2, 0, 1).astype(np.float32)
-    return torch.from_numpy(array) + float(draw.random())
+def pixels(content, draw):
+    array = np.asarray(decode_rgb(content).resize((8, 8))).transpose(2, 0, 1)
+    return torch.from_numpy(array // 2) + int(draw.integers(128))
+
+
+def record_of(samples, sample_id):
+    ((_, _, record),) = samples._read([sample_id])
+    return record
 
 
 def tokens(texts):
@@ -34,9 +40,9 @@ def tokens(texts):
 
 def samples_of(packed, sources=None, seed=0):
     return ShardSamples(
-        Path(packed.shard),
+        ShardFiles(packed.shard, cache_gb=1),
         read_samples(packed.index),
-        transform=pixels,
+        to_pixels=pixels,
         tokenize=tokens,
         caption_sources=sources or {"alt": 1.0},
         seed=seed,
@@ -99,22 +105,18 @@ def test_an_image_is_that_of_its_sample(packed):
     pairs = {pair.uid: pair for pair in some_pairs(80)}
     samples = samples_of(packed)
     for sample_id in (0, 7, 33):
-        _, record = samples._read(sample_id)
-        pair = pairs[record["uid"]]
+        pair = pairs[record_of(samples, sample_id)["uid"]]
         batch = samples.__getitems__([(0, sample_id)])
-        expected = np.asarray(decode_rgb(png(pair.number, pair.size)).resize((8, 8))).transpose(
-            2, 0, 1
-        )
-        shift = batch.images[0].numpy() - expected
-        assert shift.min() >= 0
-        assert shift.max() < 1
-        assert np.ptp(shift) < 1e-4
+        image = decode_rgb(png(pair.number, pair.size)).resize((8, 8))
+        shift = batch.images[0].numpy() - np.asarray(image).transpose(2, 0, 1) // 2
+        assert 0 <= shift.min() < 128
+        assert np.ptp(shift) == 0
         assert torch.equal(batch.tokens, tokens([pair.captions["alt"][0]]))
 
 
 def test_captions_are_drawn_by_weight_and_keyed_by_epoch(packed):
     samples = samples_of(packed, {"alt": 1.0, "rewrite": 3.0})
-    _, record = samples._read(5)
+    record = record_of(samples, 5)
     drawn = [samples._choose_caption(record, epoch=e, sample_id=5) for e in range(2000)]
     counts = collections.Counter(drawn)
     alt, (one, two) = record["captions"]["alt"][0], record["captions"]["rewrite"]
@@ -130,7 +132,7 @@ def test_a_corrupt_image_is_named_and_its_place_filled(tmp_path, caplog):
     samples = samples_of(packed)
     table = read_samples(packed.index)
     uid = Pair(777, {"alt": [""]}).uid
-    bad = next((i for i in range(table.count) if samples._read(i)[1]["uid"] == uid), None)
+    bad = next((i for i in range(table.count) if record_of(samples, i)["uid"] == uid), None)
     assert bad is not None, "choose another number, this one fell into the selection split"
     other = (bad + 1) % table.count
     batch = samples.__getitems__([(0, other), (0, bad)])

@@ -1,17 +1,27 @@
+import io
 import math
 
 import numpy as np
 import pytest
 import torch
-from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, image_transform
 from PIL import Image
-from torchvision.transforms import InterpolationMode, RandomResizedCrop, functional
+from torchvision.transforms import RandomResizedCrop
+from training.runs import ARCHITECTURE
 
 from neuclip.foundation.randomness import generator
-from neuclip.towers.transforms import crop_box, training_image
+from neuclip.towers.config import ModelConfig
+from neuclip.towers.model import create_towers
+from neuclip.towers.transforms import crop_box, training_pixels
+from neuclip.training.trainer import Encoders
 
 SCALE = (0.9, 1.0)
-NORMAL = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD}
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def noise(width, height):
@@ -19,28 +29,81 @@ def noise(width, height):
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (100, 70), (31, 47), (400, 90)])
+@pytest.mark.parametrize("size", [(64, 64), (100, 70), (31, 47), (400, 90), (1, 1), (3, 200)])
 @pytest.mark.parametrize("image_px", [32, 80])
-def test_pixels_equal_torchvision_for_the_same_crop(size, image_px):
-    """Oracle: torchvision's resized_crop, to_tensor and normalize, on the crop that was drawn."""
+def test_pixels_equal_open_clips_for_the_same_crop(size, image_px, monkeypatch):
+    """Oracle: open_clip's own training transform, its crop set to the one that was drawn."""
     image = noise(*size)
     left, top, width, height = crop_box(size, generator(5, sample_id=8), scale=SCALE)
-    crop = functional.resized_crop(
-        image, top, left, height, width, [image_px] * 2, InterpolationMode.BICUBIC
-    )
-    expected = functional.normalize(
-        functional.to_tensor(crop), list(OPENAI_DATASET_MEAN), list(OPENAI_DATASET_STD)
-    )
-    pixels = training_image(image, generator(5, sample_id=8), image_px=image_px, **NORMAL)
+    monkeypatch.setattr(RandomResizedCrop, "get_params", lambda *_: (top, left, height, width))
+    theirs = image_transform(image_px, is_train=True)(image)
+    pixels = training_pixels(encoded(image), generator(5, sample_id=8), image_px=image_px)
     assert pixels.shape == (3, image_px, image_px)
+    assert pixels.dtype == torch.uint8
     assert pixels.is_contiguous()
-    torch.testing.assert_close(pixels, expected, rtol=0, atol=2e-6)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    levels = (theirs * std + mean) * 255
+    difference = (pixels - levels).abs()
+    assert difference.max() < 1.01
+    assert (difference > 0.5).float().mean() < 0.02
+
+
+def test_the_device_normalises_as_open_clip_does():
+    """Oracle: open_clip's ToTensor and Normalize, on an image that its crop and resize leave as it is."""
+    towers = create_towers(ModelConfig(architecture=ARCHITECTURE), seed=0)
+    encoders, seen = Encoders(towers), []
+    image = noise(16, 16)
+    expected = image_transform(16, is_train=False)(image)
+    towers.model.visual.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())[None]
+    tokens = towers.tokenize(["one"])
+    assert torch.equal(encoders(pixels, tokens)[0], encoders(seen[0], tokens)[0])
+    torch.testing.assert_close(seen[0][0], expected, rtol=0, atol=2e-6)
+
+
+def photo(width, height):
+    """Edges and texture with the spectrum of a photograph: noise of every scale, each as strong as the last."""
+    draw = np.random.default_rng(3)
+    total = np.zeros((height, width, 3))
+    for cells in (3, 8, 21, 55, 144):
+        grid = draw.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        total += np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
+    return Image.fromarray((total / 5).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("size", "reduced_to"), [((640, 480), (160, 120)), ((1001, 803), (126, 101))]
+)
+def test_a_scaled_decode_is_near_the_whole_one(size, reduced_to, monkeypatch):
+    """Oracle: the same crop of the image decoded whole."""
+    content, sizes = encoded(photo(*size), "JPEG", quality=92), []
+
+    def crops(size, draw, *, scale):
+        sizes.append(size)
+        return crop_box(size, draw, scale=scale)
+
+    monkeypatch.setattr("neuclip.towers.transforms.crop_box", crops)
+    whole, scaled = (
+        training_pixels(content, generator(5, sample_id=1), image_px=48, scaled_decode=choice)
+        for choice in (False, True)
+    )
+    assert sizes == [size, reduced_to]
+    assert 0 < (whole.int() - scaled.int()).abs().float().mean() < 2
+
+
+def test_an_image_that_is_not_much_larger_is_decoded_whole():
+    content = encoded(photo(170, 170), "JPEG")
+    one, other = (
+        training_pixels(content, generator(5, sample_id=1), image_px=80, scaled_decode=choice)
+        for choice in (False, True)
+    )
+    assert torch.equal(one, other)
 
 
 def test_the_crop_is_keyed():
-    image = noise(64, 48)
+    content = encoded(noise(64, 48))
     one, same, other = (
-        training_image(image, generator(5, sample_id=i), image_px=32, **NORMAL) for i in (1, 1, 2)
+        training_pixels(content, generator(5, sample_id=i), image_px=32) for i in (1, 1, 2)
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)

@@ -1,0 +1,143 @@
+"""Files of object storage in a bounded folder that all processes of a machine share."""
+
+import fcntl
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from neuclip.foundation.errors import IntegrityError, StorageError, TransientStorageError
+from neuclip.storage.files import get_file
+
+log = logging.getLogger(__name__)
+
+_PAUSES_S = (0.5, 1, 2, 4, 8, 16)
+_TRIES_OF_OTHER_CONTENT = 2
+
+
+class BoundedCache:
+    """Keeps the files that were used last.
+
+    A file is named by its SHA-256, so what is there is what was asked for, whoever fetched it, and its modification
+    time is its last use. One process fetches a file, under a lock that the kernel releases if the process dies;
+    others wait for it. A file that goes to make room stays readable to whoever has it open.
+
+    Args:
+        folder: for files of this kind alone.
+        limit_bytes: most bytes of all files together; those on their way come on top.
+    """
+
+    def __init__(self, folder: Path, *, limit_bytes: int) -> None:
+        self._files, self._arriving, self._locks = (
+            folder / name for name in ("files", "arriving", "locks")
+        )
+        self._limit_bytes = limit_bytes
+
+    def path_of(self, sha256: str) -> Path:
+        """Return where a file lies if it is there."""
+        return self._files / sha256
+
+    def fetch(self, uri: str, *, size_bytes: int, sha256: str) -> None:
+        """Make sure that a file is there, and that it is the last to go.
+
+        Raises:
+            IntegrityError: if it is missing at the URI or has other content.
+            StorageError: if storage does not answer in spite of several tries, or the disk is full.
+        """
+        path = self.path_of(sha256)
+        if _touch(path):
+            return
+        with _lock(self._locks / sha256):
+            if _touch(path):  # another process fetched it while this one waited
+                return
+            arrived = self._arriving / sha256
+            for left in self._arriving.glob(f"*{sha256}*"):  # by a process that was killed
+                left.unlink()
+            try:
+                _get_checked(uri, arrived, size_bytes=size_bytes, sha256=sha256)
+                self._keep(arrived, path)
+            finally:
+                arrived.unlink(missing_ok=True)
+
+    def _keep(self, arrived: Path, path: Path) -> None:
+        """Make a file one of the cache's, and remove the least recently used ones until all fit."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(self._locks / "room"):
+            arrived.replace(path)
+            _touch(path)
+            uses = sorted(
+                (entry.stat().st_mtime_ns, entry.stat().st_size, entry.path)
+                for entry in os.scandir(self._files)
+            )
+            total_bytes = sum(size for _, size, _ in uses)
+            for _, size, name in uses:
+                if total_bytes <= self._limit_bytes or name == str(path):
+                    return
+                Path(name).unlink()
+                total_bytes -= size
+
+
+def _get_checked(uri: str, path: Path, *, size_bytes: int, sha256: str) -> None:
+    """Copy a file; another content may be the network's fault once."""
+    difference = ""
+    for _ in range(_TRIES_OF_OTHER_CONTENT):
+        _get_patiently(uri, path)
+        found_bytes = path.stat().st_size
+        if found_bytes != size_bytes:
+            difference = f"has {found_bytes} bytes, expected {size_bytes}"
+        elif (found := _sha256_of(path)) != sha256:
+            difference = f"has SHA-256 {found[:16]}..., expected {sha256[:16]}..."
+        else:
+            return
+        log.warning("%s %s on arrival", uri, difference)
+    raise IntegrityError(f"{uri} {difference}; it was changed after its commit")
+
+
+def _get_patiently(uri: str, path: Path) -> None:
+    """Copy a file, trying again while storage is busy or cuts answers short."""
+    for pause_s in _PAUSES_S:
+        try:
+            get_file(uri, path)
+        except TransientStorageError as error:
+            log.warning("%s; next try in %g s", error, pause_s)
+            time.sleep(pause_s)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise IntegrityError(
+                    f"{uri} is missing; it was removed after its commit"
+                ) from error
+            raise
+        else:
+            return
+    try:
+        get_file(uri, path)
+    except TransientStorageError as error:
+        raise TransientStorageError(
+            f"{error}; tried {len(_PAUSES_S) + 1} times over more than {sum(_PAUSES_S):.0f} s"
+        ) from error
+
+
+def _touch(path: Path) -> bool:
+    """Note a use of a file; tell whether it is there."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _lock(path: Path) -> Generator[None]:
+    """Hold a lock that processes, and threads of one, exclude each other by."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
