@@ -36,7 +36,7 @@ def build_optimiser(
         case "adamw":
             return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
         case "sgd":
-            return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, fused=True)
+            return torch.optim.SGD(groups, lr=lr, momentum=config.momentum)
         case "lamb":  # the trainer clips, with its own norm
             return Lamb(groups, lr=lr, betas=betas, eps=eps, max_grad_norm=None)
         case "lion":

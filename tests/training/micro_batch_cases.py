@@ -23,6 +23,7 @@ def make_trainer(
     seed=7,
     precision="fp32",
     dtype=torch.float64,
+    **changes,
 ):
     world = world or World.single()
     vision = vision or ARCHITECTURE["vision_cfg"]
@@ -33,8 +34,7 @@ def make_trainer(
         micro_batch=micro_batch,
         launch={"processes": world.size},
         precision=precision,
-        grad_clip_norm=None,
-        probe=None,
+        **{"grad_clip_norm": None, "probe": None, **changes},
     )
     towers = create_towers(config.model, seed=0)
     towers.model.to(dtype)

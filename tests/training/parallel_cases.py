@@ -1,0 +1,87 @@
+"""Steps of a trainer under some layout over ranks; with one rank they run in the test's own process."""
+
+import math
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from training.micro_batch_cases import make_batch, make_trainer
+
+from neuclip.distributed.world import World
+from neuclip.foundation.errors import NumericsError
+from neuclip.training.saving import restore_trainer, take_snapshot, write_snapshot
+
+
+@contextmanager
+def joined():
+    """The world, left again even after an error, for the next case to join."""
+    world = World.from_environment()
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+def train(settings, steps, **places):
+    """Take steps with the trainer of these settings."""
+    with joined() as world:
+        return _train(world, settings, steps, **places)
+
+
+def _train(world, settings, steps, *, restore=None, save=None):
+    """Take the steps of a range, from a checkpoint or from the start; return losses, norms and the weights after.
+
+    The losses are those of this rank.
+    """
+    trainer = make_trainer(world=world, **settings)
+    if restore is not None:
+        restore_trainer(trainer, Path(restore))
+    losses, norms = [], []
+    for step in steps:
+        batch = make_batch(trainer, step)
+        forward = trainer.forward(batch)
+        norm, _ = trainer.update(batch, forward)
+        losses.append(forward.result.loss.item())
+        norms.append(norm.item())
+    model = trainer.model_state()
+    snapshot = take_snapshot(trainer, train_key="k", scheduled=True)
+    folder = write_snapshot(snapshot, Path(save)) if save and snapshot else None
+    own_bytes = sum(
+        getattr(p, "_local_tensor", p).nbytes for p in trainer.towers.model.parameters()
+    )
+    return {
+        "losses": losses,
+        "norms": norms,
+        "model": model,
+        "state": snapshot and snapshot.state,
+        "weights": snapshot and snapshot.weights,
+        "folder": folder,
+        "own_bytes": own_bytes,
+    }
+
+
+def spoiled(settings, bad_rank, what):
+    """One step in which one rank's numbers are not finite; return the error and whether weights moved."""
+    with joined() as world:
+        trainer = make_trainer(world=world, **settings)
+        before = {name: x.clone() for name, x in trainer.model_state().items()}
+        batch = make_batch(trainer)
+        forward = trainer.forward(batch)
+        if world.rank == bad_rank and what == "loss":
+            with torch.no_grad():
+                forward.result.loss.mul_(math.nan)
+        elif world.rank == bad_rank:
+            scale = trainer.objective.learned_temperature.log_scale
+            scale.register_hook(lambda gradient: gradient * math.inf)
+        try:
+            trainer.update(batch, forward)
+            message = ""
+        except NumericsError as error:
+            message = str(error)
+        is_same = all(torch.equal(before[name], x) for name, x in trainer.model_state().items())
+        return message, is_same, trainer.step
+
+
+def train_with(settings, steps, places):
+    """`train`, as a pool of ranks calls it."""
+    return train(settings, steps, **places)
