@@ -54,9 +54,8 @@ class Child:
         """
         code = self._process.poll()
         if code:
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             raise ChildError(
-                f"{self.name} ended with {how}; the end of its log ({self._log_path}):\n"
+                f"{self.name} ended with {_how(code)}; the end of its log ({self._log_path}):\n"
                 + "\n".join(self._tail)
             )
 
@@ -150,6 +149,13 @@ def run_child(
             if on_tick is not None:
                 on_tick()
     child.check()
+
+
+def _how(code: int) -> str:
+    """Name an exit code; 128 and more is a signal that ended what the program itself ran."""
+    number = -code if code < 0 else code - 128
+    named = number in set(signal.Signals)
+    return f"signal {signal.Signals(number).name}" if named else f"exit code {code}"
 
 
 def end_group(child: subprocess.Popen[str]) -> None:

@@ -5,8 +5,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from neuclip.foundation.errors import NeuclipError
+from neuclip.launching.config import LaunchConfig
 from neuclip.launching.node import CAME_MARK
 
 BEGUN_MARK = "@begun"
@@ -18,18 +20,39 @@ class Program:
     """What the ranks run.
 
     Args:
-        name: of the run; two runs with one name are never at work together.
+        name: of the run, lower case letters and digits; two runs with one name are never at work together.
         words: what follows the name of the Python program.
         log_path: where their output is appended to.
-        on_line: is called with each line of it.
-        said: returns the error that a rank has written down, None if none has.
+        on_line: is called with each line of it, in a thread of its own.
+        take_error: returns, once, the error that a rank has written down, None if none has.
     """
 
     name: str
     words: list[str]
     log_path: Path
     on_line: Callable[[str], None]
-    said: Callable[[], NeuclipError | None]
+    take_error: Callable[[], NeuclipError | None]
+
+
+class Launcher(Protocol):
+    """Starts the ranks on one kind of machines."""
+
+    def __call__(
+        self,
+        config: LaunchConfig,
+        program: Program,
+        *,
+        max_restarts: int,
+        on_tick: Callable[[], None],
+    ) -> None:
+        """Start the ranks and wait until all have ended; on every way out nothing of them is left.
+
+        Args:
+            max_restarts: how often the machines themselves may start ranks again.
+            on_tick: is called about every second; an exception from it ends the ranks and is raised.
+        Raises: ChildError: if ranks or machines failed. StoppedError: if somebody else ended them.
+        """
+        ...
 
 
 def say_begun() -> None:

@@ -13,6 +13,11 @@ def local_part(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
 
 
+def absolute(uri: str) -> str:
+    """Return a URI that means the same in every working folder."""
+    return str(local_part(uri).absolute()) if is_local(uri) else uri
+
+
 def join(uri: str, *parts: str) -> str:
     """Append path parts to a URI."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])

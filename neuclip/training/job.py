@@ -1,19 +1,23 @@
-"""What the stage hands to the training processes, as one JSON file."""
+"""What the stage hands to the training processes, as one JSON file, and what they answer beside it."""
 
+import hashlib
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from neuclip.storage.cache import cache_folder
+from neuclip.storage.uris import is_local, local_part
 from neuclip.training.config import TrainConfig
 
 CHECKPOINTS = "checkpoints"
+JOB = "job.json"
 RESULT = "result.json"
 ERROR = "error.json"
 PROGRESS_MARK = "@progress "
 
 
 class TrainJob(BaseModel):
-    """One training run."""
+    """One training run, the same on every machine; what is local is found by each machine for itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,12 +26,20 @@ class TrainJob(BaseModel):
     train_key: str
     index_uri: str
     shard_uri: str
-    run_folder: Path
-    """Local folder for checkpoints and metrics; the stage's own folder where the root is local."""
-    mirror_uri: str | None
-    """Where the run folder is copied to at every checkpoint, for a root in object storage."""
-    exchange_folder: Path
-    """Local folder for result and error."""
+    run_uri: str
+    """The stage's own folder, for checkpoints and metrics."""
+
+    @property
+    def run_folder(self) -> Path:
+        """This machine's folder for checkpoints and metrics: the stage's own, or a copy of it in the cache."""
+        if is_local(self.run_uri):
+            return local_part(self.run_uri)
+        return cache_folder() / "runs" / hashlib.sha256(self.run_uri.encode()).hexdigest()[:32]
+
+    @property
+    def mirror_uri(self) -> str | None:
+        """Where the run folder is copied to at every checkpoint, for a root in object storage."""
+        return None if is_local(self.run_uri) else self.run_uri
 
 
 class TrainResult(BaseModel):

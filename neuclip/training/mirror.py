@@ -1,12 +1,19 @@
-"""The run folder's copy in object storage, so that another machine can go on with a run."""
+"""The run folder's copy in object storage, so that any machine can go on with a run."""
 
+import shutil
+import socket
 from pathlib import Path
 
-from neuclip.checkpoint.folder import LATEST
-from neuclip.storage.files import exists, get_file, list_files, remove, upload
+from neuclip.checkpoint.folder import LATEST, RECORD
+from neuclip.distributed.collectives import barrier, gather_objects
+from neuclip.distributed.world import World
+from neuclip.foundation.errors import CheckpointError
+from neuclip.storage.files import get_file, list_files, read_bytes, remove, upload
 from neuclip.storage.uris import join
 from neuclip.training.job import CHECKPOINTS, TrainJob
 
+EXCHANGE = ".exchange"
+"""Folder of the run in object storage for job, result and error; no part of the run itself."""
 _POINTER = f"{CHECKPOINTS}/{LATEST}"
 
 
@@ -31,8 +38,67 @@ def mirror_run(job: TrainJob) -> None:
             remove(join(job.mirror_uri, name))
 
 
-def fetch_run(uri: str, folder: Path) -> None:
-    """Copy an unfinished run from object storage, if there is one."""
-    if exists(join(uri, _POINTER)):
-        for name in list_files(uri):
+def bring_checkpoint(job: TrainJob, world: World) -> None:
+    """Put the checkpoint that the main rank goes on from into every machine's run folder; every rank calls it.
+
+    Raises: CheckpointError: on a machine that has another one, or none.
+    """
+    pointer = job.run_folder / _POINTER
+    if world.is_main and job.mirror_uri is not None:
+        _fetch_run(job.mirror_uri, job.run_folder)
+    named = gather_objects(_content(pointer), world)[0]
+    if job.mirror_uri is not None and world.local_rank == 0 and not world.is_main:
+        _fetch_run(job.mirror_uri, job.run_folder)
+    barrier(world)
+    if _content(pointer) != named:
+        raise CheckpointError(
+            f"rank {world.rank} on {socket.gethostname()} has {_said(_content(pointer))} in {pointer}, the main rank "
+            f"{_said(named)}; a root that is a folder must be one file system that all machines share"
+        )
+
+
+def drop_local_copy(job: TrainJob, world: World) -> None:
+    """Remove each machine's copy of a run that is finished and in object storage."""
+    barrier(world)
+    if job.mirror_uri is not None and world.local_rank == 0:
+        shutil.rmtree(job.run_folder, ignore_errors=True)
+
+
+def _fetch_run(uri: str, folder: Path) -> None:
+    """Make a local folder equal to a run in object storage; checkpoints that are here already stay."""
+    there = [name for name in list_files(uri) if not name.startswith(f"{EXCHANGE}/")]
+    if _POINTER not in there:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    records = [name for name in there if name.endswith(f"/{RECORD}")]
+    for record in records:
+        _fetch_checkpoint(uri, folder, record, there)
+    kept = {record.split("/")[1] for record in records}
+    for old in (folder / CHECKPOINTS).glob("step-*"):
+        if old.name not in kept:
+            shutil.rmtree(old)
+    for name in there:
+        if name.count("/") < 2 or not name.startswith(f"{CHECKPOINTS}/"):
             get_file(join(uri, name), folder / name)
+
+
+def _fetch_checkpoint(uri: str, folder: Path, record: str, there: list[str]) -> None:
+    """Copy one checkpoint, its record last, unless this very one is here."""
+    path, content = folder / record, read_bytes(join(uri, record))
+    if _content(path) == content:
+        return
+    shutil.rmtree(path.parent, ignore_errors=True)
+    files = [name for name in there if name.startswith(f"{record.removesuffix(RECORD)}")]
+    for name in sorted(files, key=lambda name: name == record):
+        get_file(join(uri, name), folder / name)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _said(pointer: bytes | None) -> str:
+    return "no checkpoint" if pointer is None else pointer.decode(errors="replace")

@@ -2,21 +2,28 @@
 
 import json
 import logging
-import os
-import sys
-from pathlib import Path
 
 from neuclip.foundation import errors
-from neuclip.foundation.children import run_child
 from neuclip.foundation.errors import ChildError, DataError, NeuclipError, nearest
 from neuclip.foundation.progress import Progress
+from neuclip.launching.launch import Restarts, launch
+from neuclip.launching.program import Program
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.uris import is_local, local_part, name_of
+from neuclip.storage.files import exists, read_bytes, remove, remove_tree, write_bytes
+from neuclip.storage.uris import absolute, is_local, join, name_of
 from neuclip.training.config import TrainConfig
-from neuclip.training.job import ERROR, PROGRESS_MARK, RESULT, ChildFailure, TrainJob, TrainResult
-from neuclip.training.mirror import fetch_run, mirror_run
+from neuclip.training.job import (
+    ERROR,
+    JOB,
+    PROGRESS_MARK,
+    RESULT,
+    ChildFailure,
+    TrainJob,
+    TrainResult,
+)
+from neuclip.training.mirror import EXCHANGE
 
 log = logging.getLogger(__name__)
 
@@ -31,91 +38,83 @@ def run_train(
     workspace: Workspace,
     progress: Progress,
 ) -> Outcome:
-    """Train in child processes; checkpoints and metrics go straight to the stage's folder, so a killed run goes on.
+    """Train in other processes; checkpoints and metrics go straight to the stage's folder, so a killed run goes on.
 
     Raises: DataError: if a caption source of the recipe exists for no sample. Whatever the ranks raise.
     """
     for uri in (index_uri, shard_uri):
         verify_sizes(uri, read_manifest(uri))
     _check_caption_sources(config, caption_uri)
-    run_folder = (
-        local_part(workspace.uri).absolute()
-        if is_local(workspace.uri)
-        else workspace.scratch / "run"
-    )
-    if not is_local(workspace.uri):
-        fetch_run(workspace.uri, run_folder)
     job = TrainJob(
         config=config,
         seed=seed,
         train_key=name_of(workspace.uri),
-        index_uri=index_uri,
-        shard_uri=shard_uri,
-        run_folder=run_folder,
-        mirror_uri=None if is_local(workspace.uri) else workspace.uri,
-        exchange_folder=workspace.scratch.absolute(),
+        index_uri=absolute(index_uri),
+        shard_uri=absolute(shard_uri),
+        run_uri=absolute(workspace.uri),
     )
-    job_path = workspace.scratch / "job.json"
-    job_path.write_text(job.model_dump_json(), encoding="utf-8")
-    run_folder.mkdir(parents=True, exist_ok=True)
-    _run_ranks(job, job_path, progress)
-    mirror_run(job)
-    result = TrainResult.model_validate_json((job.exchange_folder / RESULT).read_bytes())
+    restarts = Restarts(allowed=config.launch.max_restarts)
+    # Where every machine reads and writes: the scratch folder at the root, or a place in object storage.
+    on_disk = is_local(workspace.uri)
+    exchange = absolute(str(workspace.scratch)) if on_disk else join(job.run_uri, EXCHANGE)
+    try:
+        result = _run_ranks(job, exchange, workspace, restarts, progress)
+    finally:
+        if not on_disk:
+            remove_tree(exchange)
     corrupt = len(result.corrupt)
     ledger = make_ledger(
         result.samples,
         result.samples_visited - corrupt,
         {"corrupt": corrupt, "not_visited": result.samples - result.samples_visited},
     )
-    return Outcome(ledger=ledger, summary=result.model_dump(mode="json"))
+    summary = {**result.model_dump(mode="json"), "restarts": restarts.count}
+    return Outcome(ledger=ledger, summary=summary)
 
 
-def launch_command(job_path: Path, processes: int) -> list[str]:
-    """Return the command that starts the ranks: the program itself for one, torchrun for more."""
-    program = ["-m", "neuclip.training.worker", str(job_path)]
-    if processes == 1:
-        return [sys.executable, *program]
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [sys.executable, *launcher, *program]
-
-
-def threads_of_a_rank(config: TrainConfig) -> int:
-    """Share the cores out to ranks and loading processes: threads that wait for a core cost more than they give."""
-    return max(1, (os.cpu_count() or 1) // config.launch.processes - config.loader.workers)
-
-
-def _run_ranks(job: TrainJob, job_path: Path, progress: Progress) -> None:
-    processes, exchange = job.config.launch.processes, job.exchange_folder
+def _run_ranks(
+    job: TrainJob, exchange: str, workspace: Workspace, restarts: Restarts, progress: Progress
+) -> TrainResult:
+    """Start the ranks, follow them to their end, and return what they said."""
+    for leftover in (RESULT, ERROR):
+        remove(join(exchange, leftover))
+    job_uri = join(exchange, JOB)
+    write_bytes(job_uri, job.model_dump_json().encode())
+    log_folder = job.run_folder if is_local(workspace.uri) else workspace.output
+    log_folder.mkdir(parents=True, exist_ok=True)
 
     def follow(line: str) -> None:
         if line.startswith(PROGRESS_MARK):
-            progress("train", **json.loads(line.removeprefix(PROGRESS_MARK)))
+            report = json.loads(line.removeprefix(PROGRESS_MARK))
+            if restarts.count:
+                report["note"] += f", restarts {restarts.count}"
+            progress("train", **report)
         else:
             log.info("%s", line)
 
-    environment = {
-        "OMP_NUM_THREADS": str(threads_of_a_rank(job.config)),
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    }
-    try:
-        run_child(
-            launch_command(job_path, processes),
-            name="training",
-            log_path=job.run_folder / "train.log",
-            environment=environment,
-            on_line=follow,
-            tick_s=0.2,
+    program = Program(
+        name=job.train_key,
+        words=["-m", "neuclip.training.worker", job_uri],
+        log_path=log_folder / "train.log",
+        on_line=follow,
+        take_error=lambda: _take_error(exchange),
+    )
+    launch(job.config.launch, program, restarts)
+    result_uri = join(exchange, RESULT)
+    if not exists(result_uri):
+        raise ChildError(
+            f"the ranks ended without a result; see {program.log_path}, then run again"
         )
-    except ChildError as error:
-        raise _error_of_the_ranks(exchange) or error from error
+    return TrainResult.model_validate_json(read_bytes(result_uri))
 
 
-def _error_of_the_ranks(exchange: Path) -> NeuclipError | None:
-    """Return the error that a rank wrote down, as its own class."""
-    path = exchange / ERROR
-    if not path.exists():
+def _take_error(exchange: str) -> NeuclipError | None:
+    """Return, once, the error that a rank wrote down, as its own class."""
+    uri = join(exchange, ERROR)
+    if not exists(uri):
         return None
-    failure = ChildFailure.model_validate_json(path.read_bytes())
+    failure = ChildFailure.model_validate_json(read_bytes(uri))
+    remove(uri)
     kind = getattr(errors, failure.kind, NeuclipError)
     return kind(failure.message)
 

@@ -1,35 +1,66 @@
-"""The program of one rank: `python -m neuclip.training.worker JOB.json`, alone or under torchrun."""
+"""The program of one rank: `python -m neuclip.training.worker JOB_URI`, alone or under torchrun."""
 
 import logging
+import os
 import sys
-from pathlib import Path
 
+import torch
+
+from neuclip.distributed.collectives import barrier
 from neuclip.distributed.world import World
 from neuclip.foundation.children import die_with_parent
-from neuclip.foundation.errors import NeuclipError
-from neuclip.storage.files import write_bytes
-from neuclip.training.job import ERROR, RESULT, ChildFailure, TrainJob
+from neuclip.foundation.errors import NeuclipError, StoppedError
+from neuclip.launching.program import say_begun
+from neuclip.storage.files import read_bytes, write_bytes
+from neuclip.storage.uris import join, parent_of
+from neuclip.training.config import TrainConfig
+from neuclip.training.job import ERROR, RESULT, ChildFailure, TrainJob, TrainResult
 from neuclip.training.loop import train
+from neuclip.training.mirror import bring_checkpoint, drop_local_copy, mirror_run
 
 
-def main(job_path: Path) -> int:
-    """Train as the job says; write the result, or the error, into the exchange folder."""
+def main(job_uri: str) -> int:
+    """Train as the job says; write the result, or the error, beside the job.
+
+    Returns: the exit code; 0 also for a run that was asked to stop and has saved, which torchrun must not undo.
+    """
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    job = TrainJob.model_validate_json(job_path.read_bytes())
+    exchange = parent_of(job_uri)
+    job = TrainJob.model_validate_json(read_bytes(job_uri))
     world = World.from_environment()
+    torch.set_num_threads(threads_of_a_rank(job.config))
     try:
-        result = train(job, world)
         if world.is_main:
-            write_bytes(str(job.exchange_folder / RESULT), result.model_dump_json().encode())
+            say_begun()
+        result = _train(job, world)
+        if world.is_main:
+            write_bytes(join(exchange, RESULT), result.model_dump_json().encode())
     except NeuclipError as error:
         failure = ChildFailure(kind=type(error).__name__, message=str(error))
-        write_bytes(str(job.exchange_folder / ERROR), failure.model_dump_json().encode())
-        return error.exit_code
+        write_bytes(join(exchange, ERROR), failure.model_dump_json().encode())
+        return 0 if isinstance(error, StoppedError) else error.exit_code
     finally:
         world.close()
     return 0
 
 
+def threads_of_a_rank(config: TrainConfig) -> int:
+    """Share a machine's cores out to ranks and loading processes: threads that wait cost more than they give."""
+    cores, ranks = len(os.sched_getaffinity(0)), config.launch.processes
+    return max(1, cores // ranks - config.loader.workers)
+
+
+def _train(job: TrainJob, world: World) -> TrainResult:
+    job.run_folder.mkdir(parents=True, exist_ok=True)
+    bring_checkpoint(job, world)
+    barrier(world)
+    result = train(job, world)
+    if world.is_main:
+        mirror_run(job)
+    drop_local_copy(job, world)
+    return result
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1]))

@@ -52,7 +52,8 @@ def make_config(**changes) -> TrainConfig:
         "loader": {"workers": 1},
         "probe": {"every_steps": 10, "samples": 64, "anchors": 32, "shadows": SHADOWS},
     }
-    return TrainConfig.model_validate(settings | changes)
+    launch = {"max_restarts": 0} | changes.pop("launch", {})
+    return TrainConfig.model_validate(settings | changes | {"launch": launch})
 
 
 def train(root: Path, packed, config: TrainConfig, *, key="k", seed=5, progress=silent):
@@ -75,11 +76,13 @@ def train(root: Path, packed, config: TrainConfig, *, key="k", seed=5, progress=
 
 
 def ranks():
-    """Return the processes below this one that train."""
+    """Return the processes below this one that train, without torchrun."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if "neuclip.training.worker" in " ".join(process.cmdline()):
+            if process.cmdline()[1:3] == ["-m", "neuclip.training.worker"] or (
+                process.cmdline()[1:4] == ["-u", "-m", "neuclip.training.worker"]
+            ):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
@@ -99,10 +102,7 @@ def signal_rank_when(folder: Path, is_time, number: signal.Signals) -> threading
         while time.monotonic() < deadline:
             lines = metrics(folder)
             if lines and is_time(lines[-1]):
-                workers = [
-                    p for p in ranks() if "torch.distributed.run" not in " ".join(p.cmdline())
-                ]
-                oldest = min(workers, key=lambda p: (p.create_time(), p.pid))
+                oldest = min(ranks(), key=lambda p: (p.create_time(), p.pid))
                 oldest.send_signal(number)
                 return
             time.sleep(0.01)

@@ -1,0 +1,92 @@
+"""Ranks on this machine, or on machines that a command such as ssh reaches: one node program on a leash each."""
+
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from neuclip.foundation.children import Child, running
+from neuclip.launching.config import HostsLaunch, LaunchConfig
+from neuclip.launching.node import Leash, node_options
+from neuclip.launching.program import Program
+from neuclip.launching.supervise import GRACE_S
+
+_TICK_S = 0.2
+_PASSED_ON = ("AWS_", "NEUCLIP_", "NCCL_", "GLOO_", "TORCH_", "OMP_")
+"""Beginnings of the names of variables that other machines get, too."""
+_NODE = ["-m", "neuclip.launching.node", "--leash"]
+
+
+def launch_agents(
+    config: LaunchConfig,
+    program: Program,
+    *,
+    max_restarts: int,
+    on_tick: Callable[[], None],
+) -> None:
+    """Start a node program on each machine; when one of them fails, all end.
+
+    Raises: ChildError: naming the machine that failed first.
+    """
+    with ExitStack() as stack:
+        nodes: list[Child] = []
+        for command, name, leash in _nodes(config, program, max_restarts=max_restarts):
+            node = running(
+                command,
+                name=name,
+                log_path=program.log_path,
+                on_line=program.on_line,
+                leash=leash.model_dump_json() + "\n",
+                leash_s=GRACE_S + 5,
+            )
+            nodes.append(stack.enter_context(node))
+        # Entered last, so left first: all machines end at the same time, not one after the other.
+        stack.callback(lambda: [node.let_go() for node in nodes])
+        while any(node.is_running for node in nodes):
+            time.sleep(_TICK_S)
+            on_tick()
+            for node in nodes:
+                node.check()
+    for node in nodes:
+        node.check()
+
+
+def _nodes(
+    config: LaunchConfig, program: Program, *, max_restarts: int
+) -> list[tuple[list[str], str, Leash]]:
+    """Return command, name and leash for each machine."""
+    options = node_options(
+        program=program.words,
+        processes=config.processes,
+        max_restarts=max_restarts,
+        nodes=config.machines,
+        rendezvous_timeout_s=config.elsewhere.rendezvous_timeout_s if config.elsewhere else 0,
+        run_id=f"{program.name}-{uuid.uuid4().hex[:8]}",
+    )
+    if config.hosts is None:
+        return [([sys.executable, *_NODE], "training", Leash(options=options, environment={}))]
+    environment = {n: v for n, v in os.environ.items() if n.startswith(_PASSED_ON)}
+    return [
+        (
+            _connected(config.hosts, name),
+            f"training on {name}",
+            Leash(options=[*_own_options(config.hosts, number), *options], environment=environment),
+        )
+        for number, name in enumerate(config.hosts.names)
+    ]
+
+
+def _connected(hosts: HostsLaunch, name: str) -> list[str]:
+    python = hosts.python or sys.executable
+    return [*(word.replace("{host}", name) for word in hosts.connect), python, *_NODE]
+
+
+def _own_options(hosts: HostsLaunch, number: int) -> list[str]:
+    """Return the options in which this machine differs from the others."""
+    return [
+        f"--number={number}",
+        f"--label={hosts.names[number]}",
+        f"--endpoint={hosts.meeting_place}",
+    ]
