@@ -36,7 +36,8 @@ class WeightAverage:
     def state(self) -> dict[str, Tensor]:
         """Return the averages by the model's names; every rank calls it, the main rank's are whole."""
         return {
-            name: whole_on_main(average) for name, average in zip(self._names, self._averages, strict=True)
+            name: whole_on_main(average)
+            for name, average in zip(self._names, self._averages, strict=True)
         }
 
     @torch.no_grad()
