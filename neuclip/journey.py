@@ -155,12 +155,7 @@ def run_stage(
     """
     identities = identify(recipe)
     identity = identities[check_stage(stage)]
-    for above in _ABOVE[stage]:
-        if not is_committed(identities[above].uri):
-            raise ConfigError(
-                f"stage {stage} needs {above}, which has not been done with this recipe ({identities[above].uri} "
-                f"is not committed); run it first: `--only {above}`, or run the whole recipe"
-            )
+    _require_above(identities, stage)
     start = time.monotonic()
     with _made_web(recipe, stage, is_needed=force or not is_committed(identity.uri)):
         manifest, ran = commit_stage(
@@ -195,6 +190,36 @@ def run_journey(
         if on_stage is not None:
             on_stage(report)
     return reports
+
+
+def preflight(recipe: Recipe) -> dict[str, Callable[[], str]]:
+    """Return the checks of a recipe's training by name; each says what it found or raises what to change.
+
+    Raises: ConfigError: if a stage above training has not been done.
+    """
+    identities = identify(recipe)
+    _require_above(identities, "train")
+    from neuclip.training.job import TrainJob
+    from neuclip.training.preflight import Preflight
+
+    job = TrainJob(
+        config=recipe.train,
+        seed=recipe.seed,
+        train_key=identities["train"].key,
+        index_uri=identities["index"].uri,
+        shard_uri=identities["shard"].uri,
+        run_uri=identities["train"].uri,
+    )
+    return Preflight(job, caption_uri=identities["caption"].uri).all
+
+
+def _require_above(identities: dict[str, StageIdentity], stage: str) -> None:
+    for above in _ABOVE[stage]:
+        if not is_committed(identities[above].uri):
+            raise ConfigError(
+                f"stage {stage} needs {above}, which has not been done with this recipe ({identities[above].uri} "
+                f"is not committed); run it first: `--only {above}`, or run the whole recipe"
+            )
 
 
 def _section(recipe: Recipe, stage: str) -> dict[str, Any]:

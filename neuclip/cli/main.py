@@ -20,7 +20,15 @@ from neuclip.cli.console import (
     stages_table,
 )
 from neuclip.foundation.errors import ConfigError, NeuclipError
-from neuclip.journey import STAGES, StageReport, check_stage, from_stage, plan, run_journey
+from neuclip.journey import (
+    STAGES,
+    StageReport,
+    check_stage,
+    from_stage,
+    plan,
+    preflight,
+    run_journey,
+)
 from neuclip.recipe import Recipe, load_recipe, parse_override
 from neuclip.stages.manifest import read_manifest
 from neuclip.storage.files import read_bytes
@@ -96,6 +104,30 @@ def show_plan(
             Console().print(plan_table(plans))
 
 
+@app.command(name="preflight")
+def show_preflight(
+    recipe: RecipeArgument, overrides: SetOption = None, *, as_json: JsonOption = False
+) -> None:
+    """Check a recipe's training, one batch end to end on this machine included, before it is run."""
+    set_up_logging(screen, verbose=False)
+    refusals: list[NeuclipError] = []
+    findings: list[dict[str, str]] = []
+    with _explained(as_json=as_json):
+        for name, check in preflight(_load(recipe, overrides)).items():
+            try:
+                finding = {"check": name, "state": "ok", "says": check()}
+            except NeuclipError as error:
+                refusals.append(error)
+                finding = {"check": name, "state": "error", "says": str(error)}
+            findings.append(finding)
+            if not as_json:
+                _print_finding(**finding)
+        if as_json:
+            _print_json({"findings": findings})
+        if refusals:
+            raise typer.Exit(refusals[0].exit_code)
+
+
 @app.command()
 def show(
     uri: Annotated[str, typer.Argument(help="folder of a stage or a partition")],
@@ -145,11 +177,8 @@ def doctor(
         if as_json:
             _print_json({"findings": [asdict(finding) for finding in findings]})
         else:
-            out = Console()
             for finding in findings:
-                colour = {"ok": "green", "warning": "yellow", "error": "red"}[finding.state]
-                out.print(f"[{colour}]{finding.state:<8}[/] {finding.check:<12} ", end="")
-                out.print(finding.says, markup=False, highlight=False)
+                _print_finding(**asdict(finding))
         if any(finding.state == "error" for finding in findings):
             raise typer.Exit(1)
 
@@ -282,6 +311,13 @@ def _lineage(root: str, inputs: dict[str, str]) -> dict[str, Any]:
             "inputs": manifest.inputs,
         }
     return lineage
+
+
+def _print_finding(check: str, state: str, says: str) -> None:
+    colour = {"ok": "green", "warning": "yellow", "error": "red"}[state]
+    out = Console()
+    out.print(f"[{colour}]{state:<8}[/] {check:<12} ", end="")
+    out.print(says, markup=False, highlight=False)
 
 
 def _print_json(value: dict[str, Any]) -> None:

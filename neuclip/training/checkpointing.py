@@ -1,18 +1,28 @@
 """When a run saves, and what becomes of the checkpoints: written beside the training, pruned, mirrored."""
 
-import logging
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from torch import Tensor
 
 from neuclip.checkpoint.folder import latest_checkpoint, prune_checkpoints
 from neuclip.distributed.collectives import barrier, gather_objects
+from neuclip.foundation.errors import StorageError
 from neuclip.training.job import CHECKPOINTS, TrainJob
 from neuclip.training.mirror import mirror_run
 from neuclip.training.saving import Snapshot, restore_trainer, take_snapshot, write_snapshot
 from neuclip.training.trainer import Trainer
 
-log = logging.getLogger(__name__)
+_GB = 1e9
+_MOMENTS = {
+    "adamw": 2,
+    "lamb": 2,
+    "lion": 1,
+    "sgd": 1,
+}  # numbers an optimiser keeps for each weight
 
 
 class Checkpoints:
@@ -32,6 +42,8 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self.step, self._saved_time = trainer.step, time.monotonic()
+        if trainer.world.is_main:
+            require_disk(job.run_folder, trainer)
 
     @property
     def is_due_by_the_clock(self) -> bool:
@@ -97,3 +109,36 @@ def restore_latest(trainer: Trainer, job: TrainJob) -> bool:
         restore_trainer(trainer, latest)
     barrier(trainer.world)  # nobody writes before everybody has read
     return latest is not None
+
+
+def require_disk(folder: Path, trainer: Trainer) -> str:
+    """Refuse a disk that cannot hold the checkpoints that the recipe keeps; return what was found.
+
+    Counted are those kept, one by the clock, and one that is being written.
+
+    Raises: StorageError: saying how much is needed and what to change.
+    """
+    config = trainer.config
+    folder.mkdir(parents=True, exist_ok=True)
+    model = _bytes_of(trainer.towers.model.state_dict().values())
+    moments = sum(_MOMENTS[config.optimiser] * p.nbytes for p in trainer.encoders.parameters())
+    averages = model if config.ema_decay else 0
+    objective = _bytes_of(trainer.objective.state_dict().values()) * trainer.world.size
+    one = 2 * model + moments + averages + objective
+    needed = one * (config.keep_checkpoints + config.keep_best + 2)
+    kept = _bytes_of_files(folder / CHECKPOINTS)
+    free = shutil.disk_usage(folder).free
+    if needed - kept > free:
+        raise StorageError(
+            f"checkpoints of {one / _GB:.3g} GB each need {needed / _GB:.3g} GB below {folder}, where "
+            f"{free / _GB:.3g} GB are free; make room, or lower train.keep_checkpoints (now {config.keep_checkpoints})"
+        )
+    return f"a checkpoint is {one / _GB:.3g} GB, {free / _GB:.3g} GB are free"
+
+
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _bytes_of_files(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

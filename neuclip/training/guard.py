@@ -66,7 +66,8 @@ class LossGuard:
                 f"train.max_bad_batches {self._limit} allows; lower train.lr, lengthen train.warmup_steps or look at "
                 "these samples"
             ) from reason
-        log.warning("batches of steps %d to %d passed over: %s", first, last, reason)
+        which = f"batch of step {first}" if first == last else f"batches of steps {first} to {last}"
+        log.warning("%s passed over: %s", which, reason)
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs to hold."""

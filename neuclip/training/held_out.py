@@ -2,7 +2,7 @@
 
 from neuclip.loading.selection_split import read_selection_split
 from neuclip.towers.held_out import held_out_recall
-from neuclip.towers.model import Towers
+from neuclip.training.trainer import Trainer
 
 _BATCH = 256
 
@@ -16,14 +16,19 @@ class HeldOut:
     def __init__(self, shard_uri: str, *, max_samples: int) -> None:
         self._pairs = read_selection_split(shard_uri, max_samples=max_samples)
 
-    def recall(self, towers: Towers) -> float:
-        """Return the mean recall@1 of both directions, 0..1; the towers are left in training mode."""
+    def recall(self, trainer: Trainer) -> float:
+        """Return the mean recall@1 of both directions, 0..1, of the weights a checkpoint publishes.
+
+        Every rank calls it, since the weights may be shared out. The towers are left in training mode.
+        """
+        towers = trainer.towers
         towers.model.eval()
-        found = held_out_recall(
-            towers,
-            (pair.image for pair in self._pairs),
-            [pair.caption for pair in self._pairs],
-            batch_size=_BATCH,
-        )
+        with trainer.published_weights():
+            found = held_out_recall(
+                towers,
+                (pair.image for pair in self._pairs),
+                [pair.caption for pair in self._pairs],
+                batch_size=_BATCH,
+            )
         towers.model.train()
         return found.recalls["mean_recall_at_1"]

@@ -52,6 +52,11 @@ class TrainResult(BaseModel):
     samples_visited: int
     samples_seen: int
     corrupt: list[int]
+    """Sample ids that do not decode."""
+    passed_over: list[int]
+    """Steps (0-based) whose batches moved nothing."""
+    never_used: int
+    """Samples that decode and that only batches passed over have held."""
     resumed_at: int
     final_loss: float
 

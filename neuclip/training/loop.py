@@ -5,99 +5,49 @@ import json
 import math
 import signal
 import sys
+from collections import Counter
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from neuclip.distributed.collectives import all_gather, all_reduce_mean_, barrier
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import IntegrityError, NumericsError, StoppedError
-from neuclip.index.reader import SampleTable, read_samples
 from neuclip.loading.batches import load_batches
-from neuclip.loading.order import BatchOrder
-from neuclip.loading.samples import Batch, ShardSamples
-from neuclip.loading.shard_files import ShardFiles
-from neuclip.objectives.family import build
-from neuclip.towers.model import Towers, create_towers
-from neuclip.towers.transforms import training_pixels
+from neuclip.loading.samples import Batch
 from neuclip.training.checkpointing import Checkpoints, restore_latest
-from neuclip.training.config import TrainConfig
 from neuclip.training.held_out import HeldOut
 from neuclip.training.job import PROGRESS_MARK, TrainJob, TrainResult
 from neuclip.training.meter import Meter, forward_flops
 from neuclip.training.metrics import MetricsLog, device_hours_so_far
+from neuclip.training.parts import Parts, does_not_fit, make_parts
 from neuclip.training.probe import NormalizerProbe
-from neuclip.training.trainer import Forward, Trainer
+from neuclip.training.trainer import Forward
 
 
 def train(job: TrainJob, world: World) -> TrainResult:
     """Train from the last checkpoint, or from the start, to the end.
 
-    Raises: CheckpointError, IntegrityError, NumericsError: see the parts.
+    Raises: CheckpointError, IntegrityError, NumericsError: see the parts. ConfigError: if a batch does not fit
+        into the device's memory. StoppedError: when asked to stop.
     """
-    config = job.config
-    table = read_samples(job.index_uri)
-    order = BatchOrder(
-        shard_sizes(table), seed=job.seed, streams=config.streams, global_batch=config.global_batch
-    )
-    total_steps = max(1, math.ceil(config.epochs * order.count / config.global_batch))
-    towers = create_towers(config.model, seed=job.seed, device=world.device)
-    objective = build(
-        config.objective,
-        feature_dim=towers.embed_dim,
-        num_samples=order.count,
-        seed=job.seed,
-        world=world,
-    )
-    trainer = Trainer(
-        towers, objective, config, seed=job.seed, total_steps=total_steps, world=world
-    )
-    restore_latest(trainer, job)
-    samples = training_samples(config, table, towers, shard_uri=job.shard_uri, seed=job.seed)
-    return _Run(job, world, trainer, samples, order).to_the_end()
-
-
-def shard_sizes(table: SampleTable) -> np.ndarray:
-    """Return the number of samples in each shard."""
-    return np.bincount(table.shard, minlength=len(table.shards)).astype(np.int64)
-
-
-def training_samples(
-    config: TrainConfig, table: SampleTable, towers: Towers, *, shard_uri: str, seed: int
-) -> ShardSamples:
-    """Return the training samples with the transform of a recipe."""
-    return ShardSamples(
-        ShardFiles(shard_uri, cache_gb=config.loader.cache_gb),
-        table,
-        to_pixels=partial(
-            training_pixels,
-            image_px=towers.image_px,
-            scale=config.crop_scale,
-            scaled_decode=config.loader.scaled_decode,
-        ),
-        tokenize=towers.tokenize,
-        caption_sources=config.caption_sources,
-        seed=seed,
-    )
+    parts = make_parts(job, world)
+    restore_latest(parts.trainer, job)
+    try:
+        return _Run(job, world, parts).to_the_end()
+    except torch.OutOfMemoryError as error:
+        raise does_not_fit(job.config) from error
 
 
 class _Run:
     """The loop and what it keeps from step to step."""
 
-    def __init__(
-        self,
-        job: TrainJob,
-        world: World,
-        trainer: Trainer,
-        samples: ShardSamples,
-        order: BatchOrder,
-    ) -> None:
-        self.job, self.config, self.world, self.trainer = job, job.config, world, trainer
-        self.samples, self.order = samples, order
+    def __init__(self, job: TrainJob, world: World, parts: Parts) -> None:
+        self.job, self.config, self.world = job, job.config, world
+        self.trainer, self.samples, self.order = parts.trainer, parts.samples, parts.order
+        trainer, samples, order = self.trainer, self.samples, self.order
         self.resumed_at = trainer.step
         probe = self.config.probe
         self.probe = (
@@ -109,7 +59,7 @@ class _Run:
             else None
         )
         self.checkpoints = Checkpoints(
-            job, trainer, score=held_out and (lambda: held_out.recall(trainer.towers))
+            job, trainer, score=partial(held_out.recall, trainer) if held_out else None
         )
         hours = device_hours_so_far(job.run_folder)
         self.log = (
@@ -136,13 +86,15 @@ class _Run:
         """Run all steps that are left."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
-        while self.trainer.step < self.trainer.total_steps:
-            self._run_until_rolled_back()
-        if self.checkpoints.step != self.trainer.step:  # the last batch was passed over
-            self.checkpoints.save(score=None)
-        self.checkpoints.wait()
-        if self.log is not None:
-            self.log.close()
+        try:
+            while self.trainer.step < self.trainer.total_steps:
+                self._run_until_rolled_back()
+            if self.checkpoints.step != self.trainer.step:  # the last batch was passed over
+                self.checkpoints.save(score=None)
+            self.checkpoints.wait()
+        finally:
+            if self.log is not None:
+                self.log.close()
         return self._result()
 
     def _run_until_rolled_back(self) -> None:
@@ -212,6 +164,8 @@ class _Run:
                 raise error
             trainer.guard.passed_over = passed_over
         trainer.guard.pass_over(trainer.step, last, error)
+        self.loss = math.nan
+        self.meter.batch_done(self.config.global_batch)
         trainer.pass_over(until=last + 1)
         self._write_metrics(batch, {"passed_over": len(trainer.guard.passed_over)})
         return policy == "roll_back"
@@ -315,8 +269,22 @@ class _Run:
             samples_visited=min(count, trainer.samples_seen),
             samples_seen=trainer.samples_seen,
             corrupt=sorted(trainer.corrupt),
+            passed_over=trainer.guard.passed_over,
+            never_used=self._never_used(),
             resumed_at=self.resumed_at,
             final_loss=self.loss,
+        )
+
+    def _never_used(self) -> int:
+        """Count the samples that decode and stand in as many batches passed over as they have been visited."""
+        held: Counter[int] = Counter()
+        for step in self.trainer.guard.passed_over:
+            held.update(sample_id for _, sample_id in self.order.batch(step))
+        visits = max(1, self.trainer.samples_seen // self.order.count)
+        return sum(
+            times >= visits
+            for sample_id, times in held.items()
+            if sample_id not in self.trainer.corrupt
         )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

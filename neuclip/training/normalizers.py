@@ -34,8 +34,8 @@ from neuclip.storage.cache import local_folder
 from neuclip.storage.uris import join, name_of, parent_of
 from neuclip.towers.folder import load_towers
 from neuclip.training.config import TrainConfig
-from neuclip.training.loop import training_samples
 from neuclip.training.normalizer_report import EstimatorRow, NormalizerReport
+from neuclip.training.parts import training_samples
 from neuclip.training.probe import EPS, encode_samples
 from neuclip.training.trainer import Encoders
 

@@ -4,12 +4,11 @@ import json
 import logging
 
 from neuclip.foundation import errors
-from neuclip.foundation.errors import ChildError, DataError, NeuclipError, nearest
+from neuclip.foundation.errors import ChildError, NeuclipError
 from neuclip.foundation.progress import Progress
 from neuclip.launching.launch import Restarts, launch
 from neuclip.launching.program import Program
 from neuclip.stages.ledger import make_ledger
-from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.files import exists, read_bytes, remove, remove_tree, write_bytes
 from neuclip.storage.uris import absolute, is_local, join, name_of
@@ -24,6 +23,7 @@ from neuclip.training.job import (
     TrainResult,
 )
 from neuclip.training.mirror import EXCHANGE
+from neuclip.training.preflight import Preflight
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,8 @@ def run_train(
 ) -> Outcome:
     """Train in other processes; checkpoints and metrics go straight to the stage's folder, so a killed run goes on.
 
-    Raises: DataError: if a caption source of the recipe exists for no sample. Whatever the ranks raise.
+    Raises: NeuclipError: what preflight refuses, and whatever the ranks raise.
     """
-    for uri in (index_uri, shard_uri):
-        verify_sizes(uri, read_manifest(uri))
-    _check_caption_sources(config, caption_uri)
     job = TrainJob(
         config=config,
         seed=seed,
@@ -53,6 +50,8 @@ def run_train(
         shard_uri=absolute(shard_uri),
         run_uri=absolute(workspace.uri),
     )
+    for what, check in Preflight(job, caption_uri=caption_uri).inputs.items():
+        log.info("preflight, %s: %s", what, check())
     restarts = Restarts(allowed=config.launch.max_restarts)
     # Where every machine reads and writes: the scratch folder at the root, or a place in object storage.
     on_disk = is_local(workspace.uri)
@@ -62,11 +61,15 @@ def run_train(
     finally:
         if not on_disk:
             remove_tree(exchange)
-    corrupt = len(result.corrupt)
+    corrupt, unused = len(result.corrupt), result.never_used
     ledger = make_ledger(
         result.samples,
-        result.samples_visited - corrupt,
-        {"corrupt": corrupt, "not_visited": result.samples - result.samples_visited},
+        result.samples_visited - corrupt - unused,
+        {
+            "corrupt": corrupt,
+            "only_in_bad_batches": unused,
+            "not_visited": result.samples - result.samples_visited,
+        },
     )
     summary = {**result.model_dump(mode="json"), "restarts": restarts.count}
     return Outcome(ledger=ledger, summary=summary)
@@ -117,13 +120,3 @@ def _take_error(exchange: str) -> NeuclipError | None:
     remove(uri)
     kind = getattr(errors, failure.kind, NeuclipError)
     return kind(failure.message)
-
-
-def _check_caption_sources(config: TrainConfig, caption_uri: str) -> None:
-    known = dict(read_manifest(caption_uri).summary["pairs_by_source"])
-    for source in config.caption_sources:
-        if source not in known:
-            raise DataError(
-                f"train.caption_sources names {source!r}, which no sample has; sources of the samples: "
-                f"{', '.join(known)}.{nearest(source, known)}"
-            )

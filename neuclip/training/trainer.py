@@ -110,6 +110,11 @@ class Trainer:
         self.objective.train()
         leaves = self._cache.fill(batch) if self._cache else None
         features = leaves or self._encode(self._parallel, batch.images, batch.tokens)
+        if self.config.on_bad_batch != "stop":  # else the rank that finds it ends the run for all
+            sums = {
+                "sum of the features": torch.stack([side.detach().sum() for side in features]).sum()
+            }
+            require_finite(sums, batch.sample_ids, step=self.step, world=self.world)
         result = self.objective(*features, batch.sample_ids)
         image_features, text_features = (side.detach() for side in features)
         if self.shadows is not None:

@@ -11,10 +11,13 @@ import psutil
 from made.acquired import some_pairs
 from made.packed import pack
 
+from neuclip.distributed.world import World
 from neuclip.foundation.progress import silent
 from neuclip.shards.config import ShardConfig
 from neuclip.stages.workspace import StageIdentity, commit_stage
+from neuclip.training import loop
 from neuclip.training.config import TrainConfig
+from neuclip.training.job import TrainJob
 from neuclip.training.run import run_train
 
 ARCHITECTURE = {
@@ -73,6 +76,24 @@ def train(root: Path, packed, config: TrainConfig, *, key="k", seed=5, progress=
         keep_unfinished=True,
     )
     return Path(identity.uri), manifest
+
+
+def train_here(folder: Path, packed, config: TrainConfig, *, seed=5):
+    """Run the loop in this process; return its result."""
+    job = TrainJob(
+        config=config,
+        seed=seed,
+        train_key="k",
+        index_uri=packed.index,
+        shard_uri=packed.shard,
+        run_uri=str(folder),
+    )
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        return loop.train(job, World.single())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ranks():

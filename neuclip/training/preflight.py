@@ -1,0 +1,153 @@
+"""What can be known to go wrong before a GPU-second is spent."""
+
+import shutil
+import time
+from collections.abc import Callable
+
+import torch
+
+from neuclip.distributed.world import World
+from neuclip.foundation.errors import ConfigError, DataError, IntegrityError, nearest
+from neuclip.index.reader import read_samples
+from neuclip.launching.config import LaunchConfig
+from neuclip.loading.selection_split import read_selection_split
+from neuclip.stages.manifest import FileRecord, read_manifest, verify_sizes
+from neuclip.storage.files import sha256_of
+from neuclip.storage.uris import join
+from neuclip.training.checkpointing import require_disk
+from neuclip.training.job import TrainJob
+from neuclip.training.meter import memory_bytes
+from neuclip.training.parts import does_not_fit, make_order, make_parts, total_steps
+
+_GB = 1e9
+
+
+class Preflight:
+    """The checks of one training run, each a function that says what it found.
+
+    Each raises a NeuclipError that says what to change, if the run would fail.
+
+    Args:
+        caption_uri: committed caption stage.
+    """
+
+    def __init__(self, job: TrainJob, *, caption_uri: str) -> None:
+        self._job, self._config, self._caption_uri = job, job.config, caption_uri
+
+    @property
+    def inputs(self) -> dict[str, Callable[[], str]]:
+        """Checks that the train stage does each time it runs: seconds, and no model."""
+        return {
+            "files": self.files,
+            "samples": self.samples,
+            "captions": self.captions,
+            "held out": self.held_out,
+            "launch": lambda: check_launch(self._config.launch),
+        }
+
+    @property
+    def all(self) -> dict[str, Callable[[], str]]:
+        """These, and one batch end to end on the device of this machine."""
+        return {**self.inputs, "one batch": self.one_batch}
+
+    def files(self) -> str:
+        """Check that index and shards are there in full size, and the content of one shard."""
+        job = self._job
+        manifest = read_manifest(job.shard_uri)
+        for uri, found in (
+            (job.index_uri, read_manifest(job.index_uri)),
+            (job.shard_uri, manifest),
+        ):
+            verify_sizes(uri, found)
+        tars = [file for file in manifest.files if file.name.endswith(".tar")]
+        size_gb = sum(file.size_bytes for file in tars) / _GB
+        first = tars[0]
+        _verify_content(job.shard_uri, first)
+        return (
+            f"{len(tars)} shards of {size_gb:.3g} GB are there; {first.name} is what was committed"
+        )
+
+    def samples(self) -> str:
+        """Check that batches, streams and ranks fit the data."""
+        config = self._config
+        order = make_order(self._job, read_samples(self._job.index_uri))
+        steps = total_steps(config, order.count)
+        ranks = config.launch.world_size
+        order.batch(0, rank=0, size=ranks)
+        return (
+            f"{order.count} samples; {steps} steps of {config.global_batch} from {config.streams} streams, "
+            f"{config.global_batch // ranks} for each of {ranks} ranks"
+        )
+
+    def captions(self) -> str:
+        """Check that the recipe's caption sources exist."""
+        known: dict[str, int] = dict(read_manifest(self._caption_uri).summary["pairs_by_source"])
+        for source in self._config.caption_sources:
+            if source not in known:
+                raise DataError(
+                    f"train.caption_sources names {source!r}, which no sample has; sources of the samples: "
+                    f"{', '.join(known)}.{nearest(source, known)}"
+                )
+        return ", ".join(
+            f"{source}: {known[source]} pairs" for source in self._config.caption_sources
+        )
+
+    def held_out(self) -> str:
+        """Check that there are pairs to choose a checkpoint by."""
+        pairs = read_selection_split(self._job.shard_uri, max_samples=self._config.held_out_samples)
+        return f"{len(pairs)} pairs to measure checkpoints on"
+
+    def one_batch(self) -> str:
+        """Do one update with a rank's share of the first batch on this machine, and throw it away."""
+        config, world = self._config, World.from_environment()
+        parts = make_parts(self._job, world)
+        trainer = parts.trainer
+        room = require_disk(self._job.run_folder, trainer)
+        share = parts.order.batch(0, rank=0, size=config.launch.world_size)
+        batch = parts.samples.__getitems__(share)
+        start = time.perf_counter()
+        try:
+            on_device = batch.to(world.device)
+            trainer.update(on_device, trainer.forward(on_device))
+        except torch.OutOfMemoryError as error:
+            raise does_not_fit(config) from error
+        seconds = time.perf_counter() - start
+        return (
+            f"{len(batch.sample_ids)} pairs through {world.device.type} in {seconds:.2g} s with "
+            f"{memory_bytes(world.device) / 2**30:.3g} GiB; {room}"
+        )
+
+
+def check_launch(config: LaunchConfig) -> str:
+    """Check that the ranks can be started from here."""
+    elsewhere = config.elsewhere
+    if elsewhere is None:
+        gpus = torch.cuda.device_count()
+        if gpus and config.processes > gpus:
+            raise ConfigError(
+                f"train.launch.processes is {config.processes}, but this machine has {gpus} GPUs; "
+                f"set it to {gpus} or fewer"
+            )
+        return f"{config.processes} ranks on this machine, {gpus or 'no'} GPUs"
+    programs = {
+        "hosts": [config.hosts.connect[0]] if config.hosts else [],
+        "slurm": ["sbatch", "squeue", "scancel"] if config.slurm else [],
+        "kubernetes": ["kubectl"] if config.kubernetes else [],
+    }
+    kind = next(name for name, needed in programs.items() if needed)
+    missing = [program for program in programs[kind] if shutil.which(program) is None]
+    if missing:
+        raise ConfigError(
+            f"train.launch.{kind} needs {', '.join(missing)}, which this machine's PATH does not have; "
+            "run from a machine that has it"
+        )
+    return f"{config.world_size} ranks on {config.machines} machines by {kind}"
+
+
+def _verify_content(folder_uri: str, file: FileRecord) -> None:
+    found = sha256_of(join(folder_uri, file.name))
+    if found != file.sha256:
+        raise IntegrityError(
+            f"{join(folder_uri, file.name)} has SHA-256 {found[:12]}, committed was {file.sha256[:12]}; the shard was "
+            "changed: run `--only shard --force`"
+        )
