@@ -17,7 +17,7 @@ class LoaderConfig(Section):
     scaled_decode: bool = Field(
         default=False,
         description="decode a JPEG at 1/2, 1/4 or 1/8 of its sides where every crop still has twice the "
-        "model's image size: much faster for large images, pixels differ by about 1 of 255 on average",
+        "model's image size: much faster for large images, pixels differ by up to 4 of 255 on average",
     )
     workers: int = unkeyed(
         2, ge=0, le=256, description="loading processes for each rank; 0 loads in line"

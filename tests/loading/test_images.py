@@ -1,11 +1,13 @@
+import collections
 import io
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from neuclip.foundation.errors import DataError
-from neuclip.loading.images import decode_rgb
+from neuclip.loading.images import _ordinary_jpeg, decode_pixels, decode_rgb
 
 
 def encoded(image, kind="PNG", **options):
@@ -105,3 +107,84 @@ def test_a_cut_file_is_refused(kind):
     content = encoded(Image.effect_noise((64, 64), 90).convert("RGB"), kind)
     with pytest.raises(DataError, match=r"does not decode|not an image"):
         decode_rgb(content[: len(content) // 2])
+
+
+def decodes_as_pillow(content, **options):
+    assert np.array_equal(decode_pixels(content, **options), np.asarray(decode_rgb(content)))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_every_kind_of_jpeg_decodes_to_pillows_pixels(mode, subsampling, progressive):
+    """Oracle: Pillow. Odd sides, so that blocks and chroma samples hang over the edges."""
+    image = Image.effect_noise((61, 43), 80).convert("RGB").convert(mode)
+    options = {"subsampling": subsampling, "progressive": progressive, "quality": 90}
+    content = encoded(image, "JPEG", **options)
+    decodes_as_pillow(content)
+    decodes_as_pillow(encoded(ramp(61, 43).convert(mode), "JPEG", **options))
+    whole = _ordinary_jpeg(content, 10_000, lambda size: 1)
+    assert (whole is None) == (mode == "CMYK"), "took the other way than expected"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("as_xmp", [False, True])
+def test_an_orientation_is_applied_as_pillow_does(orientation, as_xmp):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="{orientation}"/></x:xmpmeta>'
+    options = {"xmp": xmp.encode()} if as_xmp else {"exif": exif}
+    content = encoded(ramp(24, 16), "JPEG", **options)
+    decodes_as_pillow(content)
+    assert decode_pixels(content).shape == ((24, 16, 3) if orientation >= 5 else (16, 24, 3))
+    assert (_ordinary_jpeg(content, 10_000, lambda size: 1) is None) == (orientation > 1)
+
+
+def test_pixels_of_other_formats_are_pillows():
+    for kind in ("PNG", "WEBP"):
+        decodes_as_pillow(encoded(ramp(), kind))
+    decodes_as_pillow(encoded(ramp(), "JPEG") + b"more after the end")
+
+
+def test_a_large_jpeg_is_refused_before_decoding(monkeypatch):
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("it was decoded"))
+    with pytest.raises(DataError, match="24 x 16 pixels is above the limit of 383"):
+        decode_pixels(encoded(ramp(), "JPEG"), max_pixels=383)
+    header = bytearray(encoded(ramp(), "JPEG"))
+    place = header.index(b"\xff\xc0") + 5
+    header[place : place + 4] = b"\xff\xff\xff\xff"  # says 65535 x 65535
+    with pytest.raises(DataError, match="exceeds limit|above the limit"):
+        decode_pixels(bytes(header))
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_a_reduced_jpeg_has_the_mean_of_its_blocks(reduction):
+    """Oracle: the mean over squares of the image decoded whole, on smooth content."""
+    smooth = Image.effect_noise((8, 8), 60).resize((128, 96), Image.Resampling.BICUBIC)
+    content = encoded(smooth.convert("RGB"), "JPEG", quality=95)
+    pixels = decode_pixels(content, reduction=lambda size: {(128, 96): reduction}[size])
+    squares = decode_pixels(content).reshape(
+        96 // reduction, reduction, 128 // reduction, reduction, 3
+    )
+    assert pixels.shape == (96 // reduction, 128 // reduction, 3)
+    assert np.abs(pixels - squares.mean(axis=(1, 3))).max() < 3
+
+
+def test_whatever_libjpeg_turbo_takes_pillow_takes_alike():
+    """Oracle: Pillow, on a JPEG with bytes that were changed at random, some of it still an image."""
+    draw, outcomes = np.random.default_rng(0), collections.Counter()
+    content = encoded(Image.effect_noise((60, 40), 70).convert("RGB"), "JPEG", quality=80)
+    for _ in range(500):
+        damaged = bytearray(content[: draw.choice([len(content), draw.integers(2, len(content))])])
+        for place in draw.integers(len(damaged), size=draw.integers(0, 3)):
+            damaged[place] = draw.integers(256)
+        try:
+            expected = np.asarray(decode_rgb(bytes(damaged)))
+        except DataError:
+            with pytest.raises(DataError):
+                decode_pixels(bytes(damaged))
+            outcomes["corrupt"] += 1
+        else:
+            assert np.array_equal(decode_pixels(bytes(damaged)), expected)
+            outcomes["image"] += 1
+    assert min(outcomes.values()) > 50
