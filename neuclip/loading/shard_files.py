@@ -50,7 +50,7 @@ class ShardFiles:
         self._records = (
             {} if is_local(shard_uri) else {f.name: f for f in read_manifest(shard_uri).files}
         )
-        self._cache = BoundedCache(cache_folder() / "shards", limit_bytes=int(cache_gb * _GB))
+        self._cache = BoundedCache(cache_folder() / "shards", limit_bytes=round(cache_gb * _GB))
 
     @property
     def are_remote(self) -> bool:

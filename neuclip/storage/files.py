@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import botocore.exceptions
 import fsspec
 
@@ -51,6 +52,10 @@ def _explained(action: str, uri: str) -> Generator[None]:
         )
         message = f"cannot {action} {uri}: no answer from {endpoint}; check the network and AWS_ENDPOINT_URL"
         raise TransientStorageError(message) from error
+    except aiohttp.ClientError as error:
+        raise TransientStorageError(
+            f"cannot {action} {uri}: the answer broke off: {error}"
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"cannot {action} {uri}: the disk is full; free space or choose another root, then run again"

@@ -1,0 +1,45 @@
+"""Shards and their table without the stages: many samples in little time."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from neuclip.index.reader import SampleTable
+from neuclip.shards.tar import TarShard
+from neuclip.stages.ledger import make_ledger
+from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage
+
+
+@dataclass(frozen=True)
+class MadeShards:
+    uri: str
+    table: SampleTable
+
+
+def make_shards(root: str | Path, sizes: list[int], image_of, *, caption_of=str) -> MadeShards:
+    """Commit a shard stage with so many samples in each shard; `image_of(sample_id)` gives the bytes of a JPEG."""
+    places, names = [], [f"shard-{number:06d}.tar" for number in range(len(sizes))]
+
+    def work(workspace) -> Outcome:
+        for name, size in zip(names, sizes, strict=True):
+            with TarShard(workspace.output / name) as tar:
+                for _ in range(size):
+                    places.append(_add(tar, len(places), image_of, caption_of))
+        return Outcome(ledger=make_ledger(sum(sizes), sum(sizes), {}))
+
+    identity = StageIdentity("shard", 1, "shard-key", {}, {}, str(root))
+    commit_stage(identity, work)
+    columns = np.array(places, dtype=np.int64).T
+    shard = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    return MadeShards(identity.uri, SampleTable(names, shard, *columns))
+
+
+def _add(tar: TarShard, sample_id: int, image_of, caption_of) -> tuple[int, int, int, int]:
+    uid = f"{sample_id:032x}"
+    content = image_of(sample_id)
+    record = {"uid": uid, "sample_id": sample_id, "captions": {"alt": [caption_of(sample_id)]}}
+    text = json.dumps(record).encode()
+    image_offset = tar.add(f"{uid}.jpg", content)
+    return image_offset, len(content), tar.add(f"{uid}.json", text), len(text)
