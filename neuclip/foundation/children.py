@@ -120,7 +120,8 @@ def running(
     finally:
         child.end(leash_s=leash_s)
         reader.join(timeout=_TERMINATION_GRACE_S)
-        if process.stdout is not None:
+        # Whoever still holds the other end keeps the reader, and closing would wait for the reader.
+        if process.stdout is not None and not reader.is_alive():
             process.stdout.close()
 
 

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    return supervise(command, leash=leash)
+    return supervise(command, leash=leash, is_rank=options.nodes * options.processes == 1)
 
 
 def ranks_command(options: argparse.Namespace) -> list[str]:

@@ -23,7 +23,7 @@ class _AskedToEnd(BaseException):
     """SIGTERM or SIGINT came."""
 
 
-def supervise(command: Sequence[str], *, leash: int | None) -> int:
+def supervise(command: Sequence[str], *, leash: int | None, is_rank: bool) -> int:
     """Run a program to its end; whatever ends this process or the leash, all processes below end.
 
     SIGUSR1 is handed on to the ranks alone (the program, or what torchrun started): it asks them to save and
@@ -32,6 +32,7 @@ def supervise(command: Sequence[str], *, leash: int | None) -> int:
     Args:
         leash: a file descriptor whose other end the launcher holds; when that is closed, by the launcher's
             death too, the program is ended.
+        is_rank: the program is the only rank, not a launcher of ranks.
     Returns: its exit code, 128 + the signal's number where a signal ended it.
     """
     _become_subreaper()
@@ -46,7 +47,7 @@ def supervise(command: Sequence[str], *, leash: int | None) -> int:
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         del frame
-        for pid in children_of(child.pid) or [child.pid]:
+        for pid in [child.pid] if is_rank else children_of(child.pid):
             _send(pid, signal.Signals(number))
 
     signal.signal(signal.SIGUSR1, hand_on)
