@@ -24,7 +24,7 @@ def scoring_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would spoil weights that FSDP2 puts together here for a later step
 def encode_images(
     towers: Towers, contents: Iterable[bytes], *, batch_size: int
 ) -> tuple[Float[Tensor, "M D"], list[bool]]:
@@ -56,7 +56,7 @@ def encode_images(
     return torch.cat(features), decoded
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would spoil weights that FSDP2 puts together here for a later step
 def encode_texts(towers: Towers, texts: Sequence[str], *, batch_size: int) -> Float[Tensor, "N D"]:
     """Tokenize and encode texts to unit-norm features."""
     features: list[Tensor] = [torch.empty(0, towers.embed_dim)]

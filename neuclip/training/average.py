@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from neuclip.distributed.sharding import like, whole_on_main
+from neuclip.distributed.sharding import drop_whole, like, whole_on_main
 
 
 class WeightAverage:
@@ -21,6 +21,7 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self._model = model
         learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._names = list(learned)
         self._weights: list[Tensor] = list(learned.values())
@@ -61,3 +62,4 @@ class WeightAverage:
             held = weight.clone()
             weight.copy_(average)
             average.copy_(held)
+        drop_whole(self._model)

@@ -9,6 +9,7 @@ from training.micro_batch_cases import make_batch, make_trainer
 
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import NumericsError
+from neuclip.towers.encode import encode_texts
 from neuclip.training.saving import restore_trainer, take_snapshot, write_snapshot
 
 
@@ -28,7 +29,19 @@ def train(settings, steps, **places):
         return _train(world, settings, steps, **places)
 
 
-def _train(world, settings, steps, *, restore=None, save=None):
+def look(trainer):
+    """Features of a batch as scoring takes them, from the published weights."""
+    batch = make_batch(trainer, 99)
+    trainer.towers.model.eval()
+    texts = [f"number {number}" for number in batch.sample_ids.tolist()]
+    with trainer.published_weights(), torch.no_grad():
+        images = trainer.towers.image_features(batch.images)
+        features = images.float(), encode_texts(trainer.towers, texts, batch_size=5)
+    trainer.towers.model.train()
+    return torch.stack(features)
+
+
+def _train(world, settings, steps, *, restore=None, save=None, looks=False):
     """Take the steps of a range, from a checkpoint or from the start; return losses, norms and the weights after.
 
     The losses are those of this rank.
@@ -37,7 +50,10 @@ def _train(world, settings, steps, *, restore=None, save=None):
     if restore is not None:
         restore_trainer(trainer, Path(restore))
     losses, norms = [], []
+    seen = []
     for step in steps:
+        if looks:
+            seen.append(look(trainer))
         batch = make_batch(trainer, step)
         forward = trainer.forward(batch)
         norm, _ = trainer.update(batch, forward)
@@ -57,6 +73,7 @@ def _train(world, settings, steps, *, restore=None, save=None):
         "weights": snapshot and snapshot.weights,
         "folder": folder,
         "own_bytes": own_bytes,
+        "seen": torch.cat(seen, dim=1) if seen else None,
     }
 
 

@@ -59,6 +59,21 @@ def test_fsdp_serves_other_objectives_and_micro_batches(name, micro_batch):
     require_close(ranks[0]["model"], expected["model"], atol=1e-7)
 
 
+@pytest.mark.parametrize("ema_decay", [None, 0.7])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_scoring_on_the_way_sees_the_published_weights_and_changes_nothing(parallel, ema_decay):
+    settings = {**CLIPPED, "ema_decay": ema_decay}
+    expected = train(settings, STEPS, looks=True)
+    laid_out = {**settings, "parallel": parallel}
+    found, unseen = on_two_ranks(laid_out, looks=True), on_two_ranks(laid_out)
+    half = expected["seen"].shape[1] // len(STEPS) // 2
+    for rank, answer in enumerate(found):
+        share = expected["seen"].unflatten(1, (len(STEPS), 2, half))[:, :, rank].flatten(1, 2)
+        torch.testing.assert_close(answer["seen"], share, rtol=0, atol=1e-6)
+        for name, value in unseen[rank]["model"].items():
+            assert torch.equal(answer["model"][name], value), name
+
+
 def test_fsdp_holds_a_share_of_the_weights():
     settings = {"global_batch": 16}
     whole = on_two_ranks(settings, [0])[0]["own_bytes"]
@@ -141,6 +156,7 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(micro_batch, pro
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # dynamo looks at activations
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")
 @pytest.mark.parametrize("more", [{}, {"micro_batch": 8}, {"grad_checkpointing": True}], ids=str)
 def test_compiled_blocks_give_the_losses_of_plain_ones(more):
