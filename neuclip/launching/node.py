@@ -61,7 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--leash"]:
         leash = sys.stdin.fileno()
         given = Leash.model_validate_json(_first_line(leash))
-        os.environ.update(given.environment)
+        for name, value in given.environment.items():
+            os.environ.setdefault(name, value)  # what a machine says of itself stands
         arguments = given.options
     options = _parse(arguments)
     try:

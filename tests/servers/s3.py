@@ -40,18 +40,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def s3_server() -> Generator[str]:
+def s3_server(host: str = HOST) -> Generator[str]:
     """Serve S3 from the memory of a child until the block ends; give its URL."""
     port = free_port()
     child = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)],
+        [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        url = f"http://{HOST}:{port}"
+        url = f"http://{host}:{port}"
         _wait_for(url, child)
         yield url
     finally:
