@@ -34,9 +34,11 @@ SHADOWS = {
 }
 
 
-def make_packed(root):
+def make_packed(root, *, selection_share=0.1):
     return pack(
-        root, [some_pairs(180)], shard=ShardConfig(samples_per_shard=30, selection_share=0.1)
+        root,
+        [some_pairs(180)],
+        shard=ShardConfig(samples_per_shard=30, selection_share=selection_share),
     )
 
 
