@@ -55,7 +55,9 @@ def launch_on_kubernetes(
             logs = stack.enter_context(follow)
         _wait_for_the_last_lines(logs)
     if state == "Failed":
-        raise ChildError(f"Kubernetes job {name} failed; its output is in {program.log_path}")
+        raise ChildError(
+            f"Kubernetes job {name} failed; the end of its log ({program.log_path}):\n{logs.last_lines}"
+        )
 
 
 def manifest(config: LaunchConfig, program: Program, *, name: str, max_restarts: int) -> str:
