@@ -14,7 +14,7 @@ from neuclip.launching.slurm import launch_on_slurm
 log = logging.getLogger(__name__)
 
 _LOOK_FOR_ERRORS_S = 5.0
-_LONGEST_PAUSE_S = 60.0
+_LONGEST_PAUSE_S = 300.0
 
 
 @dataclass
@@ -54,7 +54,8 @@ def launch(config: LaunchConfig, program: Program, restarts: Restarts) -> None:
         if not (has_begun and restarts.left and _may_pass(config, error)):
             raise error
         restarts.add(str(error))
-        time.sleep(min(_LONGEST_PAUSE_S, 2.0**restarts.count))
+        # Soon at first; later a machine that starts anew needs minutes.
+        time.sleep(min(_LONGEST_PAUSE_S, 2.0 * 8 ** (restarts.count - 1)))
 
 
 class _Attempt:
