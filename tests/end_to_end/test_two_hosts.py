@@ -20,7 +20,7 @@ from neuclip.storage.files import exists, list_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LONGER = {"epochs": 6, "loader": {"workers": 0}, "probe": None}
+SETTINGS = {"epochs": 3, "loader": {"workers": 0}, "probe": None}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def packed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(packed, tmp_path_factory):
-    folder, _ = train(tmp_path_factory.mktemp("alone"), packed, make_config(**LONGER))
+    folder, _ = train(tmp_path_factory.mktemp("alone"), packed, make_config(**SETTINGS))
     return metrics(folder)
 
 
@@ -52,7 +52,9 @@ def kill_when(two, name, folder, step):
     """End a machine as soon as a step is logged; return the thread."""
 
     def watch():
-        assert wait_until(lambda: (lines := metrics(folder)) and lines[-1]["step"] >= step)
+        assert wait_until(
+            lambda: (lines := metrics(folder)) and lines[-1]["step"] >= step, seconds=400
+        )
         two.kill(name)
 
     thread = threading.Thread(target=watch)
@@ -64,7 +66,7 @@ def kill_when_saved(two, name, uri):
     """End a machine as soon as there is a checkpoint in object storage; return the thread."""
 
     def watch():
-        assert wait_until(lambda: exists(f"{uri}/checkpoints/{LATEST}"))
+        assert wait_until(lambda: exists(f"{uri}/checkpoints/{LATEST}"), seconds=400)
         two.kill(name)
 
     thread = threading.Thread(target=watch)
@@ -73,7 +75,7 @@ def kill_when_saved(two, name, uri):
 
 
 def test_a_run_on_two_machines_is_the_run_of_one_process(two, packed, alone, tmp_path):
-    folder, manifest = train(tmp_path, packed, make_config(**LONGER, launch=two.launch()))
+    folder, manifest = train(tmp_path, packed, make_config(**SETTINGS, launch=two.launch()))
     assert_same_run(metrics(folder), alone)
     assert manifest.summary["restarts"] == 0
     assert not two.all_pids()
@@ -83,7 +85,7 @@ def test_a_run_on_two_machines_is_the_run_of_one_process(two, packed, alone, tmp
 def test_a_machine_that_is_lost_is_waited_for_and_the_run_goes_on(
     two, packed, alone, tmp_path, caplog, lost
 ):
-    killer = kill_when(two, two.names[lost], tmp_path / "train" / "k", step=20)
+    killer = kill_when(two, two.names[lost], tmp_path / "train" / "k", step=18)
     notes = []
 
     def progress(stage, *, done, total, note=""):
@@ -93,7 +95,7 @@ def test_a_machine_that_is_lost_is_waited_for_and_the_run_goes_on(
         folder, manifest = train(
             tmp_path,
             packed,
-            make_config(**LONGER, launch=two.launch(max_restarts=3)),
+            make_config(**SETTINGS, launch=two.launch(max_restarts=3)),
             progress=progress,
         )
     killer.join()
@@ -114,7 +116,7 @@ def test_machines_that_do_not_meet_are_named(two, packed, tmp_path):
     launch["hosts"] |= {"connect": shut}
     began = time.monotonic()
     with pytest.raises(ChildError) as caught:
-        train(tmp_path, packed, make_config(**LONGER, launch=launch))
+        train(tmp_path, packed, make_config(**SETTINGS, launch=launch))
     message = str(caught.value)
     assert f"did not find each other at {two.net}.1:" in message
     assert f"came: {two.names[0]} ({two.net}.1). Check" in message
@@ -134,7 +136,7 @@ def test_machines_that_share_nothing_but_object_storage(two, packed, alone, tmp_
         launch = two.launch(max_restarts=3)
         launch["hosts"]["connect"] += ["env", f"NEUCLIP_CACHE={tmp_path}/{{host}}"]
         killer = kill_when_saved(two, two.names[0], f"{root}/train/k")
-        _, manifest = train(root, packed, make_config(**LONGER, launch=launch))
+        _, manifest = train(root, packed, make_config(**SETTINGS, launch=launch))
         killer.join()
         uri = f"{root}/train/k"
         assert read_manifest(uri) == manifest
