@@ -1,9 +1,10 @@
 """Run all benchmarks."""
 
-from bench import loading, step
+from bench import step
+from bench.loading import compare
 from bench.objectives import cost
 
 if __name__ == "__main__":
-    loading.main()
+    compare.main()
     cost.main()
     step.main()

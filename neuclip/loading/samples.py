@@ -1,6 +1,5 @@
 """Read, decode and transform the samples of a batch."""
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
@@ -109,17 +109,20 @@ class ShardSamples(Dataset[Batch]):
 
     def _read(self, sample_ids: Sequence[int]) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
         """Yield place, image bytes and metadata record of samples, shard by shard."""
-        table = self._table
+        table, ids = self._table, np.asarray(sample_ids)
         places_of: defaultdict[int, list[int]] = defaultdict(list)
-        for place, sample_id in enumerate(sample_ids):
-            places_of[int(table.shard[sample_id])].append(place)
+        for place, shard in enumerate(table.shard[ids].tolist()):
+            places_of[shard].append(place)
+        columns = (table.image_offset, table.image_size, table.json_offset, table.json_size)
+        lies = list(zip(*(column[ids].tolist() for column in columns), strict=True))
         for shard, places in places_of.items():
-            with self.files.open(table.shards[shard]) as file:
-                for place in places:
-                    at = sample_ids[place]
-                    image = file.read(int(table.image_offset[at]), int(table.image_size[at]))
-                    text = file.read(int(table.json_offset[at]), int(table.json_size[at]))
-                    yield place, image, _record(text, at, file.path)
+            file = self.files.open(table.shards[shard])
+            for place in places:
+                image_offset, image_size, json_offset, json_size = lies[place]
+                image = file.read(image_offset, image_size)
+                record = _record(file.read(json_offset, json_size), sample_ids[place], file.path)
+                yield place, image, record
+        self.files.close_all_but(self.names(list(places_of)))
 
     def _choose_caption(self, record: Mapping[str, Any], *, epoch: int, sample_id: int) -> str:
         """Draw a source among those the sample has, by weight, then one of its captions.
@@ -149,7 +152,7 @@ class ShardSamples(Dataset[Batch]):
 def _record(text: bytes, sample_id: int, path: Path) -> dict[str, Any]:
     """Parse a metadata record and make sure that it is the wanted sample's."""
     try:
-        record: dict[str, Any] = json.loads(text)
+        record: dict[str, Any] = orjson.loads(text)
         found = record["sample_id"]
     except (ValueError, KeyError, TypeError) as error:
         found = f"{text[:40]!r} ({error})"

@@ -49,14 +49,15 @@ class Encoders(nn.Module):
             if name in ("logit_scale", "logit_bias"):  # the objective has the temperature
                 parameter.requires_grad_(False)  # noqa: FBT003  # torch's own signature
         self._towers = towers
-        for name, values in (("mean", towers.mean), ("std", towers.std)):
-            channels = torch.tensor(values, device=towers.device)[:, None, None]
-            self.register_buffer(name, channels, persistent=False)
+        std = 255 * torch.tensor(towers.std, device=towers.device)[:, None, None]
+        mean = 255 * torch.tensor(towers.mean, device=towers.device)[:, None, None]
+        self.register_buffer("pixel_scale", 1 / std, persistent=False)
+        self.register_buffer("pixel_shift", mean / std, persistent=False)
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return unit-norm image and text features [B, D]; 8-bit images are normalised here, on the device."""
         if images.dtype == torch.uint8:
-            images = (images / 255 - self.mean) / self.std
+            images = (images * self.pixel_scale).sub_(self.pixel_shift)
         return self._towers.image_features(images), self._towers.text_features(tokens)
 
 

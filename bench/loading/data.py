@@ -1,0 +1,98 @@
+"""Training shards of photographs of 256 px, committed like the shard stage's, and what both loaders are told."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from neuclip.index.reader import SampleTable
+from neuclip.shards.tar import TarShard
+from neuclip.stages.ledger import make_ledger
+from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
+
+SHARDS, SAMPLES_PER_SHARD, SIDE_PX, QUALITY = 12, 256, 256, 95
+SAMPLES = SHARDS * SAMPLES_PER_SHARD
+PHOTOS = Path(__file__).parents[3] / "shared/data/pairs/zips/grocery-store.zip"
+_WORDS = [
+    "a",
+    "photo",
+    "of",
+    "one",
+    "ripe",
+    "green",
+    "red",
+    "apple",
+    "pear",
+    "milk",
+    "carton",
+    "on",
+    "the",
+    "shelf",
+    "in",
+    "a",
+    "shop",
+    "seen",
+    "from",
+    "above",
+]
+
+
+def commit_shards(root: str, contents: list[bytes]) -> tuple[str, SampleTable]:
+    """Write the shards below a root of any kind; return their folder and where the samples lie."""
+    names = [f"shard-{number:06d}.tar" for number in range(SHARDS)]
+    places = []
+
+    def work(workspace: Workspace) -> Outcome:
+        for name in names:
+            with TarShard(workspace.output / name) as tar:
+                for _ in range(SAMPLES_PER_SHARD):
+                    places.append(_add(tar, len(places), contents[len(places)]))
+        return Outcome(ledger=make_ledger(SAMPLES, SAMPLES, {}))
+
+    identity = StageIdentity("shard", 1, "key", {}, {}, root)
+    commit_stage(identity, work)
+    shard = np.repeat(np.arange(SHARDS, dtype=np.int32), SAMPLES_PER_SHARD)
+    return identity.uri, SampleTable(names, shard, *np.array(places, dtype=np.int64).T)
+
+
+def photographs() -> list[bytes]:
+    """Return JPEG files: photographs of the pairs enlarged to 256 px where they are at hand, else made ones."""
+    return [_encoded(image) for image, _ in zip(_images(), range(SAMPLES), strict=False)]
+
+
+def _images() -> Iterator[Image.Image]:
+    number = 0
+    if PHOTOS.exists():
+        with zipfile.ZipFile(PHOTOS) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".jpg")]
+            for name in names[:: max(1, len(names) // SAMPLES)]:
+                yield Image.open(io.BytesIO(archive.read(name))).convert("RGB")
+                number += 1
+    while True:
+        draw = np.random.default_rng(number)
+        yield Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        number += 1
+
+
+def _encoded(image: Image.Image) -> bytes:
+    factor = SIDE_PX / min(image.size)
+    size = (round(image.width * factor), round(image.height * factor))
+    buffer = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+def _add(tar: TarShard, sample_id: int, content: bytes) -> tuple[int, int, int, int]:
+    draw = np.random.default_rng(sample_id)
+    caption = " ".join(draw.choice(_WORDS, 12))
+    uid = f"{sample_id:032x}"
+    record = {"uid": uid, "sample_id": sample_id, "captions": {"alt": [caption]}}
+    text = json.dumps(record).encode()
+    image_offset = tar.add(f"{uid}.jpg", content)
+    json_offset = tar.add(f"{uid}.json", text)
+    tar.add(f"{uid}.txt", caption.encode())
+    return image_offset, len(content), json_offset, len(text)
