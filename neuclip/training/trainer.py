@@ -42,6 +42,9 @@ class Forward:
 class Encoders(nn.Module):
     """Both towers as one module, so that DDP sees one forward pass."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, towers: Towers) -> None:
         super().__init__()
         self.model = towers.model
