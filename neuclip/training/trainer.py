@@ -42,8 +42,8 @@ class Forward:
 class Encoders(nn.Module):
     """Both towers as one module, so that DDP sees one forward pass."""
 
-    mean: Tensor
-    std: Tensor
+    pixel_scale: Tensor
+    pixel_shift: Tensor
 
     def __init__(self, towers: Towers) -> None:
         super().__init__()
