@@ -14,7 +14,7 @@ from neuclip.launching.slurm import launch_on_slurm
 log = logging.getLogger(__name__)
 
 _LOOK_FOR_ERRORS_S = 5.0
-_LONGEST_PAUSE_S = 300.0
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
 
 
 @dataclass
@@ -44,18 +44,19 @@ def launch(config: LaunchConfig, program: Program, restarts: Restarts) -> None:
 
     Raises: ChildError: if the ranks died too often. The error that a rank wrote down.
     """
-    has_begun = False
+    has_begun, fruitless = False, 0
     while True:
         attempt = _Attempt(config, program, restarts)
         error = attempt.run()
         if error is None:
             return
         has_begun = has_begun or attempt.heard.begun > 0
+        fruitless = 0 if attempt.heard.begun else fruitless + 1
         if not (has_begun and restarts.left and _may_pass(config, error)):
             raise error
         restarts.add(str(error))
-        # Soon at first; later a machine that starts anew needs minutes.
-        time.sleep(min(_LONGEST_PAUSE_S, 2.0 * 8 ** (restarts.count - 1)))
+        # Soon after ranks that were at work; a machine that is itself starting anew needs minutes.
+        time.sleep(min(_LONGEST_PAUSE_S, _SHORTEST_PAUSE_S * 8**fruitless))
 
 
 class _Attempt:
