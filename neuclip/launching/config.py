@@ -9,7 +9,7 @@ from neuclip.foundation.config import Section
 
 Word = Annotated[str, StringConstraints(pattern=r"^[\w.,:=@/+%*\[\]-]+$")]
 """What may stand in a batch script's option: nothing that a shell or Slurm reads as more than one word."""
-Host = Annotated[str, StringConstraints(pattern=r"^[\w.@:-]+$")]
+Host = Annotated[str, StringConstraints(pattern=r"^\w[\w.@:-]*$")]
 _ENDPOINT = re.compile(r"[\w.-]+:\d{1,5}")
 
 

@@ -88,7 +88,7 @@ def _end_all(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         signal_group(child.pid, signal.SIGTERM)
         try:
-            child.wait(GRACE_S)
+            child.wait(GRACE_S + 2)  # torchrun gives its ranks GRACE_S
         except subprocess.TimeoutExpired:
             signal_group(child.pid, signal.SIGKILL)
             child.wait()

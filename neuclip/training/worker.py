@@ -6,7 +6,6 @@ import sys
 
 import torch
 
-from neuclip.distributed.collectives import barrier
 from neuclip.distributed.world import World
 from neuclip.foundation.children import die_with_parent
 from neuclip.foundation.errors import NeuclipError, StoppedError
@@ -54,7 +53,6 @@ def threads_of_a_rank(config: TrainConfig) -> int:
 def _train(job: TrainJob, world: World) -> TrainResult:
     job.run_folder.mkdir(parents=True, exist_ok=True)
     bring_checkpoint(job, world)
-    barrier(world)
     result = train(job, world)
     if world.is_main:
         mirror_run(job)

@@ -29,7 +29,7 @@ def test_the_number_of_ranks(section, ranks):
         ({"hosts": {"names": ["a", "b"], "connect": ["ssh"]}}, "connect has no {host}"),
         ({"hosts": {"names": ["a"], "endpoint": "a"}}, "not of the form address:port"),
         ({"hosts": {"names": []}}, "at least 1 item"),
-        ({"hosts": {"names": ["-oProxyCommand x"]}}, "should match pattern"),
+        ({"hosts": {"names": ["-v"]}}, "should match pattern"),
         ({"slurm": {"options": {"partition": "gpu; rm"}}}, "should match pattern"),
         ({"slurm": {"nodes": 0}}, "greater than or equal to 1"),
         ({"kubernetes": {}}, "image"),
