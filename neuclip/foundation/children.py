@@ -41,11 +41,6 @@ class Child:
         """Tell whether it has not ended yet."""
         return self._process.poll() is None
 
-    @property
-    def last_lines(self) -> str:
-        """The end of its output."""
-        return "\n".join(self._tail)
-
     def let_go(self) -> None:
         """Close its input: a program on a leash ends itself and all below it then."""
         if self._process.stdin is not None:
@@ -61,7 +56,7 @@ class Child:
         if code:
             raise ChildError(
                 f"{self.name} ended with {_how(code)}; the end of its log ({self._log_path}):\n"
-                + self.last_lines
+                + "\n".join(self._tail)
             )
 
     def drain(self, on_line: Callable[[str], None] | None) -> None:

@@ -3,8 +3,10 @@
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 
 from neuclip.foundation.children import Child, running
 from neuclip.foundation.errors import ChildError
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.5
 _ENDED = ("Complete", "Failed")
 _LONGEST_LOG_S = 10.0
+_SHOWN_LINES = 12
 
 
 def launch_on_kubernetes(
@@ -37,6 +40,13 @@ def launch_on_kubernetes(
     name = f"neuclip-{program.name}"
     text = manifest(config, program, name=name, max_restarts=max_restarts)
     kubectl = ["kubectl", f"--namespace={kubernetes.namespace}"]
+    last: deque[str] = deque(maxlen=_SHOWN_LINES)
+
+    def on_line(line: str) -> None:
+        last.append(line)
+        program.on_line(line)
+
+    heard = replace(program, on_line=on_line)
     with _created(kubectl, text), ExitStack() as stack:
         log.info("created Kubernetes job %s in %s", name, kubernetes.namespace)
         poll = Poll(
@@ -48,15 +58,16 @@ def launch_on_kubernetes(
             on_tick()
             if state == "running" and (logs is None or not logs.is_running):
                 lines = -1 if logs is None else 0  # after a break only what is new
-                follow = _logs(kubectl, name, program, pods=kubernetes.pods, lines=lines)
+                follow = _logs(kubectl, name, heard, pods=kubernetes.pods, lines=lines)
                 logs = stack.enter_context(follow)
         if logs is None:  # it has ended between two looks
-            follow = _logs(kubectl, name, program, pods=kubernetes.pods, lines=-1)
+            follow = _logs(kubectl, name, heard, pods=kubernetes.pods, lines=-1)
             logs = stack.enter_context(follow)
         _wait_for_the_last_lines(logs)
     if state == "Failed":
         raise ChildError(
-            f"Kubernetes job {name} failed; the end of its log ({program.log_path}):\n{logs.last_lines}"
+            f"Kubernetes job {name} failed; the end of its log ({program.log_path}):\n"
+            + "\n".join(last)
         )
 
 

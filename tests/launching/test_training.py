@@ -41,7 +41,7 @@ def test_a_preempted_slurm_job_saves_and_goes_on(packed, alone, tmp_path, monkey
     def preempt():
         wait_until(lambda: (lines := metrics(run)) and lines[-1]["step"] >= 19, seconds=400)
         for process in cluster.processes():
-            if "neuclip.launching.node" in process.cmdline():
+            if process.cmdline()[1:3] == ["-m", "neuclip.launching.node"]:
                 process.send_signal(signal.SIGUSR1)
 
     threading.Thread(target=preempt).start()
@@ -62,7 +62,9 @@ def test_two_pods_lose_one_and_go_on(packed, alone, tmp_path, monkeypatch):
 
     def lose_a_pod():
         wait_until(lambda: (lines := metrics(run)) and lines[-1]["step"] >= 19, seconds=400)
-        pods = [p for p in cluster.processes() if "neuclip.launching.node" in p.cmdline()]
+        pods = [
+            p for p in cluster.processes() if p.cmdline()[1:3] == ["-m", "neuclip.launching.node"]
+        ]
         lost = max(pods, key=lambda pod: pod.pid)
         for process in [lost, *lost.children(recursive=True)]:
             try:
