@@ -9,6 +9,7 @@ NeuclipError                exit code 1
 ├── ShapeError              1  tensors that do not fit together
 ├── NumericsError           1  a loss or gradient that is not finite, or a spike
 ├── StoppedError            1  work that was asked to stop, and can go on from where it saved
+│   └── BudgetError         1  work that has used up its budget
 └── ChildError              1  a child process failed
 TransientError              mixin: the same call may succeed later; only these are retried
 
@@ -59,6 +60,10 @@ class NumericsError(NeuclipError):
 
 class StoppedError(NeuclipError):
     """Work was asked to stop by a signal or its budget; run again, it goes on from where it saved."""
+
+
+class BudgetError(StoppedError):
+    """Work has cost what the recipe allows; nothing starts it again by itself."""
 
 
 class ChildError(NeuclipError):

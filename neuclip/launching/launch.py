@@ -4,7 +4,13 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-from neuclip.foundation.errors import ChildError, NeuclipError, StoppedError, is_transient
+from neuclip.foundation.errors import (
+    BudgetError,
+    ChildError,
+    NeuclipError,
+    StoppedError,
+    is_transient,
+)
 from neuclip.launching.agents import launch_agents
 from neuclip.launching.config import LaunchConfig
 from neuclip.launching.kubernetes import launch_on_kubernetes
@@ -125,5 +131,6 @@ def _launcher(config: LaunchConfig) -> Launcher:
 def _may_pass(config: LaunchConfig, error: NeuclipError) -> bool:
     """Tell whether a new attempt makes sense; a cluster stops ranks to let others in, a person to end them."""
     if isinstance(error, StoppedError):
-        return config.slurm is not None or config.kubernetes is not None
+        on_a_cluster = config.slurm is not None or config.kubernetes is not None
+        return on_a_cluster and not isinstance(error, BudgetError)
     return isinstance(error, ChildError) or is_transient(error)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neuclip.distributed.collectives import all_gather, all_reduce_mean_, barrier
 from neuclip.distributed.world import World
-from neuclip.foundation.errors import IntegrityError, NumericsError, StoppedError
+from neuclip.foundation.errors import BudgetError, IntegrityError, NumericsError, StoppedError
 from neuclip.loading.batches import load_batches
 from neuclip.loading.samples import Batch
 from neuclip.training.checkpointing import Checkpoints, restore_latest
@@ -25,6 +25,8 @@ from neuclip.training.metrics import MetricsLog, device_hours_so_far
 from neuclip.training.parts import Parts, does_not_fit, make_parts
 from neuclip.training.probe import NormalizerProbe
 from neuclip.training.trainer import Forward
+
+_A_SIGNAL = "a signal"
 
 
 def train(job: TrainJob, world: World) -> TrainResult:
@@ -146,7 +148,7 @@ class _Run:
         self.loss, stopped, spent, self.is_due = all_reduce_mean_(told, self.world).tolist()
         if stopped or spent:
             budget = self.config.telemetry.budget
-            self.asked_to_stop = "a signal" if stopped else f"its budget of {budget:g}"
+            self.asked_to_stop = _A_SIGNAL if stopped else f"its budget of {budget:g}"
 
     def _pass_over(self, batch: Batch, error: NumericsError) -> bool:
         """Leave out a bad batch as the recipe says; return whether the weights went back to a checkpoint.
@@ -257,7 +259,8 @@ class _Run:
         if self.checkpoints.step != step:
             self.checkpoints.save(score=None)
         self.checkpoints.wait()
-        raise StoppedError(
+        kind = StoppedError if self.asked_to_stop == _A_SIGNAL else BudgetError
+        raise kind(
             f"stopped by {self.asked_to_stop} at step {step}; run again to resume from there"
         )
 
@@ -289,4 +292,4 @@ class _Run:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self.asked_to_stop = "a signal"
+        self.asked_to_stop = _A_SIGNAL

@@ -9,7 +9,7 @@ import pytest
 from launching.clusters import Cluster
 from launching.programs import BEGIN, ENDLESS, is_gone, times_begun, wait_until
 
-from neuclip.foundation.errors import ChildError, ConfigError, StoppedError
+from neuclip.foundation.errors import BudgetError, ChildError, ConfigError, StoppedError
 from neuclip.launching import programs
 from neuclip.launching.config import LaunchConfig
 from neuclip.launching.slurm import batch_script
@@ -74,17 +74,25 @@ def test_a_job_that_fails_is_submitted_again(told, slurm):
         launch(told, BEGIN + "import sys; print('oh no'); sys.exit(3)", max_restarts=0)
 
 
-def test_ranks_that_were_asked_to_stop_are_started_again(told, slurm):
+@pytest.mark.parametrize("error", [StoppedError, BudgetError])
+def test_ranks_that_a_cluster_stopped_are_started_again_but_not_beyond_the_budget(
+    told, slurm, error
+):
     """A cluster stops ranks to let others in; they save, write it down and end well."""
 
     class Rank(list):
         def append(self, line):
             super().append(line)
             if line == "saved":
-                told.errors.append(StoppedError("stopped by a signal at step 7"))
+                told.errors.append(error("stopped at step 7"))
 
     told.lines = Rank()
-    assert launch(told, times_begun(told.folder) + "if n < 2: print('saved')") == 1
+    code = times_begun(told.folder) + "if n < 2: print('saved')"
+    if error is StoppedError:
+        assert launch(told, code) == 1
+    else:
+        with pytest.raises(BudgetError, match="stopped at step 7"):
+            launch(told, code)
 
 
 def test_a_job_that_vanishes_is_told(told, slurm, monkeypatch):
