@@ -24,7 +24,7 @@ sys.path.append(str(Path(__file__).parents[2] / "tests"))  # its S3 server
 
 from servers.s3 import KEYS, make_bucket, s3_server
 
-REPEATS, WORKERS_OF_REMOTE = 5, 1
+REPEATS, WORKERS_OF_REMOTE = 3, 1
 
 
 def main() -> None:

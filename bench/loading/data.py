@@ -14,7 +14,7 @@ from neuclip.shards.tar import TarShard
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 
-SHARDS, SAMPLES_PER_SHARD, SIDE_PX, QUALITY = 12, 256, 256, 95
+SHARDS, SAMPLES_PER_SHARD, SIDE_PX, QUALITY = 12, 128, 256, 95
 SAMPLES = SHARDS * SAMPLES_PER_SHARD
 PHOTOS = Path(__file__).parents[3] / "shared/data/pairs/zips/grocery-store.zip"
 _WORDS = [

@@ -88,12 +88,12 @@ def read_ours(samples: ShardSamples) -> int:
 
 
 def read_webdataset(folder: Path) -> int:
-    """Read an epoch by a webdataset iterator without decoding; return its samples."""
+    """Read an epoch by a webdataset iterator without decoding, shuffled as open_clip does; return its samples."""
     shards = sorted(map(str, folder.glob("shard-*.tar")))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reader = wds.WebDataset(shards, shardshuffle=False, empty_check=False)
-        return sum(1 for sample in reader if json.loads(sample["json"]))
+        return sum(1 for sample in reader.shuffle(5000, initial=1000) if json.loads(sample["json"]))
 
 
 def _order() -> BatchOrder:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.towers.config import ModelConfig
+from neuclip.towers.words import bound_memory
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -146,6 +147,7 @@ def build_from_folder(
             pretrained_text=False,
         )
         tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+        bound_memory(tokenize)
     # The form that JSON gives it, so that towers are the same before and after a folder.
     preprocess = json.loads(json.dumps(cast("Any", model.visual).preprocess_cfg))
     size = preprocess["size"]

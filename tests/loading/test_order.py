@@ -80,3 +80,12 @@ def test_impossible_batches_are_refused(sizes, streams, batch, message):
 def test_ranks_must_divide_the_streams():
     with pytest.raises(ConfigError, match="streams 4 cannot be shared out to 3 ranks"):
         make([30]).batch(0, rank=0, size=3)
+
+
+def test_fewer_shards_than_streams_is_no_matter():
+    """Streams are runs of the sequence of samples, so several may lie in one shard."""
+    order = make([41], streams=8, per_stream=2)
+    visits = Counter(pair for step in range(3) for pair in order.batch(step))
+    assert sorted(sample for epoch, sample in visits if epoch == 0) == list(range(41))
+    assert max(visits.values()) == 1
+    assert order.shards_ahead(0) == [0]
