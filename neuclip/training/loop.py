@@ -12,7 +12,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from neuclip.distributed.collectives import all_gather, all_reduce_mean_, barrier
+from neuclip.distributed.collectives import all_gather, all_reduce_mean_
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import BudgetError, IntegrityError, NumericsError, StoppedError
 from neuclip.loading.batches import load_batches
@@ -22,6 +22,7 @@ from neuclip.training.held_out import HeldOut
 from neuclip.training.job import PROGRESS_MARK, TrainJob, TrainResult
 from neuclip.training.meter import Meter, forward_flops
 from neuclip.training.metrics import MetricsLog, device_hours_so_far
+from neuclip.training.mirror import bring_checkpoint
 from neuclip.training.parts import Parts, does_not_fit, make_parts
 from neuclip.training.probe import NormalizerProbe
 from neuclip.training.trainer import Forward
@@ -160,7 +161,7 @@ class _Run:
             raise error
         if policy == "roll_back":
             self.checkpoints.wait()
-            barrier(self.world)  # what the main rank wrote is there for all
+            bring_checkpoint(self.job, self.world, main_has_it=True)
             passed_over = list(trainer.guard.passed_over)
             if not restore_latest(trainer, self.job):
                 raise error

@@ -38,13 +38,15 @@ def mirror_run(job: TrainJob) -> None:
             remove(join(job.mirror_uri, name))
 
 
-def bring_checkpoint(job: TrainJob, world: World) -> None:
+def bring_checkpoint(job: TrainJob, world: World, *, main_has_it: bool = False) -> None:
     """Put the checkpoint that the main rank goes on from into every machine's run folder; every rank calls it.
 
+    Args:
+        main_has_it: the run is at work, so the main rank's folder is the newest.
     Raises: CheckpointError: on a machine that has another one, or none.
     """
     pointer = job.run_folder / _POINTER
-    if world.is_main and job.mirror_uri is not None:
+    if world.is_main and job.mirror_uri is not None and not main_has_it:
         _fetch_run(job.mirror_uri, job.run_folder)
     named = gather_objects(_content(pointer), world)[0]
     if job.mirror_uri is not None and world.local_rank == 0 and not world.is_main:
