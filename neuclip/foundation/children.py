@@ -60,9 +60,11 @@ class Child:
             )
 
     def drain(self, on_line: Callable[[str], None] | None) -> None:
-        """Copy its output to the log until there is no more."""
-        with self._log_path.open("a", encoding="utf-8") as log_file:
-            for line in self._process.stdout or ():
+        """Copy its output to the log until nobody holds the other end any more."""
+        output = self._process.stdout
+        assert output is not None
+        with output, self._log_path.open("a", encoding="utf-8") as log_file:
+            for line in output:
                 log_file.write(line)
                 log_file.flush()
                 self._tail.append(line.rstrip())
@@ -120,9 +122,6 @@ def running(
     finally:
         child.end(leash_s=leash_s)
         reader.join(timeout=_TERMINATION_GRACE_S)
-        # Whoever still holds the other end keeps the reader, and closing would wait for the reader.
-        if process.stdout is not None and not reader.is_alive():
-            process.stdout.close()
 
 
 def run_child(

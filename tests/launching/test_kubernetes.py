@@ -74,7 +74,7 @@ def test_a_job_that_fails_is_created_again(told, kubernetes):
     assert launch(told, code) == 1
     assert "oh no" in told.lines
     code = BEGIN + "import sys; print('oh no'); sys.exit(3)"
-    with pytest.raises(ChildError, match=r"Kubernetes job neuclip-abc1 failed; .*\noh no"):
+    with pytest.raises(ChildError, match=r"Kubernetes job neuclip-abc1 failed; .*\n@begun\noh no"):
         launch(told, code, max_restarts=0)
 
 
