@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launching.namespaces import machines
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_HOME,
@@ -204,3 +205,35 @@ def test_only_transient_errors_are_tried_again(monkeypatch, error, calls):
     state = at_once(None, "curate", force=False, return_state=True)
     assert len(seen) == calls
     assert state.is_completed() is (calls == 2)
+
+
+def test_training_on_two_machines_shows_and_cancelling_leaves_no_process_on_either(
+    server: PrefectServer, small_run, journey
+):
+    """One machine is lost in between. Oracle: the processes of two network namespaces."""
+    with machines(2) as two:
+        endless = {
+            **small_run,
+            "train.epochs": 5000,
+            "train.save_every_steps": 20,
+            "train.loader.workers": 1,
+            "train.launch": two.launch(),
+        }
+        run_id = server.begin("train/neuclip", recipe=RECIPE, overrides=endless)
+
+        def shown() -> str:
+            return server.artifacts(run_id).get("train-progress", {}).get("description") or ""
+
+        wait_for(lambda: "samples/s" in shown(), seconds=180, name="progress of training")
+        assert all(two.pids(name) for name in two.names)
+        two.kill(two.names[1])
+        wait_for(lambda: "restarts 1" in shown(), seconds=180, name="progress after a restart")
+        running = descendants(server.worker.pid)
+        server.cli("flow-run", "cancel", run_id)
+        assert server.end_of(run_id)["type"] == "CANCELLED"
+        wait_for(lambda: not two.all_pids(), seconds=60, name="the end of both machines' processes")
+        wait_for(
+            lambda: not [pid for pid, command in running.items() if _command(pid) == command],
+            seconds=60,
+            name="the end of all processes of the run",
+        )
