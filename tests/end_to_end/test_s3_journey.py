@@ -23,7 +23,7 @@ from neuclip.towers.folder import load_towers
 
 pytestmark = [pytest.mark.slow, pytest.mark.s3, pytest.mark.timeout(900)]
 
-LONGER = {"train__epochs": 12, "train__lr": 2e-3}
+LONGER = {"train__epochs": 12, "train__lr": 2e-3, "train__launch__max_restarts": 0}
 """A hundred steps, a checkpoint after every fourth: time enough to be killed."""
 
 
