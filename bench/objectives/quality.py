@@ -58,7 +58,7 @@ STUDIES: dict[str, tuple[int, int, tuple[str, ...]]] = {
 }
 # Learned temperature with rho, small batches, many passes: where the published advantage should be.
 LONG_COUNT, LONG_EPOCHS, LONG_BATCHES = 4_000, 10, (16, 64)
-LONG_RATES, LONG_RHOS = (1e-3, 2e-3, 5e-4), (4.0, 6.0, 7.0)
+LONG_RATES, LONG_RHOS = (1e-3, 2e-3), (4.0, 6.0, 7.0)
 TEMPERATURE_LR = 5e-3
 LONG_OBJECTIVES: dict[str, Settings] = {
     "openclip": {"name": "openclip"},
