@@ -1,5 +1,6 @@
 """Oracle: a run that nothing disturbed; killed runs must end with the same bits."""
 
+import contextlib
 import random
 import threading
 import time
@@ -24,41 +25,54 @@ class Killer(threading.Thread):
 
     def __init__(self, folder, *, kills, last_step, seed):
         super().__init__(daemon=True)
-        self.folder, self.in_mid_checkpoint = folder, 0
+        self.folder, self.in_mid_checkpoint, self.killed_at = folder, 0, 0.0
         draw = random.Random(seed)
         self.moments = sorted(draw.sample(range(2, last_step), kills))
         self.draw, self.steps, self.deadline = draw, [], time.monotonic() + DEADLINE_S
 
     def run(self):
         for number, step in enumerate(self.moments):
-            in_mid_checkpoint = number % 2 == 1
-            while not self.is_time(step, in_mid_checkpoint=in_mid_checkpoint):
+            while not (self.is_time(step, in_mid_checkpoint=number % 2 == 1) and self.kill_one()):
                 if time.monotonic() > self.deadline:
                     return
                 time.sleep(0.002)
-            self.kill_one(step)
+            self.steps.append(step)
 
     def is_time(self, step, *, in_mid_checkpoint):
         if in_mid_checkpoint and not any(self.unfinished()):
             return False
+        log = self.folder / "metrics.jsonl"
+        if not log.exists() or log.stat().st_mtime < self.killed_at:
+            return False  # these are the lines of the run that was killed last
         lines = metrics(self.folder)
         return bool(lines) and lines[-1]["step"] >= step
 
     def unfinished(self):
         return (self.folder / "checkpoints").glob(".unfinished-*/*")
 
-    def kill_one(self, step):
-        victims = [process for process in ranks() if process.children()] or ranks()
+    def kill_one(self):
+        """Kill one rank, chosen at random; return whether there was one."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return self._kill_one()
+        return False
+
+    def _kill_one(self):
+        alive = [process for process in ranks() if is_alive(process)]
+        loaders = {child.pid for process in alive for child in process.children()}
+        victims = [process for process in alive if process.pid not in loaders]
         if not victims:
-            return
-        victim = self.draw.choice(victims)
-        try:
-            victim.kill()
-            psutil.wait_procs([victim], timeout=20)
-        except psutil.NoSuchProcess:
-            return
-        self.steps.append(step)
+            return False
+        self.draw.choice(victims).kill()
+        self.killed_at = time.time()
         self.in_mid_checkpoint += any(self.unfinished())
+        return True
+
+
+def is_alive(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def digests(folder):
