@@ -6,10 +6,10 @@ from pathlib import Path
 
 from neuclip.foundation.errors import CheckpointError, DataError
 from neuclip.foundation.progress import Progress
+from neuclip.loading.selection_split import Pair, read_selection_split
 from neuclip.selection.choose import choose
 from neuclip.selection.config import SelectConfig
 from neuclip.selection.score import CheckpointScore, score_towers
-from neuclip.loading.selection_split import Pair, read_selection_split
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.files import get_file, list_folders, sha256_of
