@@ -58,6 +58,7 @@ def test_what_a_program_leaves_behind_is_ended_with_it(told):
     assert all(is_gone(pid) for pid in told.pids())
 
 
+@pytest.mark.slow
 def test_a_node_program_that_is_killed_takes_its_rank_along(told):
     def kill():
         wait_until(told.pids)
