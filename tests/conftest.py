@@ -1,8 +1,16 @@
 """Fixtures of several rooms."""
 
+import signal
 import subprocess
 
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_are_heard():
+    """A shell starts what runs in its background deaf to SIGINT, and programs started from there inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
