@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+# Two test processes; the tests of a file share its servers, so they stay together.
+PARALLEL ?= --numprocesses 2 --dist loadfile
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
@@ -27,10 +29,10 @@ demo: $(STAMP) ## the whole journey on a made web, in minutes on two cores
 	$(RUN)/neuclip demo
 
 test: $(STAMP) ## the tests, without the slow ones
-	$(RUN)/python -m pytest -m "not slow and not gpu"
+	$(RUN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
 
 test-all: $(STAMP) ## all tests
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest $(PARALLEL)
 
 check: $(STAMP) ## format, lint, types, import contract
 	$(RUN)/ruff format --check .

@@ -19,10 +19,6 @@ _PR_SET_CHILD_SUBREAPER = 36
 _TICK_S = 0.1
 
 
-class _AskedToEnd(BaseException):
-    """SIGTERM or SIGINT came."""
-
-
 def supervise(command: Sequence[str], *, leash: int | None, is_rank: bool) -> int:
     """Run a program to its end; whatever ends this process or the leash, all processes below end.
 
@@ -36,8 +32,16 @@ def supervise(command: Sequence[str], *, leash: int | None, is_rank: bool) -> in
     Returns: its exit code, 128 + the signal's number where a signal ended it.
     """
     _become_subreaper()
+    asked: list[
+        int
+    ] = []  # not an exception: a second signal, srun's own after scancel's, would break into the end
+
+    def ask_to_end(number: int, frame: FrameType | None) -> None:
+        del frame
+        asked.append(number)
+
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _ask_to_end)
+        signal.signal(number, ask_to_end)
     child = subprocess.Popen(  # noqa: S603  # a list of words, no shell
         list(command),
         stdin=subprocess.DEVNULL,
@@ -51,14 +55,9 @@ def supervise(command: Sequence[str], *, leash: int | None, is_rank: bool) -> in
             _send(pid, signal.Signals(number))
 
     signal.signal(signal.SIGUSR1, hand_on)
-    try:
-        _wait(child, leash)
-    except _AskedToEnd:
-        pass
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_IGN)
-        _end_all(child)
+    _wait(child, leash, asked)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    _end_all(child)
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
@@ -75,8 +74,8 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def _wait(child: subprocess.Popen[bytes], leash: int | None) -> None:
-    while child.poll() is None:
+def _wait(child: subprocess.Popen[bytes], leash: int | None, asked: Sequence[int]) -> None:
+    while child.poll() is None and not asked:
         if leash is None:
             time.sleep(_TICK_S)
         elif select.select([leash], [], [], _TICK_S)[0] and not os.read(leash, 4096):
@@ -112,11 +111,6 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
-
-
-def _ask_to_end(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise _AskedToEnd
 
 
 def _in_the_child() -> None:

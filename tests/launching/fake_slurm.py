@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 FOLDER = Path(os.environ["FAKE_SLURM"])
+KILL_WAIT_S = 30  # Slurm's own default
 PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "srun")
 
 
@@ -83,12 +84,16 @@ def state_of(arguments):
 def scancel(arguments):
     folder = FOLDER / f"job-{arguments[-1]}"
     (folder / "state").write_text("CANCELLED")
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(int((folder / "pid").read_text()), number)
-        except (FileNotFoundError, ProcessLookupError):
-            return
-        time.sleep(2)
+    try:
+        group = int((folder / "pid").read_text())
+        os.killpg(group, signal.SIGTERM)
+        end = time.monotonic() + KILL_WAIT_S
+        while time.monotonic() < end:
+            os.killpg(group, 0)
+            time.sleep(0.1)
+        os.killpg(group, signal.SIGKILL)
+    except (FileNotFoundError, ProcessLookupError):
+        return
 
 
 def scontrol(arguments):

@@ -40,6 +40,23 @@ def test_the_launchers_own_end_is_the_end_of_all(tmp_path, number):
     assert wait_until(lambda: all(is_gone(pid) for pid in below))
 
 
+def test_a_second_signal_does_not_break_into_the_end():
+    """What srun does: it hands on a signal that its tasks have had already."""
+    words = ["--processes=1", "--", "-c", ENDLESS]
+    node = subprocess.Popen(
+        [sys.executable, "-m", "neuclip.launching.node", *words], stdout=subprocess.PIPE, text=True
+    )
+    pids = []
+    while len(pids) < 2:
+        pids = [int(word) for word in node.stdout.readline().split()[1:]]
+    while node.poll() is None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            node.send_signal(number)
+    node.stdout.close()
+    assert len(pids) == 2
+    assert all(is_gone(pid) for pid in pids)
+
+
 def test_an_exception_in_the_launcher_is_the_end_of_all(told):
     def interrupt():
         wait_until(told.pids)

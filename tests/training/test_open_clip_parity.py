@@ -61,11 +61,14 @@ def open_clips_losses(monkeypatch, tmp_path):
 
     root = logging.getLogger()
     handlers, level = [*root.handlers], root.level
+    levels = {name: logging.getLogger(name).level for name in root.manager.loggerDict}
     yield run
     for handler in {*root.handlers} - {*handlers}:
         root.removeHandler(handler)
         handler.close()
     root.setLevel(level)
+    for name in root.manager.loggerDict:  # open_clip's main makes every logger there is talk
+        logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
 
 
 @pytest.mark.parametrize(
