@@ -28,6 +28,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## the whole journey on a made web, in minutes on two cores
 	$(RUN)/neuclip demo
 
+test test-all: export OMP_NUM_THREADS := 1 # threads that wait for each other would take the other process's core
+
 test: $(STAMP) ## the tests, without the slow ones
 	$(RUN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
 

@@ -63,21 +63,21 @@ class BoundedCache:
                 arrived.unlink(missing_ok=True)
 
     def _keep(self, arrived: Path, path: Path) -> None:
-        """Make a file one of the cache's, and remove the least recently used ones until all fit."""
+        """Remove the least recently used files until one more fits, and make it one of the cache's."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(self._locks / "room"):
-            arrived.replace(path)
-            _touch(path)
             uses = sorted(
                 (entry.stat().st_mtime_ns, entry.stat().st_size, entry.path)
                 for entry in os.scandir(self._files)
             )
-            total_bytes = sum(size for _, size, _ in uses)
+            total_bytes = arrived.stat().st_size + sum(size for _, size, _ in uses)
             for _, size, name in uses:
-                if total_bytes <= self._limit_bytes or name == str(path):
-                    return
+                if total_bytes <= self._limit_bytes:
+                    break
                 Path(name).unlink()
                 total_bytes -= size
+            arrived.replace(path)
+            _touch(path)
 
 
 def _get_checked(uri: str, path: Path, *, size_bytes: int, sha256: str) -> None:
