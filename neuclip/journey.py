@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from neuclip.acquire import config as acquire
 from neuclip.captions import config as captions
 from neuclip.curate import config as curate
+from neuclip.curate.scores import ModelScore
 from neuclip.demo.config import DEMO_VERSION
 from neuclip.evaluation import config as evaluation
 from neuclip.foundation.config import Section
@@ -48,7 +49,7 @@ _ABOVE: dict[str, tuple[str, ...]] = {
     "curate": ("acquire",),
     "caption": ("acquire", "curate"),
     "shard": ("acquire", "caption"),
-    "index": ("caption", "shard"),
+    "index": ("shard",),
     "train": ("caption", "shard", "index"),
     "select": ("shard", "train"),
     "evaluate": ("select",),
@@ -65,7 +66,7 @@ _VERSION = {
     "evaluate": evaluation.STAGE_VERSION,
     "publish": publishing.STAGE_VERSION,
 }
-_SEEDED = ("shard", "train")
+_SEEDED = ("curate", "shard", "train")
 
 
 class StagePlan(BaseModel):
@@ -239,18 +240,45 @@ def _outside_inputs(recipe: Recipe, stage: str) -> dict[str, str]:
     """Return the fingerprints of the inputs that no stage makes."""
     if stage == "acquire":
         return {"table": _fingerprint(recipe, recipe.acquire.table, acquire.TABLE_SUFFIXES)}
+    if stage == "curate":
+        return _curate_inputs(recipe) | _set_inputs(recipe, _kept_out_sets(recipe))
     if stage == "evaluate":
-        sets = recipe.evaluate.sets
-        names = [name_of(uri) for uri in sets]
-        if len(set(names)) < len(names):
-            raise ConfigError(
-                f"evaluate.sets names two sets alike: {', '.join(sorted(names))}; give their folders different names"
-            )
-        return {
-            name: _fingerprint(recipe, uri, evaluation.SET_SUFFIXES)
-            for name, uri in zip(names, sets, strict=True)
-        }
+        return _set_inputs(recipe, recipe.evaluate.sets)
     return {}
+
+
+def _curate_inputs(recipe: Recipe) -> dict[str, str]:
+    """Return the fingerprints of the files and models that rules and scores name."""
+    inputs = {
+        f"{rule.kind} {uri}": _fingerprint(recipe, uri, suffixes)
+        for rule in recipe.curate.rules
+        for uri, suffixes in curate.files_of(rule)
+    }
+    return inputs | {
+        f"score {score.name}": _fingerprint(recipe, score.model, curate.MODEL_SUFFIXES)
+        for score in recipe.curate.scores
+        if isinstance(score, ModelScore)
+    }
+
+
+def _kept_out_sets(recipe: Recipe) -> list[str]:
+    """Return the evaluation sets whose pairs curate drops."""
+    decontaminate = recipe.curate.decontaminate
+    if decontaminate is None:
+        return []
+    return recipe.evaluate.sets if decontaminate.sets is None else decontaminate.sets
+
+
+def _set_inputs(recipe: Recipe, sets: list[str]) -> dict[str, str]:
+    names = [name_of(uri) for uri in sets]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"two evaluation sets are called alike: {', '.join(sorted(names))}; give their folders different names"
+        )
+    return {
+        name: _fingerprint(recipe, uri, evaluation.SET_SUFFIXES)
+        for name, uri in zip(names, sets, strict=True)
+    }
 
 
 def _fingerprint(recipe: Recipe, uri: str, suffixes: tuple[str, ...]) -> str:
@@ -302,14 +330,26 @@ def _differences(
         old, new = was.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _differences(old, new, f"{prefix}{name}.")
+        elif isinstance(old, list) and isinstance(new, list):
+            yield from _differences(_labelled(old), _labelled(new), f"{prefix}{name}.")
         elif old != new:
             yield f"{prefix}{name}", old, new
+
+
+def _labelled(items: list[Any]) -> dict[str, Any]:
+    """Return a list's items by the name or kind they have, else by their place."""
+    return {
+        str(item.get("name") or item.get("kind") or place)
+        if isinstance(item, dict)
+        else str(place): item
+        for place, item in enumerate(items)
+    }
 
 
 @contextmanager
 def _made_web(recipe: Recipe, stage: str, *, is_needed: bool) -> Generator[None]:
     """Draw the demo's pictures and serve them while acquire runs; the evaluation sets are drawn with them."""
-    if recipe.demo is None or not is_needed or stage not in ("acquire", "evaluate"):
+    if recipe.demo is None or not is_needed or stage not in ("acquire", "curate", "evaluate"):
         yield
         return
     from neuclip.demo.server import serving
@@ -342,7 +382,7 @@ def _work(  # noqa: PLR0911  # one return a stage
         case "curate":
             from neuclip.curate.run import run_curate
 
-            return run_curate(recipe.curate, acquire_uri=uri["acquire"], **common)
+            return run_curate(recipe.curate, seed=recipe.seed, acquire_uri=uri["acquire"], **common)
         case "caption":
             from neuclip.captions.run import run_caption
 
@@ -355,16 +395,16 @@ def _work(  # noqa: PLR0911  # one return a stage
             return run_shard(
                 recipe.shard,
                 seed=recipe.seed,
+                root=recipe.root,
                 acquire_uri=uri["acquire"],
                 caption_uri=uri["caption"],
+                force=force,
                 **common,
             )
         case "index":
             from neuclip.index.run import run_index
 
-            return run_index(
-                recipe.index, shard_uri=uri["shard"], caption_uri=uri["caption"], **common
-            )
+            return run_index(recipe.index, shard_uri=uri["shard"], force=force, **common)
         case "train":
             from neuclip.training.run import run_train
 

@@ -1,7 +1,7 @@
 """The recipe: one frozen model of everything a run is made of, from YAML and overrides."""
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -101,16 +101,37 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def _set(content: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401  # any YAML value
     *sections, field = dotted.split(".")
-    place = content
-    for depth, section in enumerate(sections):
+    place: dict[str, Any] = content
+    names = iter(enumerate(sections, start=1))
+    for depth, section in names:
         inner = place.setdefault(section, {})
+        if isinstance(inner, list):
+            _, label = next(names, (0, field))
+            inner = _labelled(
+                cast("list[Any]", inner), label, f"{dotted}: {'.'.join(sections[:depth])}"
+            )
         if inner is None:
             inner = place[section] = {}
         if not isinstance(inner, dict):
-            at = ".".join(sections[: depth + 1])
+            at = ".".join(sections[:depth])
             raise ConfigError(f"override {dotted}: {at} is {inner!r}, not a section with fields")
-        place = inner
+        place = cast("dict[str, Any]", inner)
     place[field] = value
+
+
+def _labelled(items: list[Any], label: str, place: str) -> Any:  # noqa: ANN401  # any YAML value
+    """Return the item of a list that is called so: by its `name`, its `kind` or its place from 0."""
+    labels = [
+        str(item.get("name") or item.get("kind")) if isinstance(item, dict) else ""
+        for item in items
+    ]
+    if label in labels:
+        return items[labels.index(label)]
+    if label.isdecimal() and int(label) < len(items):
+        return items[int(label)]
+    raise ConfigError(
+        f"override {place} has no item {label!r}; it has {', '.join(labels)}.{nearest(label, labels)}"
+    )
 
 
 def _explain(detail: ErrorDetails) -> str:
@@ -129,7 +150,8 @@ def _explain(detail: ErrorDetails) -> str:
             context = detail.get("ctx", {})
             known = str(context.get("expected_tags", "")).replace("'", "").split(", ")
             name = str(context.get("tag", ""))
-            return f"{'.'.join(place)}.name: found {name!r}, expected one of {', '.join(known)}.{nearest(name, known)}"
+            where = ".".join([*place, str(context.get("discriminator", "name")).strip("'")])
+            return f"{where}: found {name!r}, expected one of {', '.join(known)}.{nearest(name, known)}"
         case _:
             shown = (
                 found
@@ -153,13 +175,19 @@ def _locate(location: tuple[int | str, ...]) -> tuple[list[str], set[str]]:
         if model is not None:
             fields = set(model.model_fields)
         place.append(part)
+        if part.isdecimal() and choices:
+            continue
         info = model.model_fields.get(part) if model is not None else None
         inner = _models(info.annotation) if info is not None else []
-        choices = {
-            str(c.model_fields["name"].default): c for c in inner if "name" in c.model_fields
-        }
+        choices = {tag: choice for choice in inner for tag in _tags(choice)}
         model = inner[0] if len(inner) == 1 else None
     return place, fields
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """Return what tells a model of a union from the others: the value that its `kind` or `name` must have."""
+    known = (model.model_fields.get(field) for field in ("kind", "name"))
+    return next((get_args(info.annotation) for info in known if info is not None), ())
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401  # a type, a union or an annotated one

@@ -30,6 +30,11 @@ class AcquireConfig(Section):
         default_factory=dict,
         description="further caption sources: source name -> column with a text or a list of texts",
     )
+    keep_columns: list[str] = Field(
+        default_factory=list[str],
+        description="columns of numbers, texts or flags that travel with a pair for the rules of curate: scores, tags. "
+        "Another choice fetches nothing again",
+    )
     on_duplicate_uid: Literal["error", "keep_first"] = Field(
         default="error", description="what to do with a uid that comes twice"
     )

@@ -1,7 +1,7 @@
 """Partitions: consecutive rows of one table file, named by what they hold and how it is fetched."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.table import Row, read_rows, slices, table_files
+from neuclip.acquire.table import Row, kept_columns, read_rows, slices, table_files
 from neuclip.foundation.errors import DataError
+from neuclip.foundation.ids import as_integers
 from neuclip.stages.keys import digest
 from neuclip.storage.uris import name_of
 
@@ -32,6 +33,7 @@ _SHAPES_ROWS_ONLY = {
     "caption_column",
     "uid_column",
     "caption_columns",
+    "keep_columns",
     "on_duplicate_uid",
     "partition_rows",
     "max_failed_share",
@@ -52,6 +54,8 @@ class Partition:
     num_rows: int
     num_to_fetch: int
     plan_path: Path
+    columns_path: Path | None = None
+    """The columns that are kept, row by row beside the planned rows; none if the recipe keeps none."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Read the planned rows."""
@@ -76,8 +80,13 @@ def plan(config: AcquireConfig, *, stage_version: int, folder: Path) -> list[Par
     settings: Settings = {"stage_version": stage_version, "settings": fetch_settings(config)}
     for file, first_row, rows in _slices(config):
         path = folder / f"{len(planned):08d}.parquet"
-        planned.append(_write(rows, settings, path, name_of(file), first_row))
-        uids.append(_as_integers([row.uid for row in rows]))
+        partition = _write(rows, settings, path, name_of(file), first_row)
+        if config.keep_columns:
+            columns_path = path.with_suffix(".columns.parquet")
+            pq.write_table(kept_columns(rows, config.keep_columns), columns_path)
+            partition = replace(partition, columns_path=columns_path)
+        planned.append(partition)
+        uids.append(as_integers("".join(row.uid for row in rows)))
     if not planned:
         raise DataError(
             f"the URL table {config.table} has no rows; set acquire.table to one that has"
@@ -93,7 +102,8 @@ def plan(config: AcquireConfig, *, stage_version: int, folder: Path) -> list[Par
             )
             for number, row in enumerate(old.rows())
         ]
-        planned[index] = _write(rows, settings, old.plan_path, old.file, old.first_row)
+        again_written = _write(rows, settings, old.plan_path, old.file, old.first_row)
+        planned[index] = replace(again_written, columns_path=old.columns_path)
     return planned
 
 
@@ -125,11 +135,6 @@ def _write(rows: list[Row], settings: Settings, path: Path, file: str, first_row
         num_to_fetch=sum(row.reason is None for row in rows),
         plan_path=path,
     )
-
-
-def _as_integers(uids: list[str]) -> _Uids:
-    """Pack uids into 16 bytes each: a hundred million of them must fit into memory."""
-    return np.frombuffer(bytes.fromhex("".join(uids)), dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
 
 def _repeated(

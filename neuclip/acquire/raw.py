@@ -8,6 +8,8 @@ from neuclip.storage.uris import join
 
 ROWS = "rows.parquet"
 IMAGES = "images.tar"
+COLUMNS = "columns"
+"""Folder of the stage's own with PART.parquet: uid and the kept columns, row by row beside the partition's rows."""
 
 
 def partition_folders(acquire_uri: str) -> list[str]:

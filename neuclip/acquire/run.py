@@ -10,6 +10,7 @@ from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
 from neuclip.acquire.download import download
 from neuclip.acquire.partitions import Partition, plan
 from neuclip.acquire.parts import STAGE, Parts
+from neuclip.acquire.raw import COLUMNS
 from neuclip.acquire.reasons import likely_cause
 from neuclip.acquire.reconcile import add_messages
 from neuclip.foundation.errors import DataError
@@ -64,6 +65,10 @@ def run_acquire(
     _check_failed_share(ledger, config)
     parts.commit_held()
     _write_index(planned, parts.ledgers, workspace.output / PARTITIONS_FILE)
+    for partition in planned:
+        if partition.columns_path is not None:
+            (workspace.output / COLUMNS).mkdir(exist_ok=True)
+            partition.columns_path.replace(workspace.output / COLUMNS / f"{partition.key}.parquet")
     summary = {
         "partitions": len(planned),
         "reused": num_reused,

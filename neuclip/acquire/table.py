@@ -38,6 +38,8 @@ class Row:
     url: str | None
     captions: dict[str, list[str]]
     reason: str | None
+    kept: tuple[Any, ...] = ()
+    """Values of the columns that are kept."""
 
 
 def table_files(uri: str) -> list[str]:
@@ -78,6 +80,23 @@ def slices(rows: Iterator[Row], num_rows: int) -> Iterator[list[Row]]:
     """Cut rows into consecutive lists of `num_rows`; the last may be shorter."""
     while part := list(islice(rows, num_rows)):
         yield part
+
+
+def kept_columns(rows: list[Row], names: list[str]) -> Any:  # noqa: ANN401  # pyarrow has no types
+    """Return the columns that are kept of consecutive rows, `uid` first.
+
+    Raises: DataError: if a column holds values of kinds that no one type can hold.
+    """
+    columns: dict[str, Any] = {"uid": [row.uid for row in rows]}
+    for place, name in enumerate(names):
+        try:
+            columns[name] = pa.array([row.kept[place] for row in rows])
+        except pa.ArrowException as error:
+            raise DataError(
+                f"column {name!r} of the URL table cannot be kept: {error}; write it with one type or take it out of "
+                "acquire.keep_columns"
+            ) from error
+    return pa.table(columns)
 
 
 def _records(path: Path) -> Iterator[Record]:
@@ -126,6 +145,7 @@ def _check_columns(record: Record, uri: str, config: AcquireConfig) -> bool:
     required |= {f"caption_columns.{name}": col for name, col in config.caption_columns.items()}
     if config.uid_column != _DEFAULT_UID_COLUMN:
         required["uid_column"] = config.uid_column
+    required |= {f"keep_columns.{place}": col for place, col in enumerate(config.keep_columns)}
     for field, column in required.items():
         if column not in record:
             raise DataError(
@@ -147,7 +167,8 @@ def _row(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) ->
         uid = _uid(record.get(config.uid_column), where, config)
     else:
         uid = uid_of(url or "", captions.get(ALT, [""])[0])
-    return Row(uid=uid, url=url, captions=captions, reason=_reason(url))
+    kept = tuple(record[column] for column in config.keep_columns)
+    return Row(uid=uid, url=url, captions=captions, reason=_reason(url), kept=kept)
 
 
 def _url(value: object, where: str, config: AcquireConfig) -> str | None:

@@ -2,42 +2,121 @@
 
 from pydantic import Field, model_validator
 
+from neuclip.curate.rules import (
+    Balance,
+    CaptionCharacters,
+    CaptionWords,
+    DuplicateImages,
+    DuplicatePairs,
+    GroupRule,
+    ImageCluster,
+    Language,
+    NearDuplicateImages,
+    RowRule,
+    Rule,
+    UidList,
+    reason_of,
+)
+from neuclip.curate.scores import Language as LanguageScore
+from neuclip.curate.scores import PHash, ScoreConfig
 from neuclip.foundation.config import Section
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
+
+MODEL_SUFFIXES = (".json", ".safetensors")
+
+MOST_REASONS = 63
+"""A verdict's `failed` has a bit for each."""
+
+
+class EmbeddingMatch(Section):
+    """When an image is an evaluation image by its embedding."""
+
+    score: str = Field(description="name of the score of kind `embedding`")
+    min_cosine: float = Field(default=0.97, gt=0, le=1, description="least cosine of the two")
+
+
+class Decontaminate(Section):
+    """Drops pairs that are in the evaluation sets of the recipe, before all rules."""
+
+    sets: list[str] | None = Field(
+        default=None,
+        description="the sets to look for; null takes evaluate.sets. Name them here to score a model on a further set "
+        "without training it anew",
+    )
+    images: bool = Field(
+        default=True, description="drop images that look the same as an evaluation image (phash)"
+    )
+    captions: bool = Field(
+        default=True, description="drop alt texts that are a caption of a retrieval set"
+    )
+    embedding: EmbeddingMatch | None = Field(
+        default=None, description="also drop images near an evaluation image in an embedding"
+    )
+
+
+def _default_rules() -> list[RowRule | GroupRule]:
+    return [
+        CaptionCharacters(min=3),
+        CaptionWords(min=1),
+        DuplicatePairs(),
+        DuplicateImages(),
+    ]
 
 
 class CurateConfig(Section):
-    """Rules for pairs; null turns a rule off. They are tried in this order, the first that fails names the reason."""
+    """Which pairs to keep: rules in the order they are tried; the first that fails names the reason."""
 
-    min_chars: int | None = Field(default=3, ge=1, description="least characters of the alt text")
-    max_chars: int | None = Field(default=None, ge=1, description="most characters of the alt text")
-    min_words: int | None = Field(default=1, ge=1, description="least words of the alt text")
-    max_words: int | None = Field(default=None, ge=1, description="most words of the alt text")
-    min_side_px: int | None = Field(
-        default=None, ge=1, description="least pixels of the shorter side of the original image"
+    rules: list[Rule] = Field(
+        default_factory=_default_rules,
+        description="rules in order; the kinds are in docs/curate.md",
     )
-    max_aspect_ratio: float | None = Field(
-        default=None,
-        ge=1,
-        description="longest side over shortest side of the original image, at most",
+    scores: list[ScoreConfig] = Field(
+        default_factory=list[ScoreConfig],
+        description="columns computed from images and captions, for rules to ask; those of kind phash and language "
+        "are made without being listed where a rule needs them",
     )
-    drop_duplicate_images: bool = Field(
-        default=True,
-        description="of several images with the same bytes keep the one with the longest alt text, then the lowest uid",
-    )
-    drop_duplicate_pairs: bool = Field(
-        default=True,
-        description="of several pairs with the same URL and alt text keep the lowest uid",
+    decontaminate: Decontaminate | None = Field(
+        default=Decontaminate(),
+        description="how pairs of the evaluation sets in evaluate.sets are found and dropped; null keeps them",
     )
 
     @model_validator(mode="after")
-    def _bounds_in_order(self) -> "CurateConfig":
-        for low, high in (("min_chars", "max_chars"), ("min_words", "max_words")):
-            least, most = getattr(self, low), getattr(self, high)
-            if least is not None and most is not None and least > most:
-                raise ValueError(
-                    f"{low} {least} is above {high} {most}, so no caption could be kept"
-                )
+    def _names_differ(self) -> "CurateConfig":
+        reasons = [reason_of(rule) for rule in self.rules]
+        again = next((reason for reason in reasons if reasons.count(reason) > 1), None)
+        if again is not None:
+            raise ValueError(f"two rules are called {again!r}; give one of them another `name`")
+        scores = [score.name for score in self.scores]
+        again = next((name for name in scores if scores.count(name) > 1), None)
+        if again is not None:
+            raise ValueError(f"two scores are called {again!r}; give one of them another `name`")
         return self
+
+    def needed_scores(self, *, has_evaluation_sets: bool) -> list[ScoreConfig]:
+        """Return the scores of the recipe, and those that its rules need and that need no model."""
+        scores = {score.name: score for score in self.scores}
+        for rule in self.rules:
+            if isinstance(rule, Language) and rule.score not in scores:
+                scores[rule.score] = LanguageScore(kind="language", name=rule.score)
+            if isinstance(rule, NearDuplicateImages) and rule.score not in scores:
+                scores[rule.score] = PHash(kind="phash", name=rule.score)
+        looks_at_images = self.decontaminate is not None and self.decontaminate.images
+        has_hash = any(isinstance(score, PHash) for score in scores.values())
+        if has_evaluation_sets and looks_at_images and not has_hash:
+            scores["phash"] = PHash(kind="phash", name="phash")
+        return list(scores.values())
+
+
+def files_of(rule: RowRule | GroupRule) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the URIs that a rule reads, each with the suffixes of its files."""
+    match rule:
+        case UidList():
+            return [(rule.file, (".npy",))]
+        case Balance():
+            return [(rule.metadata, (".txt",))]
+        case ImageCluster():
+            return [(rule.target, (".txt", ".tar"))]
+        case _:
+            return []

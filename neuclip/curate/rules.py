@@ -1,63 +1,252 @@
-"""The rules as one SQL query: every row of the acquired Parquet, judged."""
+"""The kinds of rules that a recipe may list, and what each keeps."""
 
-from neuclip.curate.config import CurateConfig
+from typing import Annotated, Literal, Self
 
-_ALT = "captions['alt'][1]"
+from pydantic import Field, model_validator
+
+from neuclip.foundation.config import Section
+
+_NAME = r"^[a-z][a-z0-9_]*$"
 
 
-def row_rules(config: CurateConfig) -> dict[str, str]:
-    """Return reason -> SQL condition under which a pair is dropped, looking at its own row only, in order of trial."""
-    longest, shortest = (
-        "greatest(original_width, original_height)",
-        "least(original_width, original_height)",
+class _Named(Section):
+    """What all rules have."""
+
+    name: str | None = Field(
+        default=None,
+        pattern=_NAME,
+        description="reason that a dropped pair gets; null takes the kind's name",
     )
-    words = r"len(regexp_extract_all(alt, '\S+'))"
-    rules: dict[str, tuple[str, float | None]] = {
-        "no_caption": ("alt IS NULL OR length(trim(alt)) = 0", 0),
-        "caption_too_short": ("length(alt) < {}", config.min_chars),
-        "caption_too_long": ("length(alt) > {}", config.max_chars),
-        "too_few_words": (words + " < {}", config.min_words),
-        "too_many_words": (words + " > {}", config.max_words),
-        "image_too_small": (shortest + " < {}", config.min_side_px),
-        "aspect_ratio": (longest + " > {} * " + shortest, config.max_aspect_ratio),
-    }
-    return {
-        reason: sql.format(bound) for reason, (sql, bound) in rules.items() if bound is not None
-    }
 
 
-def group_rules(config: CurateConfig) -> dict[str, tuple[str, str]]:
-    """Return reason -> (what equal pairs have in common, which of them is best), tried on what the row rules kept."""
-    rules: dict[str, tuple[str, str]] = {}
-    if config.drop_duplicate_pairs:
-        rules["duplicate_pair"] = ("url, alt", "uid")
-    if config.drop_duplicate_images:
-        rules["duplicate_image"] = ("sha256", "length(alt) DESC, uid")
-    return rules
+class _Bounds(_Named):
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        least, most = getattr(self, "min"), getattr(self, "max")  # noqa: B009  # of the kinds below
+        if least is None and most is None:
+            raise ValueError(
+                "has neither min nor max, so it keeps every pair; give one or take the rule out"
+            )
+        if least is not None and most is not None and least > most:
+            raise ValueError(f"min {least} is above max {most}, so no pair could be kept")
+        return self
 
 
-def verdict_query(config: CurateConfig) -> str:
-    """Return the query over the Parquet files in parameter `rows`.
+class CaptionWords(_Bounds):
+    """Keeps alt texts by their number of words: runs of characters that are not white space, as in Python."""
 
-    The thresholds are numbers of a validated recipe, so they stand in the text; names of files are parameters.
+    kind: Literal["caption_words"] = "caption_words"
+    min: int | None = Field(default=None, ge=1, description="least words")
+    max: int | None = Field(default=None, ge=1, description="most words")
+
+
+class CaptionCharacters(_Bounds):
+    """Keeps alt texts by their number of Unicode characters."""
+
+    kind: Literal["caption_characters"] = "caption_characters"
+    min: int | None = Field(default=None, ge=1, description="least characters")
+    max: int | None = Field(default=None, ge=1, description="most characters")
+
+
+class ImageSide(_Bounds):
+    """Keeps images by the shorter side of the original image."""
+
+    kind: Literal["image_side"] = "image_side"
+    min: int | None = Field(default=None, ge=1, description="least pixels of the shorter side")
+    max: int | None = Field(default=None, ge=1, description="most pixels of the shorter side")
+
+
+class AspectRatio(_Named):
+    """Keeps images that are not too long."""
+
+    kind: Literal["aspect_ratio"] = "aspect_ratio"
+    max: float = Field(
+        default=3, ge=1, description="longest over shortest side of the original image, at most"
+    )
+
+
+class Language(_Named):
+    """Keeps alt texts by their language, which a `language` score has found."""
+
+    kind: Literal["language"] = "language"
+    score: str = Field(
+        default="language", pattern=_NAME, description="name of the score of kind `language`"
+    )
+    keep: list[str] = Field(
+        min_length=1,
+        description="languages to keep, ISO 639 codes as lid.176 of fastText gives them",
+    )
+    min_probability: float = Field(
+        default=0, ge=0, le=1, description="least probability of the language found"
+    )
+
+
+class CaptionNoise(_Named):
+    """Drops alt texts that describe nothing."""
+
+    kind: Literal["caption_noise"] = "caption_noise"
+    patterns: list[str] = Field(
+        default_factory=lambda: [
+            "url",
+            "file_name",
+            "markup",
+            "no_letters",
+            "placeholder",
+            "repeated",
+        ],
+        description="patterns to drop by: url, file_name, markup, no_letters, placeholder, repeated, or a regular "
+        "expression in RE2's syntax that is looked for anywhere in the alt text",
+    )
+
+
+class ColumnBounds(_Bounds):
+    """Keeps pairs by a number in a column: of the table (acquire.keep_columns) or of a score."""
+
+    kind: Literal["column"] = "column"
+    column: str = Field(description="name of the column")
+    min: float | None = Field(default=None, allow_inf_nan=False, description="least value")
+    max: float | None = Field(default=None, allow_inf_nan=False, description="largest value")
+    missing: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="what becomes of a pair whose value is null or not a number; dropped ones get NAME_missing",
+    )
+
+
+class TopFraction(_Named):
+    """Keeps the pairs with the highest values of a column, the share taken of the whole pool."""
+
+    kind: Literal["top_fraction"] = "top_fraction"
+    column: str = Field(description="name of the column")
+    fraction: float = Field(
+        gt=0,
+        lt=1,
+        description="share of all acquired pairs; those are kept that reach the value at place int(pairs x fraction) "
+        "counted from 0 downwards, as DataComp's baselines do",
+    )
+    missing: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="as for kind `column`; missing values count as pairs of the pool",
+    )
+
+
+class Sql(_Named):
+    """Keeps the pairs for which an SQL expression over their columns is true."""
+
+    kind: Literal["sql"] = "sql"
+    keep: str = Field(
+        min_length=1,
+        description="a boolean DuckDB expression over one pair's columns, `alt` among them; null drops the pair",
+    )
+
+
+class UidList(_Named):
+    """Keeps or drops the pairs whose uid is in a subset file."""
+
+    kind: Literal["uids"] = "uids"
+    file: str = Field(
+        description="sorted .npy of dtype u8,u8, DataComp's subset file; any URI. Repeats count once here"
+    )
+    listed: Literal["keep", "drop"] = Field(
+        default="keep", description="keep: an allow list, all others are dropped; drop: a deny list"
+    )
+
+
+Preference = Annotated[
+    str, Field(pattern=r"^(longest_caption|largest_image|(highest|lowest) [A-Za-z_][A-Za-z0-9_]*)$")
+]
+"""What makes a pair the better one; `highest COLUMN` and `lowest COLUMN` for any column, nulls last."""
+
+
+class _Duplicates(_Named):
+    best: list[Preference] = Field(
+        default=["longest_caption"],
+        description="which pair of a group is kept, first preference first: longest_caption, largest_image, "
+        "highest COLUMN, lowest COLUMN; the lowest uid decides among equals",
+    )
+
+
+class DuplicatePairs(_Named):
+    """Of pairs with the same URL and alt text keeps the lowest uid."""
+
+    kind: Literal["duplicate_pairs"] = "duplicate_pairs"
+
+
+class DuplicateImages(_Duplicates):
+    """Of images with the same downloaded bytes keeps the best."""
+
+    kind: Literal["duplicate_images"] = "duplicate_images"
+
+
+class NearDuplicateImages(_Duplicates):
+    """Of images that look the same keeps the best: re-encoded, resized or slightly cropped copies."""
+
+    kind: Literal["near_duplicate_images"] = "near_duplicate_images"
+    score: str = Field(
+        default="phash", pattern=_NAME, description="name of the score of kind `phash`"
+    )
+
+
+class SemanticDuplicates(_Duplicates):
+    """Of images with nearly the same embedding keeps the best (SemDeDup, arXiv 2303.09540)."""
+
+    kind: Literal["semantic_duplicates"] = "semantic_duplicates"
+    score: str = Field(pattern=_NAME, description="name of the score of kind `embedding`")
+    threshold: float = Field(
+        default=0.95, gt=0, lt=1, description="cosine of two images above which they are the same"
+    )
+    clusters: int = Field(
+        default=1000, ge=1, description="k-means clusters; pairs are compared within one"
+    )
+
+
+class ImageCluster(_Named):
+    """Keeps images that fall into a cluster of the pool which is also nearest to some target image.
+
+    Source: image-based filtering of DataComp, arXiv 2304.14108.
     """
-    cases = " ".join(
-        f"WHEN {condition} THEN '{reason}'" for reason, condition in row_rules(config).items()
+
+    kind: Literal["image_cluster"] = "image_cluster"
+    score: str = Field(pattern=_NAME, description="name of the score of kind `embedding`")
+    target: str = Field(description="target images: a folder in the wds_* layout, any URI")
+    clusters: int = Field(default=1000, ge=1, description="k-means clusters of the pool's images")
+
+
+class Balance(_Named):
+    """Thins out what is frequent: MetaCLIP's balancing over a list of words and phrases (arXiv 2309.16671).
+
+    An entry matches an alt text that has its words side by side. A pair is kept with probability
+    min(1, most_per_entry / matches) for each entry that it matches, drawn by (seed, uid, entry); one that
+    matches none is dropped.
+    """
+
+    kind: Literal["balance"] = "balance"
+    metadata: str = Field(description="text file with one word or phrase a line; any URI")
+    most_per_entry: int = Field(
+        default=20_000, ge=1, description="pairs of one entry that are expected to be kept"
     )
-    steps = [
-        f"""acquired AS (
-            SELECT row_number() OVER () AS position, uid, url, sha256, original_width, original_height,
-                   {_ALT} AS alt
-            FROM read_parquet($rows) WHERE status = 'success')""",
-        f"judged_0 AS (SELECT *, CASE {cases} END AS reason FROM acquired)",
-    ]
-    for number, (reason, (common, best)) in enumerate(group_rules(config).items(), start=1):
-        steps.append(
-            f"""judged_{number} AS (
-            SELECT * EXCLUDE (reason), CASE
-                WHEN reason IS NOT NULL THEN reason
-                WHEN row_number() OVER (PARTITION BY (reason IS NULL), {common} ORDER BY {best}) > 1 THEN '{reason}'
-            END AS reason FROM judged_{number - 1})"""
-        )
-    return f"""WITH {", ".join(steps)}
-        SELECT uid, reason IS NULL AS kept, reason FROM judged_{len(steps) - 2} ORDER BY position"""
+
+
+RowRule = (
+    CaptionWords
+    | CaptionCharacters
+    | ImageSide
+    | AspectRatio
+    | Language
+    | CaptionNoise
+    | ColumnBounds
+    | TopFraction
+    | Sql
+    | UidList
+    | ImageCluster
+)
+"""Rules that look at one pair, and at the pool as it came: their verdict does not depend on other rules."""
+
+GroupRule = DuplicatePairs | DuplicateImages | NearDuplicateImages | SemanticDuplicates | Balance
+"""Rules that choose among the pairs that the rules before them keep."""
+
+Rule = Annotated[RowRule | GroupRule, Field(discriminator="kind")]
+
+
+def reason_of(rule: RowRule | GroupRule) -> str:
+    """Return the reason that a pair gets which a rule drops."""
+    return rule.name or rule.kind

@@ -1,44 +1,137 @@
 """Judge every acquired pair: one verdict row each, kept or dropped by the first rule that fails."""
 
-from neuclip.acquire.raw import rows_paths
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from neuclip.curate.config import CurateConfig
-from neuclip.curate.rules import verdict_query
+from neuclip.curate.funnel import Bits, Funnel, Survival, first_reason
+from neuclip.curate.judge import Judge, Mask, halves_of
+from neuclip.curate.pool import Pool, ScoreFolders
+from neuclip.curate.rules import Language
+from neuclip.curate.uids import write_subset
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.tables import connect, write_parquet
+from neuclip.storage.tables import ArrowTable, connect
 
 VERDICTS = "verdicts.parquet"
+SUBSET = "kept.npy"
+FUNNEL = "funnel.json"
+GROUPS = "groups"
+
+_SCHEMA = pa.schema(
+    {
+        "uid": pa.string(),
+        "kept": pa.bool_(),
+        "reason": pa.dictionary(pa.int8(), pa.string()),
+        "failed": pa.uint64(),
+    }
+)
 
 
 def run_curate(
-    config: CurateConfig, *, acquire_uri: str, workspace: Workspace, progress: Progress
+    config: CurateConfig,
+    *,
+    acquire_uri: str,
+    workspace: Workspace,
+    progress: Progress,
+    seed: int = 0,
+    scores: Sequence[ScoreFolders] = (),
+    masks: Mapping[str, Mask] | None = None,
 ) -> Outcome:
-    """Write `verdicts.parquet`: uid, kept, reason; in the order of the input.
+    """Judge the pool and write what came out.
 
-    The ledger's `in` is the pairs that acquire brought home, counted from its tables and not from the
+    `verdicts.parquet`: uid, kept, reason (the first that fails), failed (bit i: reason i of the summary's
+    `rules`), in the order of the input, a row group for each partition. `kept.npy`: the kept uids as DataComp's
+    subset file. `funnel.json`: what each rule drops in its turn and alone, and who survives.
+    `groups/REASON.parquet`: for a rule over groups the pairs it drops beside those it keeps instead.
+
+    The ledger's `in` is the pairs that acquire brought home, counted by their partitions and not by the
     verdicts, so that a verdict lost on the way unbalances the ledger.
 
-    Raises: DataError: if no pair is kept.
+    Raises: DataError: if no pair is kept. ConfigError: if a rule does not fit the pairs' columns.
     """
-    rows = [str(path) for path in rows_paths(acquire_uri)]
-    progress("curate", done=0, total=1, note=f"judging {len(rows)} partitions")
-    target = workspace.output / VERDICTS
+    pool = Pool(acquire_uri, scores)
     with connect(workspace.scratch) as connection:
-        write_parquet(connection, verdict_query(config), target, {"rows": rows})
-        counts = connection.execute(
-            "SELECT coalesce(reason, ''), count(*) FROM read_parquet($1) GROUP BY 1", [str(target)]
-        ).fetchall()
-        entered = connection.execute(
-            "SELECT count(*) FROM read_parquet($1) WHERE status = 'success'", [rows]
-        ).fetchall()[0][0]
-    reasons = {str(reason): int(count) for reason, count in counts}
-    kept = reasons.pop("", 0)
-    ledger = make_ledger(int(entered), kept, reasons)
-    if kept == 0:
-        raise DataError(
-            f"curate kept none of {entered} pairs ({ledger.describe()}); loosen the rules of section `curate`"
+        for part in pool.fetch_ahead():
+            pool.check(connection, part)
+        judge = Judge(
+            pool, config.rules, connection, seed=seed, scratch=workspace.scratch, masks=masks
         )
-    progress("curate", done=1, total=1, note=ledger.describe())
-    return Outcome(ledger=ledger)
+        total = len(pool.partitions)
+        progress("curate", done=0, total=total, note=f"judging {total} partitions")
+        judge.settle_groups()
+        language = next((rule.score for rule in config.rules if isinstance(rule, Language)), None)
+        funnel = Funnel(judge.reasons)
+        survival = Survival(connection, pool.columns, language)
+        kept: list[npt.NDArray[np.uint64]] = []
+        with pq.ParquetWriter(
+            workspace.output / VERDICTS,
+            _SCHEMA,
+            compression="zstd",
+            use_dictionary=["reason"],  # type: ignore[arg-type]  # the stub knows bool alone
+        ) as writer:
+            for part in pool.fetch_ahead():
+                pairs, bits = judge.verdicts(part)
+                funnel.add(bits)
+                survival.add(pool.relation(part), pairs["position"], bits == 0)
+                writer.write_table(_verdict_rows(pairs, bits, judge.reasons))
+                kept.append(halves_of(pairs["uid"].filter(pa.array(bits == 0))))
+                progress(
+                    "curate", done=part + 1, total=total, note=f"{funnel.num_kept} kept so far"
+                )
+        entered = sum(pool.counts)
+        ledger = make_ledger(entered, funnel.num_kept, funnel.dropped())
+        if funnel.num_kept == 0:
+            raise DataError(
+                f"curate kept none of {entered} pairs ({ledger.describe()}); loosen the rules of section `curate`"
+            )
+        steps = funnel.steps(judge.alone())
+        summary = {"rules": judge.reasons, **_notes(judge)}
+        found = {"pairs": funnel.num_pairs, "steps": steps, "survival": survival.table(), **summary}
+    write_subset(workspace.output / SUBSET, kept)
+    (workspace.output / FUNNEL).write_text(
+        json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    for reason, dropped in judge.groups.items():
+        (workspace.output / GROUPS).mkdir(exist_ok=True)
+        pq.write_table(
+            dropped.rows.select(["uid", "keeper_uid", "distance"]),
+            workspace.output / GROUPS / f"{reason}.parquet",
+            compression="zstd",
+        )
+    return Outcome(ledger=ledger, summary=summary)
+
+
+def _verdict_rows(pairs: ArrowTable, bits: Bits, reasons: Sequence[str]) -> ArrowTable:
+    first = first_reason(bits)
+    reason = pa.DictionaryArray.from_arrays(
+        pa.array(first, mask=first < 0), pa.array(list(reasons), pa.string())
+    )
+    columns = [pairs["uid"], pa.array(bits == 0), reason, pa.array(bits)]
+    return pa.table(columns, schema=_SCHEMA)
+
+
+def _notes(judge: Judge) -> dict[str, Any]:
+    """Return what the subset files held besides pairs of the pool."""
+    return (
+        {
+            "uid_lists": {
+                reason: {
+                    "uids": len(subset),
+                    "repeats": subset.num_repeats,
+                    "not_in_pool": len(subset) - subset.num_found,
+                }
+                for reason, subset in judge.subsets.items()
+            }
+        }
+        if judge.subsets
+        else {}
+    )

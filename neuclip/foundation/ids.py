@@ -3,6 +3,9 @@
 import hashlib
 import re
 
+import numpy as np
+import numpy.typing as npt
+
 UID_LENGTH = 32
 _UID = re.compile(r"[0-9a-f]{32}")
 
@@ -16,3 +19,9 @@ def uid_of(url: str, caption: str) -> str:
     """Derive a pair's uid from its URL and caption (the first 128 bits of a SHA-256)."""
     content = f"{len(url.encode())}:{url}{caption}".encode()
     return hashlib.sha256(content).hexdigest()[:UID_LENGTH]
+
+
+def as_integers(digits: bytes | str) -> npt.NDArray[np.uint64]:
+    """Return uids, written one after the other, as [n, 2] integers: the first and the last 16 digits."""
+    text = digits if isinstance(digits, str) else digits.decode("ascii")
+    return np.frombuffer(bytes.fromhex(text), dtype=">u8").reshape(-1, 2).astype(np.uint64)

@@ -7,6 +7,11 @@ import duckdb
 
 MEMORY_LIMIT = "4GB"
 
+ArrowTable = Any
+"""A pyarrow.Table; pyarrow has no types."""
+ArrowColumn = Any
+"""A pyarrow.ChunkedArray."""
+
 
 def connect(scratch: Path) -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB that spills into the scratch folder instead of growing without bound."""

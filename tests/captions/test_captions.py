@@ -7,6 +7,7 @@ from made.packed import pack
 
 from neuclip.captions.config import CaptionConfig
 from neuclip.curate.config import CurateConfig
+from neuclip.curate.rules import CaptionCharacters
 from neuclip.foundation.errors import DataError
 from neuclip.shards.config import ShardConfig
 from neuclip.stages.manifest import read_manifest
@@ -32,7 +33,7 @@ def test_sources_are_passed_on(tmp_path, sources, most):
     packed = pack(
         tmp_path,
         [PAIRS],
-        curate=CurateConfig(min_chars=5),
+        curate=CurateConfig(rules=[CaptionCharacters(min=5)]),
         caption=CaptionConfig(sources=sources, max_per_source=most),
         shard=SHARD,
     )

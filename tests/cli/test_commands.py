@@ -18,10 +18,10 @@ def invoke(*words):
 
 
 def test_a_wrong_recipe_ends_with_2_and_says_why():
-    result = invoke("run", DEMO, "--set", "curate.min_word=3")
+    result = invoke("run", DEMO, "--set", "curate.rulse=3")
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert "Did you mean 'min_words'?" in result.stderr
+    assert "Did you mean 'rules'?" in result.stderr
 
 
 def test_with_json_an_error_is_the_one_object_on_stdout():

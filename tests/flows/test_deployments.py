@@ -106,7 +106,7 @@ def test_a_single_stage_with_another_threshold_redoes_it_and_what_lies_below(
     server: PrefectServer, small_run, journey
 ):
     before = manifests(small_run)
-    changed = {**small_run, "curate.min_words": 3}
+    changed = {**small_run, "curate.rules.caption_words.min": 3}
     run_id = server.begin("curate/neuclip", recipe=RECIPE, overrides=changed)
     state = server.end_of(run_id)
     assert state["type"] == "COMPLETED", state["message"]
@@ -126,7 +126,7 @@ def test_a_single_stage_with_another_threshold_redoes_it_and_what_lies_below(
 def test_a_wrong_override_fails_with_the_command_lines_message_before_anything_runs(
     server: PrefectServer, small_run
 ):
-    wrong = {**small_run, "train.epoch": 3, "curate.min_words": "many"}
+    wrong = {**small_run, "train.epoch": 3, "curate.rules.caption_words.min": "many"}
     with pytest.raises(ConfigError) as error:
         load_recipe(RECIPE, wrong)
     run_id = server.begin("pipeline/neuclip", recipe=RECIPE, overrides=wrong)

@@ -29,7 +29,7 @@ def test_the_pipeline_has_the_stages_of_the_journey_in_its_order():
 @pytest.mark.parametrize(
     ("recipe", "overrides"),
     [
-        (RECIPE, {"curate.min_word": 3}),
+        (RECIPE, {"curate.rulse": 3}),
         (RECIPE, {"train.global_batch": 30}),
         (RECIPE, {"root.folder": "lake"}),
         ("no/such/recipe.yaml", None),

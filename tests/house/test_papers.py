@@ -50,7 +50,7 @@ def repository_paths(text: str) -> list[str]:
 def test_paths_are_told_from_other_words():
     text = (
         "`flows/stages.py` `flows/nowhere` `infra/recipes/` [how](docs/how.md) `--only` `lake/demo` "
-        "`pipeline/neuclip` `curate.min_words` `s3://bucket/neuclip/x.py` `make demo` [site](https://x.org/a.md)"
+        "`pipeline/neuclip` `curate.rules.caption_words.min` `s3://bucket/neuclip/x.py` `make demo` [site](https://x.org/a.md)"
     )
     expected = ["flows/stages.py", "flows/nowhere", "infra/recipes/", "docs/how.md"]
     assert repository_paths(text) == expected

@@ -21,14 +21,15 @@ def changed(overrides):
     [
         ({"acquire.image_size": 64}, "acquire"),
         ({"demo.pairs": 5000}, "acquire"),
-        ({"curate.min_words": 4}, "curate"),
+        ({"curate.rules.caption_words.min": 4}, "curate"),
         ({"caption.max_per_source": 1}, "caption"),
         ({"shard.samples_per_shard": 100}, "shard"),
-        ({"seed": 1}, "shard"),
+        ({"seed": 1}, "curate"),
         ({"train.lr": 0.5}, "train"),
         ({"train.objective.rho": 1}, "train"),
         ({"select.max_samples": 10}, "select"),
-        ({"evaluate.sets": []}, "evaluate"),
+        ({"evaluate.sets": []}, "curate"),
+        ({"evaluate.sets": [], "curate.decontaminate": None}, "curate"),
         ({"publish.name": "other"}, "publish"),
     ],
 )
@@ -59,10 +60,10 @@ def test_the_plan_says_what_changed(tmp_path):
     assert {item.state for item in plan(recipe)} == {"missing"}
     commit_all(recipe)
     assert {item.state for item in plan(recipe)} == {"done"}
-    other = load_recipe(DEMO, {"root": str(tmp_path), "curate.min_words": 4})
+    other = load_recipe(DEMO, {"root": str(tmp_path), "curate.rules.caption_words.min": 4})
     by_stage = {item.stage: item for item in plan(other)}
     assert [s for s in STAGES if by_stage[s].state == "missing"] == list(from_stage("curate"))
-    assert by_stage["curate"].why == "curate.min_words: 2 -> 4"
+    assert by_stage["curate"].why == "curate.rules.caption_words.min: 2 -> 4"
     assert by_stage["caption"].why == "other input: curate"
     (tmp_path / "train" / by_stage["train"].key).mkdir(parents=True)
     (tmp_path / "train" / by_stage["train"].key / "half").write_text("x")
@@ -83,7 +84,7 @@ def test_names_and_inputs_are_checked(tmp_path):
         from_stage("curat")
     with pytest.raises(DataError, match=r"found none; check the path"):
         plan(load_recipe(DEMO, {"acquire.table": str(tmp_path / "none.parquet")}))
-    with pytest.raises(ConfigError, match="names two sets alike"):
+    with pytest.raises(ConfigError, match="called alike"):
         plan(load_recipe(DEMO, {"evaluate.sets": ["a/wds_x", "b/wds_x"]}))
 
 

@@ -11,8 +11,23 @@ DEMO = "infra/recipes/demo.yaml"
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("curate.min_word", 3, ["curate.min_word", "Did you mean 'min_words'?"]),
-        ("curate.min_words", 0, ["curate.min_words: found 0", "greater than or equal to 1"]),
+        ("curate.rulse", [], ["curate.rulse", "Did you mean 'rules'?"]),
+        (
+            "curate.rules.caption_words.mni",
+            3,
+            ["curate.rules.1.mni", "Did you mean 'min'?"],
+        ),
+        (
+            "curate.rules.caption_wrods.min",
+            3,
+            ["no item 'caption_wrods'", "Did you mean 'caption_words'?"],
+        ),
+        ("curate.rules.0.kind", "x", ["curate.rules.0.kind: found 'x'", "caption_words"]),
+        (
+            "curate.rules.caption_words.min",
+            0,
+            ["curate.rules.1.min: found 0", "greater than or equal to 1"],
+        ),
         (
             "train.objective.name",
             "neuclap",
@@ -40,8 +55,8 @@ def test_a_wrong_field_is_named_with_what_is_allowed(name, value, told):
 
 
 def test_all_wrong_fields_are_named_at_once():
-    with pytest.raises(ConfigError, match=r"(?s)min_words.*train\.lr"):
-        load_recipe(DEMO, {"curate.min_words": 0, "train.lr": -1})
+    with pytest.raises(ConfigError, match=r"(?s)curate\.rules\.1\.min.*train\.lr"):
+        load_recipe(DEMO, {"curate.rules.caption_words.min": 0, "train.lr": -1})
 
 
 def test_what_is_not_a_recipe_is_refused(tmp_path):

@@ -72,8 +72,13 @@ def some_pairs(count: int, first: int = 0) -> list[Pair]:
     ]
 
 
-def commit_acquired(root: Path, partitions: list[list[Pair]], key: str = "acquired") -> str:
-    """Commit partitions and the stage; return the stage's URI."""
+def commit_acquired(
+    root: Path,
+    partitions: list[list[Pair]],
+    key: str = "acquired",
+    columns: list[dict[str, list]] | None = None,
+) -> str:
+    """Commit partitions and the stage, with kept columns if there are some; return the stage's URI."""
     keys, ledgers = [], []
     for number, pairs in enumerate(partitions):
         identity = StageIdentity("acquire", 1, f"{key}-part{number}", {}, {}, str(root), part=True)
@@ -81,7 +86,15 @@ def commit_acquired(root: Path, partitions: list[list[Pair]], key: str = "acquir
         keys.append(identity.key)
         ledgers.append(manifest.ledger)
     identity = StageIdentity("acquire", 1, key, {}, {}, str(root))
-    commit_stage(identity, lambda _: Outcome(add_ledgers(ledgers), parts=keys))
+
+    def fill(workspace: Workspace) -> Outcome:
+        for part, pairs, values in zip(keys, partitions, columns or [], strict=bool(columns)):
+            (workspace.output / "columns").mkdir(exist_ok=True)
+            table = pa.table({"uid": [pair.uid for pair in pairs], **values})
+            pq.write_table(table, workspace.output / "columns" / f"{part}.parquet")
+        return Outcome(add_ledgers(ledgers), parts=keys)
+
+    commit_stage(identity, fill)
     return identity.uri
 
 

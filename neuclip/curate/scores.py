@@ -1,0 +1,95 @@
+"""The `curate.scores` list of a recipe: columns that are computed from images and captions, once for each pair."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from neuclip.foundation.config import Section, unkeyed
+
+SCORE_VERSION = 1
+"""Raised when any scorer's output for the same settings, model and pairs changes."""
+
+_LABEL = r"^[a-z][a-z0-9_]{0,39}$"
+
+
+class PHash(Section):
+    """Perceptual hash: what near-duplicates are found by."""
+
+    kind: Literal["phash"]
+    name: str = Field(default="phash", pattern=_LABEL, description="label; also the column's name")
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns: the 64-bit hash, and a small picture that confirms what the hash suspects."""
+        return self.name, f"{self.name}_picture"
+
+
+class Language(Section):
+    """Language of the first alt caption, by fastText's lid.176."""
+
+    kind: Literal["language"]
+    name: str = Field(
+        default="language", pattern=_LABEL, description="label; also the column's name"
+    )
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns: ISO 639 code of the most probable language, and its probability."""
+        return self.name, f"{self.name}_probability"
+
+
+class ModelScore(Section):
+    """What scores by a CLIP have in common."""
+
+    model: str = Field(
+        description="folder with open_clip_config.json and open_clip_model.safetensors, any URI: such as the "
+        "`model` folder of a select stage"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="bf16",
+        description="bf16: autocast where there is a GPU; a CPU always computes in fp32",
+    )
+    batch_size: int = unkeyed(256, ge=1, description="images or captions encoded at once")
+
+
+class ClipScore(ModelScore):
+    """Cosine of image and first alt caption."""
+
+    kind: Literal["clip_score"]
+    name: str = Field(
+        default="clip_score", pattern=_LABEL, description="label; also the column's name"
+    )
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the column: cosine, -1..1."""
+        return (self.name,)
+
+
+class Embedding(ModelScore):
+    """Features of image and first alt caption, as files beside the table."""
+
+    kind: Literal["embedding"]
+    name: str = Field(default="embedding", pattern=_LABEL, description="label")
+
+    def columns(self) -> tuple[str, ...]:
+        """Return no column: features lie in files."""
+        return ()
+
+
+class TMars(ModelScore):
+    """CLIP score of the image with its text painted over."""
+
+    kind: Literal["tmars"]
+    name: str = Field(default="tmars", pattern=_LABEL, description="label; also the column's name")
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns: cosine of the masked image and the caption, and the share of the area masked."""
+        return self.name, f"{self.name}_text_share"
+
+
+ScoreConfig = Annotated[
+    PHash | Language | ClipScore | Embedding | TMars, Field(discriminator="kind")
+]
+
+
+def score_settings(score: ScoreConfig) -> dict[str, Any]:
+    """Return what a score's key is made of besides its model: where the model lies does not count."""
+    return {name: value for name, value in score.keyed().items() if name != "model"}
