@@ -145,7 +145,7 @@ def our_command(setting: Setting, packed: Packed, place: Path) -> list[str]:
 def their_command(setting: Setting, packed: Packed, place: Path) -> list[str]:
     """Write new weights as a folder of open_clip and return what trains them."""
     save_towers(create_towers(ModelConfig(**setting.model), seed=0), place / "start")
-    shards = sorted(Path(packed.shard).glob("shard-*.tar"))
+    shards = sorted(Path(packed.shard).parent.glob("parts/*/shard-*.tar"))
     on_cuda = torch.cuda.is_available()
     return [
         *(sys.executable, "-W", "ignore", "-m", "bench.step", "open_clip"),

@@ -14,7 +14,7 @@ import s3fs  # noqa: TID251  # to forget the connections of before
 import torch
 
 from bench.loading import pipelines
-from bench.loading.data import SAMPLES, commit_shards, photographs
+from bench.loading.data import PART, SAMPLES, commit_shards, photographs
 from neuclip.foundation.randomness import generator
 from neuclip.index.reader import SampleTable
 from neuclip.loading.images import decode_pixels
@@ -33,8 +33,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         uri, table = commit_shards(folder, contents)
         samples = pipelines.samples_of(uri, table)
-        _tell_reading(samples, Path(uri), contents)
-        _tell_loading(samples, Path(uri), contents)
+        shards = Path(uri).parent / PART
+        _tell_reading(samples, shards, contents)
+        _tell_loading(samples, shards, contents)
         _tell_remote(samples, table, contents)
 
 

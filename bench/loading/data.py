@@ -17,6 +17,8 @@ from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_s
 SHARDS, SAMPLES_PER_SHARD, SIDE_PX, QUALITY = 12, 128, 256, 95
 SAMPLES = SHARDS * SAMPLES_PER_SHARD
 PHOTOS = Path(__file__).parents[3] / "shared/data/pairs/zips/grocery-store.zip"
+PART = "parts/made"
+"""Where the shards lie, below the root's `shard` folder."""
 _WORDS = [
     "a",
     "photo",
@@ -42,19 +44,22 @@ _WORDS = [
 
 
 def commit_shards(root: str, contents: list[bytes]) -> tuple[str, SampleTable]:
-    """Write the shards below a root of any kind; return their folder and where the samples lie."""
-    names = [f"shard-{number:06d}.tar" for number in range(SHARDS)]
+    """Write the shards below a root of any kind; return the stage's folder and where the samples lie."""
+    names = [f"{PART}/shard-{number:06d}.tar" for number in range(SHARDS)]
     places = []
 
     def work(workspace: Workspace) -> Outcome:
         for name in names:
-            with TarShard(workspace.output / name) as tar:
+            with TarShard(workspace.output / Path(name).name) as tar:
                 for _ in range(SAMPLES_PER_SHARD):
                     places.append(_add(tar, len(places), contents[len(places)]))
-        return Outcome(ledger=make_ledger(SAMPLES, SAMPLES, {}))
+        return Outcome(ledger=ledger)
 
+    ledger = make_ledger(SAMPLES, SAMPLES, {})
+    part = StageIdentity("shard", 1, Path(PART).name, {}, {}, root, part=True)
+    commit_stage(part, work)
     identity = StageIdentity("shard", 1, "key", {}, {}, root)
-    commit_stage(identity, work)
+    commit_stage(identity, lambda _: Outcome(ledger=ledger, parts=[part.key]))
     shard = np.repeat(np.arange(SHARDS, dtype=np.int32), SAMPLES_PER_SHARD)
     return identity.uri, SampleTable(names, shard, *np.array(places, dtype=np.int64).T)
 

@@ -2,7 +2,7 @@
 
 from neuclip.foundation.config import Section
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
 
 

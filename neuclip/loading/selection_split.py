@@ -7,9 +7,9 @@ from itertools import islice
 
 from neuclip.foundation.errors import DataError
 from neuclip.loading.tar_samples import IMAGE_SUFFIXES, read_samples
+from neuclip.shards.members import shard_files_uri, shard_records
 from neuclip.storage.cache import local_copy
-from neuclip.storage.files import list_files
-from neuclip.storage.uris import join
+from neuclip.storage.uris import join, name_of
 
 _PATTERN = "selection-*.tar"
 _WANTED = frozenset([*IMAGE_SUFFIXES, "txt"])
@@ -26,7 +26,7 @@ class Pair:
 
 
 def read_selection_split(shard_uri: str, *, max_samples: int) -> list[Pair]:
-    """Read the first pairs of a shard stage's selection split; it was shuffled when it was written.
+    """Read the first pairs of a shard stage's selection split; each part was shuffled when it was written.
 
     Raises: DataError: if it is too small to choose by.
     """
@@ -40,15 +40,16 @@ def read_selection_split(shard_uri: str, *, max_samples: int) -> list[Pair]:
 
 
 def _pairs(shard_uri: str) -> Iterator[Pair]:
-    """Yield the pairs of all selection shards in name order."""
-    for name in list_files(shard_uri):
-        if not fnmatch(name, _PATTERN):
+    """Yield the pairs of all selection shards in the order of parts and names."""
+    folder = shard_files_uri(shard_uri)
+    for name in shard_records(shard_uri):
+        if not fnmatch(name_of(name), _PATTERN):
             continue
-        for sample in read_samples(local_copy(join(shard_uri, name)), suffixes=_WANTED):
+        for sample in read_samples(local_copy(join(folder, name)), suffixes=_WANTED):
             image, text = sample.image(), sample.parts.get("txt")
             if image is None or text is None:
                 raise DataError(
-                    f"{join(shard_uri, name)}: sample {sample.key!r} has {sorted(sample.parts)}; "
+                    f"{join(folder, name)}: sample {sample.key!r} has {sorted(sample.parts)}; "
                     f"expected txt and one of {', '.join(IMAGE_SUFFIXES)}"
                 )
             yield Pair(sample.key, image, text.decode("utf-8", errors="replace").strip())

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuclip.foundation.errors import ConfigError, IntegrityError
-from neuclip.stages.manifest import FileRecord, read_manifest
+from neuclip.shards.members import shard_files_uri, shard_records
+from neuclip.stages.manifest import FileRecord
 from neuclip.storage.bounded import BoundedCache
 from neuclip.storage.cache import cache_folder
 from neuclip.storage.uris import is_local, join, local_part
@@ -43,16 +44,14 @@ class ShardFiles:
     """Opens training shards: in place under a local root, else from this machine's bounded cache.
 
     Args:
-        shard_uri: committed folder of the shard stage; its manifest says what must arrive from a remote root.
+        shard_uri: committed folder of the shard stage; its parts' manifests say what must arrive from a remote root.
         cache_gb: size of the cache in GB of 1e9 bytes.
     """
 
     def __init__(self, shard_uri: str, *, cache_gb: float) -> None:
-        self._uri = shard_uri
+        self._uri, self._folder = shard_uri, shard_files_uri(shard_uri)
         self._cache_gb = cache_gb
-        self._records = (
-            {} if is_local(shard_uri) else {f.name: f for f in read_manifest(shard_uri).files}
-        )
+        self._records = {} if is_local(shard_uri) else shard_records(shard_uri)
         self._open: dict[str, OpenShard] = {}
         self._cache = BoundedCache(cache_folder() / "shards", limit_bytes=round(cache_gb * _GB))
 
@@ -91,7 +90,7 @@ class ShardFiles:
         record = self._record(name)
         try:
             self._cache.fetch(
-                join(self._uri, name), size_bytes=record.size_bytes, sha256=record.sha256
+                join(self._folder, name), size_bytes=record.size_bytes, sha256=record.sha256
             )
         except IntegrityError as error:
             raise IntegrityError(f"{error}; run `--only shard --force`") from error
@@ -115,12 +114,12 @@ class ShardFiles:
     def _record(self, name: str) -> FileRecord:
         if name not in self._records:
             raise IntegrityError(
-                f"the index has shard {name}, which the manifest of {self._uri} does not list; run `--from index`"
+                f"the index has shard {name}, which no part of {self._uri} lists; run `--from index`"
             )
         return self._records[name]
 
     def _open_local(self, name: str) -> tuple[Path, int]:
-        path = local_part(self._uri) / name
+        path = local_part(self._folder) / name
         try:
             return path, os.open(path, os.O_RDONLY)
         except OSError as error:

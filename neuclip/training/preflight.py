@@ -11,7 +11,8 @@ from neuclip.foundation.errors import ConfigError, DataError, IntegrityError, ne
 from neuclip.index.reader import read_samples
 from neuclip.launching.config import LaunchConfig
 from neuclip.loading.selection_split import read_selection_split
-from neuclip.stages.manifest import FileRecord, read_manifest, verify_sizes
+from neuclip.shards.members import shard_files_uri, shard_records
+from neuclip.stages.manifest import FileRecord, part_uri, read_manifest, verify_sizes
 from neuclip.storage.files import sha256_of
 from neuclip.storage.uris import join
 from neuclip.training.checkpointing import require_disk
@@ -53,19 +54,14 @@ class Preflight:
     def files(self) -> str:
         """Check that index and shards are there in full size, and the content of one shard."""
         job = self._job
-        manifest = read_manifest(job.shard_uri)
-        for uri, found in (
-            (job.index_uri, read_manifest(job.index_uri)),
-            (job.shard_uri, manifest),
-        ):
-            verify_sizes(uri, found)
-        tars = [file for file in manifest.files if file.name.endswith(".tar")]
-        size_gb = sum(file.size_bytes for file in tars) / _GB
-        first = tars[0]
-        _verify_content(job.shard_uri, first)
-        return (
-            f"{len(tars)} shards of {size_gb:.3g} GB are there; {first.name} is what was committed"
-        )
+        parts = read_manifest(job.shard_uri).parts
+        for uri in (job.index_uri, *(part_uri(job.shard_uri, part) for part in parts)):
+            verify_sizes(uri, read_manifest(uri))
+        tars = shard_records(job.shard_uri)
+        size_gb = sum(file.size_bytes for file in tars.values()) / _GB
+        first, record = next(iter(tars.items()))
+        _verify_content(join(shard_files_uri(job.shard_uri), first), record)
+        return f"{len(tars)} shards of {size_gb:.3g} GB are there; {first} is what was committed"
 
     def samples(self) -> str:
         """Check that batches, streams and ranks fit the data."""
@@ -144,10 +140,10 @@ def check_launch(config: LaunchConfig) -> str:
     return f"{config.world_size} ranks on {config.machines} machines by {kind}"
 
 
-def _verify_content(folder_uri: str, file: FileRecord) -> None:
-    found = sha256_of(join(folder_uri, file.name))
+def _verify_content(uri: str, file: FileRecord) -> None:
+    found = sha256_of(uri)
     if found != file.sha256:
         raise IntegrityError(
-            f"{join(folder_uri, file.name)} has SHA-256 {found[:12]}, committed was {file.sha256[:12]}; the shard was "
+            f"{uri} has SHA-256 {found[:12]}, committed was {file.sha256[:12]}; the shard was "
             "changed: run `--only shard --force`"
         )

@@ -17,7 +17,7 @@ import torch
 from end_to_end import open_clip_trainer
 from PIL import Image
 
-from neuclip.evaluation.sets import read_set
+from neuclip.loading.evaluation_sets import read_set
 from neuclip.stages.manifest import read_manifest
 from neuclip.towers.encode import encode_images, encode_texts
 from neuclip.towers.folder import load_towers
@@ -30,8 +30,7 @@ BATCH = 32
 @pytest.fixture
 def trained_with(journey, tmp_path):
     """The log of open_clip's trainer after one epoch over our training shards, from our published weights."""
-    shard_folder = Path(journey.uri("shard"))
-    shards = sorted(shard_folder.glob("shard-*.tar"))
+    shards = sorted(journey.root.glob("shard/parts/*/shard-*.tar"))
     samples = read_manifest(journey.uri("index")).summary["samples"]
     batch = max(size for size in range(1, BATCH + 1) if samples % size == 0)
     done = subprocess.run(
@@ -71,13 +70,16 @@ def test_its_trainer_takes_an_epoch_of_our_shards(trained_with, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves tars open
 def test_its_loader_gives_every_sample_of_the_index_once(journey):
-    """The data pipeline of open_clip's trainer, its captions held against the index."""
+    """The data pipeline of open_clip's trainer, its captions held against the tables."""
     from open_clip_train.data import get_wds_dataset
     from open_clip_train.params import parse_args
 
     open_clip_trainer.without_end_records()
-    rows = pq.read_table(Path(journey.uri("index")) / "samples.parquet").to_pylist()
-    shards = sorted(Path(journey.uri("shard")).glob("shard-*.tar"))
+    members = pq.read_table(Path(journey.uri("shard")) / "members.parquet").to_pylist()
+    uids = {row["uid"] for row in members if row["split"] == "train"}
+    captions = pq.read_table(Path(journey.uri("caption")) / "captions.parquet").to_pylist()
+    rows = [row for row in captions if row["uid"] in uids]
+    shards = sorted(journey.root.glob("shard/parts/*/shard-*.tar"))
     batch = max(size for size in range(1, BATCH + 1) if len(rows) % size == 0)
     arguments = parse_args(
         [

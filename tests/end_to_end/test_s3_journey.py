@@ -62,7 +62,14 @@ def test_the_same_as_on_a_folder(journey, on_s3):
 def test_the_same_shards_and_scores(journey, on_s3):
     for stage in ("shard", "caption", "curate"):
         there, here = read_manifest(on_s3.uri(stage)), read_manifest(journey.uri(stage))
-        assert there.files == here.files
+        assert (there.files, there.parts) == (here.files, here.parts)
+        if stage == "shard":
+            for key in here.parts:
+                part = f"{on_s3.result['root']}/shard/parts/{key}"
+                assert (
+                    read_manifest(part).files
+                    == read_manifest(f"{journey.root}/shard/parts/{key}").files
+                )
     assert on_s3.result["scores"] == journey.result["scores"]
 
 

@@ -146,7 +146,7 @@ def test_a_corrupt_image_is_named_and_its_place_filled(tmp_path, caplog):
 
 def test_a_shard_cut_short_or_changed_is_refused(tmp_path):
     packed = pack(tmp_path, [some_pairs(60)])
-    path = Path(packed.shard) / "shard-000000.tar"
+    path = next(Path(packed.shard).parent.glob("parts/*/shard-000000.tar"))
     content = path.read_bytes()
     path.write_bytes(content[:3000])
     with pytest.raises(IntegrityError, match=r"shard-000000.tar is truncated: \d+ bytes expected"):

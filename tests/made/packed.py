@@ -10,8 +10,10 @@ from neuclip.captions.run import run_caption
 from neuclip.curate.config import CurateConfig
 from neuclip.curate.run import run_curate
 from neuclip.foundation.progress import silent
+from neuclip.index import config as index
 from neuclip.index.config import IndexConfig
 from neuclip.index.run import run_index
+from neuclip.shards import config as shards
 from neuclip.shards.config import ShardConfig
 from neuclip.shards.run import run_shard
 from neuclip.stages.workspace import StageIdentity, commit_stage
@@ -34,11 +36,14 @@ def pack(
     curate: CurateConfig | None = None,
     caption: CaptionConfig | None = None,
     shard: ShardConfig | None = None,
+    key: str = "key",
 ) -> Packed:
-    acquire_uri = commit_acquired(root, partitions)
+    """Commit all data stages below a root; with another `key` another run at the same root."""
+    shard = shard or ShardConfig(samples_per_shard=20, selection_share=0.2)
+    acquire_uri = commit_acquired(root, partitions, f"acquired-{key}")
 
-    def commit(stage, work):
-        identity = StageIdentity(stage, 1, f"{stage}-key", {}, {}, str(root))
+    def commit(stage, work, version=1, section=None):
+        identity = StageIdentity(stage, version, f"{stage}-{key}", section or {}, {}, str(root))
         commit_stage(identity, work)
         return identity.uri
 
@@ -58,17 +63,19 @@ def pack(
     shard_uri = commit(
         "shard",
         lambda w: run_shard(
-            shard or ShardConfig(samples_per_shard=20, selection_share=0.2),
+            shard,
             seed=seed,
+            root=str(root),
             acquire_uri=acquire_uri,
             caption_uri=caption_uri,
             **places(w),
         ),
+        shards.STAGE_VERSION,
+        {**shard.keyed(), "seed": seed},
     )
     index_uri = commit(
         "index",
-        lambda w: run_index(
-            IndexConfig(), shard_uri=shard_uri, caption_uri=caption_uri, **places(w)
-        ),
+        lambda w: run_index(IndexConfig(), shard_uri=shard_uri, **places(w)),
+        index.STAGE_VERSION,
     )
     return Packed(acquire_uri, curate_uri, caption_uri, shard_uri, index_uri)

@@ -11,26 +11,37 @@ from neuclip.shards.tar import TarShard
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage
 
+PART = "parts/the-part"
+"""Where the shards lie, below the root's `shard` folder."""
+
 
 @dataclass(frozen=True)
 class MadeShards:
     uri: str
     table: SampleTable
 
+    @property
+    def folder(self) -> str:
+        """What names of shards start at."""
+        return self.uri.rsplit("/", 1)[0]
+
 
 def make_shards(root: str | Path, sizes: list[int], image_of, *, caption_of=str) -> MadeShards:
     """Commit a shard stage with so many samples in each shard; `image_of(sample_id)` gives the bytes of a JPEG."""
-    places, names = [], [f"shard-{number:06d}.tar" for number in range(len(sizes))]
+    places, names = [], [f"{PART}/shard-{number:06d}.tar" for number in range(len(sizes))]
 
     def work(workspace) -> Outcome:
         for name, size in zip(names, sizes, strict=True):
-            with TarShard(workspace.output / name) as tar:
+            with TarShard(workspace.output / Path(name).name) as tar:
                 for _ in range(size):
                     places.append(_add(tar, len(places), image_of, caption_of))
-        return Outcome(ledger=make_ledger(sum(sizes), sum(sizes), {}))
+        return Outcome(ledger=ledger)
 
+    ledger = make_ledger(sum(sizes), sum(sizes), {})
+    part = StageIdentity("shard", 1, Path(PART).name, {}, {}, str(root), part=True)
+    commit_stage(part, work)
     identity = StageIdentity("shard", 1, "shard-key", {}, {}, str(root))
-    commit_stage(identity, work)
+    commit_stage(identity, lambda _: Outcome(ledger=ledger, parts=[part.key]))
     columns = np.array(places, dtype=np.int64).T
     shard = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     return MadeShards(identity.uri, SampleTable(names, shard, *columns))

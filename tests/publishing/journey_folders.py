@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from towers.tiny import COLOURS, picture, tiny_towers
 
-from neuclip.shards.run import MEMBER_SCHEMA
+from neuclip.shards.members import MEMBER_SCHEMA
 from neuclip.shards.tar import TarShard
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import Manifest
@@ -66,9 +66,10 @@ def make_journey(
 
 def _write_shards(folder, caption, pictures):
     rows = []
+    (folder.parent / "parts" / "part").mkdir(parents=True)
     for shard in range(2):
-        name = f"shard-{shard:06d}.tar"
-        with TarShard(folder / name) as tar:
+        name = f"parts/part/shard-{shard:06d}.tar"
+        with TarShard(folder.parent / name) as tar:
             for place in range(20):
                 sample_id = shard * 20 + place
                 colour = list(pictures)[sample_id % len(pictures)]
@@ -90,7 +91,12 @@ def _write_shards(folder, caption, pictures):
                 row |= {"json_offset": json_offset, "json_size": len(text)}
                 rows.append(row)
     rows.append(
-        {**rows[0], "split": "selection", "shard": "selection-000000.tar", "sample_id": None}
+        {
+            **rows[0],
+            "split": "selection",
+            "shard": "parts/part/selection-000000.tar",
+            "sample_id": None,
+        }
     )
     pq.write_table(pa.Table.from_pylist(rows, schema=MEMBER_SCHEMA), folder / "members.parquet")
 

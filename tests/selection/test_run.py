@@ -10,7 +10,8 @@ from neuclip.selection.choose import choose
 from neuclip.selection.config import SelectConfig
 from neuclip.selection.run import run_select
 from neuclip.selection.score import CheckpointScore
-from neuclip.stages.workspace import Workspace
+from neuclip.stages.ledger import make_ledger
+from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 from neuclip.towers.folder import save_towers
 
 
@@ -33,10 +34,27 @@ def stages(tmp_path_factory):
         members.append((f"{number:032x}.txt", f"a photo of {colour}".encode()))
         members.append((f"{number:032x}.json", b"{}"))
     members += [("f" * 32 + ".jpg", b"broken"), ("f" * 32 + ".txt", b"a photo of nothing")]
-    write_tar(base / "shard" / "selection-00000.tar", members[:9])
-    write_tar(base / "shard" / "selection-00001.tar", members[9:])
-    write_tar(base / "shard" / "shard-00000.tar", [("x.txt", b"not for selection")])
+    shards = {"selection-00000.tar": members[:9], "shard-00000.tar": [("x.txt", b"not this")]}
+    commit_shards(base, [shards, {"selection-00000.tar": members[9:]}])
     return base
+
+
+def commit_shards(base, parts):
+    """Commit a shard stage of which only the tars matter; their members by name, part by part."""
+    ledger = make_ledger(1, 1, {})
+    for number, tars in enumerate(parts):
+
+        def work(workspace, tars=tars):
+            for name, members in tars.items():
+                write_tar(workspace.output / name, members)
+            return Outcome(ledger)
+
+        # Names of parts are digests, so their order is not that of the parts.
+        commit_stage(StageIdentity("shard", 1, f"part{9 - number}", {}, {}, str(base), True), work)
+    keys = [f"part{9 - number}" for number in range(len(parts))]
+    commit_stage(
+        StageIdentity("shard", 1, "key", {}, {}, str(base)), lambda _: Outcome(ledger, parts=keys)
+    )
 
 
 @pytest.fixture
@@ -50,7 +68,7 @@ def select(stages, workspace, **config):
     return run_select(
         SelectConfig(**config),
         train_uri=str(stages / "train"),
-        shard_uri=str(stages / "shard"),
+        shard_uri=str(stages / "shard" / "key"),
         workspace=workspace,
         progress=silent,
     )
@@ -89,12 +107,12 @@ def test_max_samples_takes_the_first(stages, workspace):
 
 
 def test_a_split_that_is_too_small_says_what_to_do(stages, workspace, tmp_path):
-    write_tar(tmp_path / "shard" / "selection-00000.tar", [])
+    commit_shards(tmp_path, [{"selection-00000.tar": []}])
     with pytest.raises(DataError, match=r"0 pairs.*shard\.selection_share"):
         run_select(
             SelectConfig(),
             train_uri=str(stages / "train"),
-            shard_uri=str(tmp_path / "shard"),
+            shard_uri=str(tmp_path / "shard" / "key"),
             workspace=workspace,
             progress=silent,
         )
@@ -105,7 +123,7 @@ def test_no_checkpoint_and_half_a_checkpoint_are_refused(stages, workspace, tmp_
         run_select(
             SelectConfig(),
             train_uri=str(tmp_path / "train"),
-            shard_uri=str(stages / "shard"),
+            shard_uri=str(stages / "shard" / "key"),
             workspace=workspace,
             progress=silent,
         )
@@ -126,7 +144,7 @@ def test_broken_weights_are_refused(stages, workspace, tmp_path):
         run_select(
             SelectConfig(),
             train_uri=str(tmp_path / "train"),
-            shard_uri=str(stages / "shard"),
+            shard_uri=str(stages / "shard" / "key"),
             workspace=workspace,
             progress=silent,
         )

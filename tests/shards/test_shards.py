@@ -22,8 +22,18 @@ def members_of(packed):
     return pq.read_table(f"{packed.shard}/members.parquet").to_pylist()
 
 
+def folder_of(packed):
+    return Path(packed.shard).parent
+
+
 def digests(packed):
-    return {file.name: file.sha256 for file in read_manifest(packed.shard).files}
+    """SHA-256 of what is in the stage's folder and in its parts."""
+    manifest = read_manifest(packed.shard)
+    found = {file.name: file.sha256 for file in manifest.files}
+    for number, key in enumerate(manifest.parts):
+        part = read_manifest(f"{folder_of(packed)}/parts/{key}")
+        found |= {f"{number}/{file.name}": file.sha256 for file in part.files}
+    return found
 
 
 def test_a_rerun_writes_the_same_bytes_and_another_seed_does_not(tmp_path):
@@ -31,22 +41,20 @@ def test_a_rerun_writes_the_same_bytes_and_another_seed_does_not(tmp_path):
     first = digests(pack(tmp_path / "a", partitions))
     assert digests(pack(tmp_path / "b", partitions)) == first
     assert digests(pack(tmp_path / "c", partitions, seed=1)) != first
-    assert {name for name in first if name.startswith("shard-")} >= {
-        "shard-000000.tar",
-        "shard-000001.tar",
-    }
+    assert {"0/shard-000000.tar", "0/shard-000001.tar", "0/selection-000000.tar"} < first.keys()
 
 
 def test_offsets_lead_to_the_bytes_that_tarfile_finds(tmp_path):
     packed = pack(tmp_path, [some_pairs(50)])
     for member in members_of(packed):
-        path = Path(packed.shard) / member["shard"]
+        path = folder_of(packed) / member["shard"]
         with tarfile.open(path) as tar, path.open("rb") as file:
             info = tar.getmember(member["image_member"])
             assert (info.offset_data, info.size) == (member["image_offset"], member["image_size"])
             assert (info.mtime, info.uid, info.gid) == (0, 0, 0)
             file.seek(member["json_offset"])
             record = json.loads(file.read(member["json_size"]))
+            assert member["sources"] == sorted(record["captions"])
             assert record["uid"] == member["uid"]
             assert record["sample_id"] == member["sample_id"]
             file.seek(member["image_offset"])
@@ -57,7 +65,7 @@ def test_offsets_lead_to_the_bytes_that_tarfile_finds(tmp_path):
 def test_webdataset_reads_every_sample_once(tmp_path):
     pairs = some_pairs(50)
     packed = pack(tmp_path, [pairs])
-    shards = sorted({f"{packed.shard}/{m['shard']}" for m in members_of(packed)})
+    shards = sorted({f"{folder_of(packed)}/{m['shard']}" for m in members_of(packed)})
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", ResourceWarning

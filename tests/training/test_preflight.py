@@ -69,9 +69,11 @@ def test_what_cannot_work_is_refused_with_what_to_change(
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "changed"])
 def test_a_shard_that_is_not_what_was_committed_is_found(packed, tmp_path, damage):
-    shutil.copytree(Path(packed.shard), tmp_path / "shard")
-    spoilt = type(packed)(**{**vars(packed), "shard": str(tmp_path / "shard")})
-    victim = min((tmp_path / "shard").glob("*.tar"))
+    shutil.copytree(Path(packed.shard).parent, tmp_path / "shard")
+    spoilt = type(packed)(
+        **{**vars(packed), "shard": f"{tmp_path}/shard/{Path(packed.shard).name}"}
+    )
+    victim = min((tmp_path / "shard").glob("parts/*/*.tar"))
     content = victim.read_bytes()
     if damage == "missing":
         victim.unlink()

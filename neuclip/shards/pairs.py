@@ -1,0 +1,154 @@
+"""The pairs that enter the stage, in DuckDB: known by uid and content, cut into the groups that are packed together."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from neuclip.foundation.errors import IntegrityError
+from neuclip.foundation.randomness import keyed_hash
+
+_ORDER, _SPLIT = 0, 1
+_BATCH_ROWS = 1 << 20
+_PACKED_AT_ONCE = 1024
+
+_UID = "('0x' || c.uid[1:16])::UBIGINT AS uid_hi, ('0x' || c.uid[17:32])::UBIGINT AS uid_lo"
+
+_JOINED = """
+    FROM read_parquet($captions) c
+    JOIN read_parquet($rows, filename = true) r ON c.uid = r.uid AND r.status = 'success'
+    JOIN (SELECT unnest($rows) AS filename, unnest(range(len($rows))) AS partition) f ON r.filename = f.filename"""
+
+_KEYS = f"""
+    CREATE TABLE keys AS SELECT {_UID}, md5_number_lower(to_json({{
+        'captions': list_sort(map_entries(c.captions)), 'url': r.url, 'width': r.width, 'height': r.height,
+        'size': r.size, 'sha256': r.sha256}})::VARCHAR) AS content {_JOINED}"""
+
+_TAKE = """
+    CREATE OR REPLACE TABLE entering AS
+    SELECT k.uid_hi, k.uid_lo, k.content FROM keys k
+    LEFT JOIN taken t ON k.uid_hi = t.uid_hi AND k.uid_lo = t.uid_lo
+    WHERE t."group" IS NOT DISTINCT FROM $group"""
+
+_CONTENT = "SELECT uid_hi, uid_lo, content FROM entering ORDER BY uid_hi, uid_lo"
+
+_PACKED = f"""
+    SELECT uid, url, width, height, captions, partition, member, "offset", size
+    FROM (
+        SELECT c.uid, {_UID}, r.url, r.width, r.height, c.captions, f.partition, r.member, r."offset", r.size
+        {_JOINED})
+    JOIN placed p USING (uid_hi, uid_lo) WHERE p.held_out = $held_out ORDER BY p.rank, uid"""  # noqa: S608
+
+
+class Pairs:
+    """All kept pairs of a run.
+
+    A pair's `content` is 64 bits of a hash of its captions, its URL and what acquire says of its image.
+
+    Raises: IntegrityError: if captions and outcome rows do not hold the same uids, each once.
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, captions: Path, rows: list[Path]
+    ) -> None:
+        self._connection = connection
+        self._inputs = {"captions": str(captions), "rows": [str(path) for path in rows]}
+        connection.execute(_KEYS, self._inputs)
+        connection.execute('CREATE TABLE taken (uid_hi UBIGINT, uid_lo UBIGINT, "group" BIGINT)')
+        self.count = self._number("SELECT count(*) FROM keys")
+        self._check(captions)
+
+    def _check(self, captions: Path) -> None:
+        expected = self._number("SELECT count(*) FROM read_parquet($1)", [str(captions)])
+        distinct = self._number("SELECT count(*) FROM (SELECT DISTINCT uid_hi, uid_lo FROM keys)")
+        if not self.count == expected == distinct:
+            raise IntegrityError(
+                f"{captions} has {expected} pairs, of which acquire's outcome rows hold {self.count} as fetched with "
+                f"{distinct} different uids; the tables do not belong together or a uid is there twice: "
+                "run `--from curate --force`"
+            )
+
+    def whole_groups(self, pairs_path: Path) -> list[int]:
+        """Return the sizes of the first groups of an earlier run of which every pair is still here, unchanged."""
+        rows = self._connection.execute(
+            """SELECT count(*), count(k.uid_hi) FROM read_parquet($1) p
+            LEFT JOIN keys k ON p.uid_hi = k.uid_hi AND p.uid_lo = k.uid_lo AND p.content = k.content
+            GROUP BY p."group" ORDER BY p."group" """,
+            [str(pairs_path)],
+        ).fetchall()
+        sizes: list[int] = []
+        for size, found in rows:
+            if size != found:
+                break
+            sizes.append(int(size))
+        return sizes
+
+    def keep_groups(self, pairs_path: Path, count: int) -> None:
+        """Take over the first `count` groups of an earlier run."""
+        self._connection.execute(
+            'INSERT INTO taken SELECT uid_hi, uid_lo, "group" FROM read_parquet($1) WHERE "group" < $2',
+            [str(pairs_path), count],
+        )
+
+    def enter(self, group: int | None) -> int:
+        """Choose the pairs of a group, or all that are in none, for the calls below; return how many they are."""
+        self._connection.execute(_TAKE, {"group": group})
+        return self._number("SELECT count(*) FROM entering")
+
+    def digest(self) -> str:
+        """Hash the uids and contents of the chosen pairs, in any order of the input the same; hex."""
+        digest = hashlib.sha256()
+        reader = self._connection.sql(_CONTENT).to_arrow_reader(_BATCH_ROWS)
+        for batch in reader:
+            digest.update(
+                np.stack([np.asarray(column, dtype="<u8") for column in batch]).T.tobytes()
+            )
+        return digest.hexdigest()
+
+    def call_new_group(self, group: int) -> None:
+        """Make the chosen pairs, which are in no group, a group."""
+        self._connection.execute(
+            "INSERT INTO taken SELECT uid_hi, uid_lo, $1 FROM entering", [group]
+        )
+
+    def place(self, *, seed: int, selection_share: float) -> None:
+        """Split the chosen pairs and shuffle each split.
+
+        Whether a pair is held out, and its rank in the order, depend on (seed, uid) alone.
+        """
+        self._connection.execute(
+            "CREATE OR REPLACE TABLE placed (uid_hi UBIGINT, uid_lo UBIGINT, rank UBIGINT, held_out BOOLEAN)"
+        )
+        with self._connection.cursor() as reading:
+            for batch in reading.sql("SELECT uid_hi, uid_lo FROM entering").to_arrow_reader(
+                _BATCH_ROWS
+            ):
+                high, low = (np.asarray(column, dtype=np.uint64) for column in batch)
+                mixed = keyed_hash(high, seed=seed) ^ low
+                is_held_out = keyed_hash(mixed, seed=seed, epoch=_SPLIT) < np.uint64(
+                    selection_share * 2.0**64
+                )
+                rank = keyed_hash(mixed, seed=seed, epoch=_ORDER)
+                table = pa.table([high, low, rank, is_held_out], names=list("hlrs"))
+                self._connection.from_arrow(table).insert_into("placed")
+
+    def packed(self, *, held_out: bool) -> Iterator[dict[str, Any]]:
+        """Yield the chosen pairs of a split in the order they are packed in."""
+        parameters = {**self._inputs, "held_out": held_out}
+        with self._connection.cursor() as reading:
+            for batch in reading.sql(_PACKED, params=parameters).to_arrow_reader(_PACKED_AT_ONCE):
+                yield from batch.to_pylist()
+
+    def write_groups(self, path: Path) -> None:
+        """Write which pairs were packed together: group, uid_hi, uid_lo, content."""
+        self._connection.sql(
+            """SELECT t."group", k.uid_hi, k.uid_lo, k.content FROM keys k
+            JOIN taken t ON k.uid_hi = t.uid_hi AND k.uid_lo = t.uid_lo ORDER BY 1, 2, 3"""
+        ).write_parquet(str(path), compression="zstd")
+
+    def _number(self, query: str, parameters: list[Any] | None = None) -> int:
+        return int(self._connection.execute(query, parameters or []).fetchall()[0][0])
