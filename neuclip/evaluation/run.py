@@ -4,9 +4,9 @@ import json
 
 from neuclip.evaluation.config import EvaluateConfig
 from neuclip.evaluation.score import SetScore, score_set
-from neuclip.evaluation.sets import read_set
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import Progress
+from neuclip.loading.evaluation_sets import read_set
 from neuclip.stages.ledger import Ledger, add_ledgers
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.cache import local_folder

@@ -9,9 +9,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from neuclip.evaluation.sets import EvaluationSet
 from neuclip.evaluation.zero_shot import class_features, classification_metrics
 from neuclip.foundation.errors import DataError
+from neuclip.loading.evaluation_sets import EvaluationSet
 from neuclip.loading.tar_samples import TarSample
 from neuclip.stages.ledger import Ledger, make_ledger
 from neuclip.towers.encode import encode_images, encode_texts

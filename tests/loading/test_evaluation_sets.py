@@ -1,8 +1,8 @@
 import pytest
 from towers.tiny import write_tar
 
-from neuclip.evaluation.sets import read_set
 from neuclip.foundation.errors import DataError
+from neuclip.loading.evaluation_sets import read_set
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_the_version_follows_everything_that_is_read_and_nothing_else(folder, mo
         )
         seen.add(read_set(str(folder)).suite_version)
         (folder / name).write_bytes(content)
-    monkeypatch.setattr("neuclip.evaluation.sets.EVALUATION_VERSION", 10_000)
+    monkeypatch.setattr("neuclip.loading.evaluation_sets.EVALUATION_VERSION", 10_000)
     seen.add(read_set(str(folder)).suite_version)
     assert len(seen) == 5
 
