@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from neuclip.curate.conditions import SHORTER, column
-from neuclip.storage.tables import ArrowColumn
 
 Bits = npt.NDArray[np.uint64]
 """For each pair, bit i is set where reason i drops it."""
@@ -97,27 +96,30 @@ class Survival:
         columns: Mapping[str, str],
         language: str | None,
     ) -> None:
-        self._connection = connection
+        self._connection = connection.cursor()  # judging goes on at the same time
         sizes = " ".join(f"WHEN {SHORTER} < {px} THEN 'below {px} px'" for px in _SIZES_PX)
         self._buckets = {
-            "domain": "lower(split_part(split_part(url, '/', 3), ':', 1))",
+            "domain": "coalesce(lower(split_part(split_part(url, '/', 3), ':', 1)), '')",
             "shorter_side": f"CASE {sizes} ELSE 'from {_SIZES_PX[-1]} px' END",
         }
         if language is not None and language in columns:
-            self._buckets["language"] = column(language)
-        connection.execute(
+            self._buckets["language"] = f"coalesce({column(language)}, 'none')"
+        self._connection.execute(
             "CREATE TEMP TABLE survival (kind VARCHAR, bucket VARCHAR, pairs BIGINT, kept BIGINT)"
         )
 
-    def add(self, relation: str, positions: ArrowColumn, kept: npt.NDArray[np.bool_]) -> None:
-        """Count the pairs of a partition."""
-        self._connection.register("kept", pa.table({"kept_position": positions, "kept": kept}))
-        for kind, bucket in self._buckets.items():
-            self._connection.execute(
-                f"INSERT INTO survival SELECT '{kind}', {bucket}, count(*), count(*) FILTER (kept) "
-                f"FROM {relation} JOIN kept ON position = kept_position GROUP BY 2"
-            )
-        self._connection.unregister("kept")
+    def add(self, relation: str, kept: npt.NDArray[np.bool_]) -> None:
+        """Count the pairs of a partition; `kept` stands row by row beside them."""
+        names = ", ".join(self._buckets)
+        made = ", ".join(f"{sql} AS {name}" for name, sql in self._buckets.items())
+        sets = ", ".join(f"({name})" for name in self._buckets)
+        kinds = " ".join(f"WHEN grouping({name}) = 0 THEN '{name}'" for name in self._buckets)
+        self._connection.register("verdicts", pa.table({"kept": kept}))
+        self._connection.execute(
+            f"INSERT INTO survival SELECT CASE {kinds} END, coalesce({names}), count(*), count(*) FILTER (kept) "
+            f"FROM (SELECT {made} FROM {relation}) POSITIONAL JOIN verdicts GROUP BY GROUPING SETS ({sets})"
+        )
+        self._connection.unregister("verdicts")
 
     def table(self) -> dict[str, list[dict[str, Any]]]:
         """Return for each kind its most frequent buckets, the rest as one: bucket, pairs, kept."""

@@ -28,7 +28,7 @@ from neuclip.curate.rules import (
 )
 from neuclip.curate.uids import SubsetFile
 from neuclip.foundation.errors import ConfigError, DataError
-from neuclip.foundation.ids import as_integers
+from neuclip.foundation.ids import UID_LENGTH, as_integers
 from neuclip.storage.tables import ArrowColumn, ArrowTable
 
 Mask = Callable[[int, ArrowTable], npt.NDArray[np.bool_]]
@@ -207,5 +207,9 @@ class Judge:
 
 
 def halves_of(uids: ArrowColumn) -> npt.NDArray[np.uint64]:
-    """Return a column of uids as [n, 2] integers."""
-    return as_integers("".join(uids.to_pylist()))
+    """Return a column of uids, 32 digits each, as [n, 2] integers."""
+    column = uids.combine_chunks()
+    first, digits = column.offset * UID_LENGTH, column.buffers()[2]
+    if digits is None:
+        return np.empty((0, 2), dtype=np.uint64)
+    return as_integers(digits.to_pybytes()[first : first + len(column) * UID_LENGTH])

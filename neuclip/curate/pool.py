@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import duckdb
+import pyarrow.parquet as pq
 
 from neuclip.acquire.raw import COLUMNS, ROWS, partition_folders
 from neuclip.curate.conditions import quoted
@@ -12,6 +13,7 @@ from neuclip.foundation.errors import ConfigError, IntegrityError
 from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import exists
+from neuclip.storage.tables import ArrowColumn
 from neuclip.storage.uris import join, name_of
 
 SCORES = "scores.parquet"
@@ -70,22 +72,20 @@ class Pool:
         ]
         return f"(SELECT * FROM {rows}{''.join(beside)} WHERE status = 'success')"
 
-    def check(self, connection: duckdb.DuckDBPyConnection, number: int) -> None:
+    def check(self, number: int) -> None:
         """Make sure that the tables of a partition stand row by row beside its rows.
 
         Raises: IntegrityError: naming the table.
         """
         partition = self.partitions[number]
+        if not partition.tables:
+            return
+        uids = _uids(partition.rows)
         for table in partition.tables:
-            query = (
-                "SELECT count(*) FILTER (r.uid IS DISTINCT FROM t.uid) FROM "
-                f"read_parquet({_local(partition.rows)}) r POSITIONAL JOIN read_parquet({_local(table)}) t"
-            )
-            different = int(connection.execute(query).fetchall()[0][0])
-            if different:
+            if not uids.equals(_uids(table)):
                 raise IntegrityError(
-                    f"{table} does not stand row by row beside {partition.rows}: {different} uids differ; "
-                    "run `--only acquire --force` if it is in the folder of acquire, else remove its folder"
+                    f"the uids of {table} are not those of {partition.rows}, row by row; run `--only acquire --force` "
+                    "if it lies in acquire's folder, else remove the folder it lies in and run again"
                 )
 
     def fetch_ahead(self) -> Iterator[int]:
@@ -124,6 +124,10 @@ class Pool:
                         )
                     taken[name] = str(kind)
         return {**taken, "alt": "VARCHAR"}
+
+
+def _uids(uri: str) -> ArrowColumn:
+    return pq.read_table(local_copy(uri), columns=["uid"])["uid"].cast("string")
 
 
 def _local(uri: str) -> str:

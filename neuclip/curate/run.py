@@ -1,8 +1,9 @@
 """Judge every acquired pair: one verdict row each, kept or dropped by the first rule that fails."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ SUBSET = "kept.npy"
 FUNNEL = "funnel.json"
 GROUPS = "groups"
 
+_T = TypeVar("_T")
 _SCHEMA = pa.schema(
     {
         "uid": pa.string(),
@@ -61,7 +63,7 @@ def run_curate(
     pool = Pool(acquire_uri, scores)
     with connect(workspace.scratch) as connection:
         for part in pool.fetch_ahead():
-            pool.check(connection, part)
+            pool.check(part)
         judge = Judge(
             pool, config.rules, connection, seed=seed, scratch=workspace.scratch, masks=masks
         )
@@ -78,10 +80,9 @@ def run_curate(
             compression="zstd",
             use_dictionary=["reason"],  # type: ignore[arg-type]  # the stub knows bool alone
         ) as writer:
-            for part in pool.fetch_ahead():
-                pairs, bits = judge.verdicts(part)
+            for part, (pairs, bits) in _one_ahead(judge.verdicts, pool.fetch_ahead()):
                 funnel.add(bits)
-                survival.add(pool.relation(part), pairs["position"], bits == 0)
+                survival.add(pool.relation(part), bits == 0)
                 writer.write_table(_verdict_rows(pairs, bits, judge.reasons))
                 kept.append(halves_of(pairs["uid"].filter(pa.array(bits == 0))))
                 progress(
@@ -108,6 +109,19 @@ def run_curate(
             compression="zstd",
         )
     return Outcome(ledger=ledger, summary=summary)
+
+
+def _one_ahead(work: Callable[[int], _T], parts: Iterable[int]) -> Iterator[tuple[int, _T]]:
+    """Yield each part with what work makes of it, the next one under way in a thread meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        begun: tuple[int, Future[_T]] | None = None
+        for part in parts:
+            coming = part, thread.submit(work, part)
+            if begun is not None:
+                yield begun[0], begun[1].result()
+            begun = coming
+        if begun is not None:
+            yield begun[0], begun[1].result()
 
 
 def _verdict_rows(pairs: ArrowTable, bits: Bits, reasons: Sequence[str]) -> ArrowTable:

@@ -5,7 +5,7 @@ from typing import Any
 
 import duckdb
 
-MEMORY_LIMIT = "4GB"
+MEMORY_LIMIT = "1GB"
 
 ArrowTable = Any
 """A pyarrow.Table; pyarrow has no types."""

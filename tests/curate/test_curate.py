@@ -243,7 +243,7 @@ def test_tables_that_do_not_stand_beside_each_other_are_refused(tmp_path):
     table = pq.read_table(path)
     pq.write_table(table.take([1, 0]), path)
     identity = StageIdentity("curate", 1, "k", {}, {}, str(tmp_path))
-    with pytest.raises(Exception, match=r"2 uids differ|bytes, expected"):
+    with pytest.raises(Exception, match=r"are not those of .* row by row"):
         commit_stage(
             identity,
             lambda w: run_curate(config(), acquire_uri=acquire_uri, workspace=w, progress=silent),
