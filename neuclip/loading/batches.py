@@ -1,7 +1,7 @@
 """The stream of batches of one rank, from any step on."""
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 
 from torch.utils.data import DataLoader
@@ -43,18 +43,30 @@ def load_batches(
 
     Raises: ConfigError: if the cache cannot hold the shards that are in use at once.
     """
-    loader = DataLoader(
+    share = _RankBatches(order, first=first, last=last, rank=rank, size=size)
+    loader = load_lists(samples, share, workers=workers, pin_memory=pin_memory)
+    with _fetched_ahead(samples, order, first=first, rank=rank, size=size) as reached:
+        for step, batch in enumerate(loader, first):
+            reached(step)
+            yield batch
+
+
+def load_lists(
+    samples: ShardSamples,
+    lists: Iterable[list[tuple[int, int]]],
+    *,
+    workers: int,
+    pin_memory: bool,
+) -> Iterable[Batch]:
+    """Return a batch of each list of (epoch, sample_id), in order, whatever the number of workers."""
+    return DataLoader(
         samples,
-        batch_sampler=_RankBatches(order, first=first, last=last, rank=rank, size=size),
+        batch_sampler=lists,
         collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]  # __getitems__ gives a batch, not a list
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
     )
-    with _fetched_ahead(samples, order, first=first, rank=rank, size=size) as reached:
-        for step, batch in enumerate(loader, first):
-            reached(step)
-            yield batch
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from neuclip.foundation.config import Section
 
 Reduction = Literal["gather", "two_role"]
+IndexStrategy = Literal["uniform", "stratified", "kmeans++"]
 
 
 def _reduction() -> Any:  # noqa: ANN401  # stands where Field() stands
@@ -240,9 +241,15 @@ class NetworkConfig(Section):
     num_prototypes: int = Field(
         default=4096, ge=2, description="Prototypes a side (m), a count, at least 2."
     )
-    source: Literal["recent", "batch"] = Field(
+    source: Literal["recent", "batch", "index"] = Field(
         default="recent",
-        description="Where prototypes restart from: the most recent pairs, or the present batch.",
+        description="Where prototypes restart from: the most recent pairs, the present batch, or "
+        "pairs drawn from the sample index and encoded anew at each restart.",
+    )
+    index_strategy: IndexStrategy = Field(
+        default="uniform",
+        description="How source index draws: all pairs alike, from the index's clusters in "
+        "proportion to their size, or far from each other by the index's features.",
     )
     inner_steps: int = Field(
         default=10,
@@ -273,6 +280,14 @@ class NetworkConfig(Section):
         description="What a moving mean of exp(l - alpha), one a side, keeps of itself at a step; "
         "its log is added to predictions. None = no offset.",
     )
+
+    @model_validator(mode="after")
+    def _a_strategy_needs_the_index(self) -> "NetworkConfig":
+        if self.source != "index" and self.index_strategy != "uniform":
+            raise ValueError(
+                f"index_strategy {self.index_strategy} needs source index, found {self.source}"
+            )
+        return self
 
 
 class QueueConfig(Section):

@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuclip.distributed.world import World
+from neuclip.foundation.randomness import keyed_hash
 from neuclip.objectives.config import NeuClipConfig
 from neuclip.objectives.estimators.estimator import Anchors
 from neuclip.objectives.estimators.family import build_estimator
 from neuclip.objectives.global_batch import GlobalBatch
 from neuclip.objectives.margins import log_normalizers, log_weights, scaled_margins
-from neuclip.objectives.objective import LogNormalizers, Objective, ObjectiveResult
+from neuclip.objectives.objective import LogNormalizers, Objective, ObjectiveResult, Wanted
 from neuclip.objectives.temperature import Temperature
 
 
@@ -40,7 +41,6 @@ class NeuClip(Objective):
     def __init__(
         self, config: NeuClipConfig, *, feature_dim: int, num_samples: int, seed: int, world: World
     ) -> None:
-        del seed
         super().__init__(
             Temperature(config),
             feature_dim=feature_dim,
@@ -49,6 +49,7 @@ class NeuClip(Objective):
             reduction=config.reduction,
         )
         self.config = config
+        self.seed = seed
         self.estimator = build_estimator(
             config.estimator,
             feature_dim,
@@ -100,6 +101,26 @@ class NeuClip(Objective):
             Anchors(features_SBD, own_cosine_B, sample_ids, self.temperature.detach())
         )
         return alpha_SB[0], alpha_SB[1]
+
+    def wanted(self) -> Wanted | None:
+        """Return the pairs that prototypes restart from before the next step; see `Objective.wanted`."""
+        asked = self.estimator.wanted(self.steps_of_stage)
+        if asked is None:
+            return None
+        count, strategy = asked
+        return Wanted(count, strategy, int(keyed_hash(self.completed_steps, seed=self.seed)))
+
+    @torch.no_grad()
+    def take(
+        self,
+        image_features: Float[Tensor, "N D"],
+        text_features: Float[Tensor, "N D"],
+        sample_ids: Int[Tensor, " N"],
+    ) -> None:
+        """Hand the pairs on to the estimator; see `Objective.take`."""
+        dtype = torch.promote_types(image_features.dtype, torch.float32)
+        contrasts_SND = torch.stack([text_features, image_features]).to(dtype)
+        self.estimator.take(contrasts_SND, sample_ids)
 
     def _result(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from neuclip.distributed.collectives import all_gather, require_equal_shapes
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import CheckpointError, NumericsError, ShapeError
+from neuclip.objectives.config import IndexStrategy
 from neuclip.objectives.global_batch import GlobalBatch
 from neuclip.objectives.per_sample import PerSample
 from neuclip.objectives.temperature import Temperature
@@ -35,6 +36,20 @@ class ObjectiveResult:
     loss: Float[Tensor, ""]
     log_normalizers: LogNormalizers | None
     metrics: dict[str, float | Tensor]
+
+
+class Wanted(NamedTuple):
+    """Pairs of the training set that an objective needs the features of before its next step.
+
+    Args:
+        num_pairs: how many different ones.
+        strategy: by which `SampleIndex.prototypes` draws them.
+        seed: of the draw; it follows from the run's seed and the step.
+    """
+
+    num_pairs: int
+    strategy: IndexStrategy
+    seed: int
 
 
 class TrainableGroup(NamedTuple):
@@ -122,6 +137,27 @@ class Objective(nn.Module, ABC):
         samples of which the state knows nothing yet.
         """
         return None
+
+    def wanted(self) -> Wanted | None:
+        """Say which pairs have to be encoded with the present weights before the next step, if any.
+
+        It changes nothing, and says the same on every rank.
+        """
+        return None
+
+    def take(
+        self,
+        image_features: Float[Tensor, "N D"],
+        text_features: Float[Tensor, "N D"],
+        sample_ids: Int[Tensor, " N"],
+    ) -> None:
+        """Take what `wanted` asked for, the same on every rank; the next step uses it.
+
+        Args:
+            image_features: unit-norm, without gradient, encoded in evaluation mode.
+            sample_ids: of the pairs.
+        """
+        raise NotImplementedError(f"{type(self).__name__} asks for no pairs")
 
     @property
     def temperature(self) -> Float[Tensor, ""]:

@@ -25,6 +25,7 @@ from neuclip.training.metrics import MetricsLog, device_hours_so_far
 from neuclip.training.mirror import bring_checkpoint
 from neuclip.training.parts import Parts, does_not_fit, make_parts
 from neuclip.training.probe import NormalizerProbe
+from neuclip.training.requested import RequestedSamples
 from neuclip.training.trainer import Forward
 
 _A_SIGNAL = "a signal"
@@ -52,6 +53,7 @@ class _Run:
         self.trainer, self.samples, self.order = parts.trainer, parts.samples, parts.order
         trainer, samples, order = self.trainer, self.samples, self.order
         self.resumed_at = trainer.step
+        self.requested = RequestedSamples(trainer, samples, job.index_uri)
         probe = self.config.probe
         self.probe = (
             NormalizerProbe(probe, samples, count=order.count, seed=job.seed) if probe else None
@@ -130,6 +132,7 @@ class _Run:
     def _step(self, batch: Batch) -> dict[str, float]:
         """Do one update; return its numbers."""
         trainer = self.trainer
+        self.requested.serve()
         forward = trainer.forward(batch)
         self._agree(forward.result.loss.detach())
         trainer.guard.judge(self.loss, step=trainer.step, sample_ids=batch.sample_ids[:8].tolist())

@@ -19,6 +19,7 @@ from neuclip.training.checkpointing import require_disk
 from neuclip.training.job import TrainJob
 from neuclip.training.meter import memory_bytes
 from neuclip.training.parts import does_not_fit, make_order, make_parts, total_steps
+from neuclip.training.requested import RequestedSamples, require_prototypes
 
 _GB = 1e9
 
@@ -41,6 +42,7 @@ class Preflight:
         return {
             "files": self.files,
             "samples": self.samples,
+            "prototypes": lambda: require_prototypes(self._config, self._job.index_uri),
             "captions": self.captions,
             "held out": self.held_out,
             "launch": lambda: check_launch(self._config.launch),
@@ -104,6 +106,7 @@ class Preflight:
         start = time.perf_counter()
         try:
             on_device = batch.to(world.device)
+            RequestedSamples(trainer, parts.samples, self._job.index_uri).serve()
             trainer.update(on_device, trainer.forward(on_device))
         except torch.OutOfMemoryError as error:
             raise does_not_fit(config) from error

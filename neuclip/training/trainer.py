@@ -125,6 +125,14 @@ class Trainer:
             self.shadows.observe(image_features, text_features, batch.sample_ids)
         return Forward(image_features, text_features, result, leaves)
 
+    @torch.no_grad()
+    def features_of(self, batch: Batch) -> Features:
+        """Return a batch's features by the present weights, in evaluation mode and without gradient."""
+        self.encoders.eval()
+        features = self._encode(self.encoders, batch.images, batch.tokens)
+        self.encoders.train()
+        return features
+
     def update(self, batch: Batch, forward: Forward) -> tuple[Tensor, float]:
         """Update the weights; return the gradient norm before clipping and the learning rate.
 

@@ -38,6 +38,7 @@ def train(config, num_steps, dtype=torch.float64, *, has_twins=False):
         toy.raw_images, toy.raw_texts = (raw[own] for raw in everything)
         # New pairs at every step, so that only some prototypes are of an anchor's own pair.
         toy.raw_images = toy.raw_images + 0.3 * step * toy.raw_texts.roll(1, dims=1)
+        serve(objective)
         result = objective(*toy.features(), ids + 7 * step)
         optimizer.zero_grad()
         result.loss.backward()
@@ -64,6 +65,16 @@ def train_with_twins(config, num_steps):
     return train(config, num_steps, has_twins=True)
 
 
+def serve(objective):
+    """Give the objective what it wants of the index: unit vectors that follow from the seed of the draw."""
+    wanted = objective.wanted()
+    if wanted is not None:
+        draw = torch.Generator().manual_seed(wanted.seed % 2**31)
+        features = torch.randn(2, wanted.num_pairs, 6, generator=draw, dtype=torch.float64)
+        ids = torch.randperm(NUM_SAMPLES, generator=draw)[: wanted.num_pairs]
+        objective.take(*torch.nn.functional.normalize(features, dim=2), ids)
+
+
 def flat(state, prefix=""):
     """Tensors by dotted name."""
     found = {}
@@ -86,6 +97,7 @@ def resume(config, state, num_steps):
     images, texts = (features.detach() for features in toy.features())
     for step in range(num_steps):
         own = torch.arange(12).chunk(world.size)[world.rank]
+        serve(objective)
         objective(images[own], texts[own], own + 2 * step)
         objective.advance(objective.completed_steps + 1)
     last = flat(objective.whole_state())

@@ -40,6 +40,7 @@ CONFIGS = {
     "neuclip-through": NEUCLIP | {"alpha_mode": "through"},
     "neuclip-offset": NEUCLIP | {"estimator": NETWORK | {"offset_decay": 0.9}},
     "neuclip-batch": NEUCLIP | {"estimator": NETWORK | {"source": "batch"}},
+    "neuclip-index": NEUCLIP | {"estimator": NETWORK | {"source": "index"}},
     "neuclip-queue": NEUCLIP | {"estimator": {"name": "queue", "num_pairs": 30}},
     "neuclip-aged": NEUCLIP | {"estimator": AGED},
     "neuclip-negatives": NEUCLIP | {"estimator": AGED, "queue_negatives_from_epoch": 0.5},

@@ -12,7 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from neuclip.objectives.config import IndexStrategy
 from neuclip.objectives.global_batch import GlobalBatch
+
+IndexPrototypes = tuple[int, IndexStrategy]
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,18 @@ class Estimator(nn.Module, ABC):
     @abstractmethod
     def forward(self, anchors: Anchors) -> Float[Tensor, "2 B"]:
         """Return alpha, nats, with gradient to the anchors; it changes nothing."""
+
+    def wanted(self, step: int) -> IndexPrototypes | None:  # noqa: ARG002  # the network reads it
+        """Return how many pairs of the sample index it needs before the next step, and how drawn.
+
+        Args:
+            step: completed steps.
+        """
+        return None
+
+    def take(self, contrasts_SND: Float[Tensor, "2 N D"], sample_ids_N: Int[Tensor, " N"]) -> None:
+        """Take those pairs: texts on side 0, images on side 1."""
+        raise NotImplementedError(f"{type(self).__name__} asks for no pairs")
 
     def prepare(
         self, batch: GlobalBatch, anchors: Anchors, log_batch_SB: Float[Tensor, "2 B"], *, step: int

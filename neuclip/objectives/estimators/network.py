@@ -16,8 +16,8 @@ from torch.nn import functional
 from neuclip.distributed.collectives import all_reduce_mean_
 from neuclip.distributed.world import World
 from neuclip.objectives.config import NetworkConfig
-from neuclip.objectives.estimators.estimator import Anchors, Estimator
-from neuclip.objectives.estimators.sources import make_source
+from neuclip.objectives.estimators.estimator import Anchors, Estimator, IndexPrototypes
+from neuclip.objectives.estimators.sources import IndexPairs, make_source
 from neuclip.objectives.global_batch import GlobalBatch
 from neuclip.objectives.margins import add_eps, log_normalizers, log_weights, scaled_margins
 
@@ -43,7 +43,7 @@ class NormalizerNetwork(Estimator):
 
     Prototypes restart from their source at step 0 and every `restart_every` steps, and once more
     as soon as it has enough pairs for all prototypes; until then as many prototypes as there are
-    pairs are in use.
+    pairs are in use. From the sample index all of them come at once.
 
     Source: NeuCLIP, arXiv 2511.08417; gradients against autograd and loops in
     tests/objectives/test_network.py.
@@ -101,15 +101,31 @@ class NormalizerNetwork(Estimator):
         self.prototype_ids_M[: self.num_in_use] = sample_ids_C
         self.squared_gradients_SMD.zero_()
 
+    def wanted(self, step: int) -> IndexPrototypes | None:
+        """Return what a restart from the index needs, where one is due; see `Estimator.wanted`."""
+        if isinstance(self.source, IndexPairs) and self._is_due(step):
+            return self.config.num_prototypes, self.config.index_strategy
+        return None
+
+    def take(self, contrasts_SND: Float[Tensor, "2 N D"], sample_ids_N: Int[Tensor, " N"]) -> None:
+        """Keep the pairs for the restart of the next step."""
+        if not isinstance(self.source, IndexPairs):
+            super().take(contrasts_SND, sample_ids_N)  # refuses
+        else:
+            self.source.take(contrasts_SND, sample_ids_N)
+
     def prepare(
         self, batch: GlobalBatch, anchors: Anchors, log_batch_SB: Float[Tensor, "2 B"], *, step: int
     ) -> None:
         """Restart the prototypes if it is due, then fit them to the batch."""
         self.source.add(batch.contrasts_SGD.detach(), batch.sample_ids_G)
         can_complete = self.source.is_full and self.num_in_use < self.config.num_prototypes
-        if step % self.config.restart_every == 0 or can_complete or not self.is_ready:
+        if self._is_due(step) or can_complete:
             self.restart(*self.source.held())
         self.fit(anchors, log_batch_SB)
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.config.restart_every == 0 or not self.is_ready
 
     def forward(self, anchors: Anchors) -> Float[Tensor, "2 B"]:
         """Return alpha, nats, with gradient to the anchors and tau; prototypes are constants."""

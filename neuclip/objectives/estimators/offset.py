@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neuclip.distributed.collectives import all_reduce_mean_
 from neuclip.distributed.world import World
-from neuclip.objectives.estimators.estimator import Anchors, Estimator
+from neuclip.objectives.estimators.estimator import Anchors, Estimator, IndexPrototypes
 from neuclip.objectives.global_batch import GlobalBatch
 
 
@@ -44,6 +44,14 @@ class Offset(Estimator):
         """Return the inner prediction plus log c; see `Estimator.forward`."""
         alpha_SB = self.inner(anchors)
         return alpha_SB + self.log_offset_S[:, None].to(alpha_SB.dtype)
+
+    def wanted(self, step: int) -> IndexPrototypes | None:
+        """Return what the inner estimator needs."""
+        return self.inner.wanted(step)
+
+    def take(self, contrasts_SND: Float[Tensor, "2 N D"], sample_ids_N: Int[Tensor, " N"]) -> None:
+        """Hand the pairs on."""
+        self.inner.take(contrasts_SND, sample_ids_N)
 
     def prepare(
         self, batch: GlobalBatch, anchors: Anchors, log_batch_SB: Float[Tensor, "2 B"], *, step: int
