@@ -1,6 +1,7 @@
 """The workspace of one run of a stage: a scratch folder here, a committed folder at the root at the end."""
 
 import errno
+import fcntl
 import hashlib
 import logging
 import os
@@ -9,7 +10,8 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,8 +21,9 @@ from typing import Any
 from neuclip.foundation.errors import IntegrityError, NeuclipError, StorageError
 from neuclip.stages.ledger import Ledger
 from neuclip.stages.manifest import MANIFEST, FileRecord, Manifest, is_committed, read_manifest
+from neuclip.storage.cache import cache_folder
 from neuclip.storage.files import list_files, put_file, remove, remove_tree, sha256_of, write_bytes
-from neuclip.storage.uris import is_local, join, local_part
+from neuclip.storage.uris import absolute, is_local, join, local_part
 
 log = logging.getLogger(__name__)
 
@@ -94,25 +97,28 @@ def commit_stage(
         workspace.scratch.mkdir()
         outcome = work(workspace)
         outcome.ledger.check(identity.uri)
-        if not keep_unfinished:
-            remove(join(identity.uri, MANIFEST))
-            remove_tree(identity.uri)
-        manifest = Manifest(
-            stage=identity.stage,
-            stage_version=identity.stage_version,
-            key=identity.key,
-            section=identity.section,
-            inputs=identity.inputs,
-            code_version=version("neuclip"),
-            files=_publish(workspace),
-            parts=outcome.parts,
-            ledger=outcome.ledger,
-            summary=outcome.summary,
-            started_at=started_at.isoformat(timespec="seconds"),
-            wall_s=round(time.monotonic() - wall, 3),
-            cpu_s=round(time.process_time() - cpu, 3),
-        )
-        write_bytes(join(identity.uri, MANIFEST), manifest.to_bytes())
+        with _one_at_a_time(identity):
+            if is_committed(identity.uri) and not force:  # by another process meanwhile
+                return read_manifest(identity.uri), False
+            if not keep_unfinished:
+                remove(join(identity.uri, MANIFEST))
+                remove_tree(identity.uri)
+            manifest = Manifest(
+                stage=identity.stage,
+                stage_version=identity.stage_version,
+                key=identity.key,
+                section=identity.section,
+                inputs=identity.inputs,
+                code_version=version("neuclip"),
+                files=_publish(workspace),
+                parts=outcome.parts,
+                ledger=outcome.ledger,
+                summary=outcome.summary,
+                started_at=started_at.isoformat(timespec="seconds"),
+                wall_s=round(time.monotonic() - wall, 3),
+                cpu_s=round(time.process_time() - cpu, 3),
+            )
+            write_bytes(join(identity.uri, MANIFEST), manifest.to_bytes())
     except Exception as error:
         # DuckDB, pyarrow, tarfile and safetensors each report a full disk in their own way.
         if not isinstance(error, NeuclipError) and os.strerror(errno.ENOSPC) in str(error):
@@ -123,6 +129,22 @@ def commit_stage(
         shutil.rmtree(base, ignore_errors=True)
     log.info("committed %s: %s", identity.uri, outcome.ledger.describe())
     return manifest, True
+
+
+@contextmanager
+def _one_at_a_time(identity: StageIdentity) -> Generator[None]:
+    """Let one process of this machine commit a folder at a time; the kernel releases the lock of one that dies.
+
+    At a root in object storage two writers that commit in the same moment write the same files twice.
+    """
+    slot = hashlib.sha256(absolute(identity.uri).encode()).hexdigest()[
+        :2
+    ]  # few files, never removed
+    path = cache_folder() / "locks" / slot
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _scratch_base(root: str) -> Path:
