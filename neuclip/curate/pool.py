@@ -5,11 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from neuclip.acquire.raw import COLUMNS, ROWS, partition_folders
 from neuclip.curate.conditions import quoted
-from neuclip.foundation.errors import ConfigError, IntegrityError
+from neuclip.foundation.errors import ConfigError, IntegrityError, nearest
 from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import exists
@@ -17,15 +19,18 @@ from neuclip.storage.tables import ArrowColumn
 from neuclip.storage.uris import join, name_of
 
 SCORES = "scores.parquet"
+FEATURES = "image_features.npy"
 _AHEAD = 2
 
 
 @dataclass(frozen=True)
 class ScoreFolders:
-    """Where a score's columns lie: one committed folder for each partition of the pool, in order."""
+    """Where a score lies: one committed folder for each partition of the pool, in order, row by row beside it."""
 
     name: str
-    uris: list[str]
+    columns: Sequence[str]
+    """Columns of scores.parquet; none for an embedding, whose features lie in image_features.npy."""
+    folders: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,10 @@ class Pool:
             self.counts.append(read_manifest(folder).ledger.out)
             kept = join(acquire_uri, COLUMNS, f"{key}.parquet")
             tables = [kept] if exists(kept) else []
-            tables += [join(score.uris[number], SCORES) for score in scores]
+            tables += [join(score.folders[number], SCORES) for score in scores if score.columns]
             self.partitions.append(PoolPartition(key, join(folder, ROWS), tables))
         self.columns = self._columns()
+        self._features = {score.name: score.folders for score in scores if not score.columns}
 
     def relation(self, number: int) -> str:
         """Return the FROM clause of a partition: its pairs with `part`, `position` (of the row) and `alt`."""
@@ -71,6 +77,18 @@ class Pool:
             for table in partition.tables
         ]
         return f"(SELECT * FROM {rows}{''.join(beside)} WHERE status = 'success')"
+
+    def features(self, score: str, number: int) -> npt.NDArray[np.float16]:
+        """Return the image features of a partition by an embedding score, [rows, D], a row for each of its table.
+
+        Raises: ConfigError: if there is no such score.
+        """
+        if score not in self._features:
+            raise ConfigError(
+                f"no score of kind embedding is called {score!r} in curate.scores; there are "
+                f"{', '.join(self._features) or 'none'}.{nearest(score, self._features)}"
+            )
+        return np.load(local_copy(join(self._features[score][number], FEATURES)), mmap_mode="r")
 
     def check(self, number: int) -> None:
         """Make sure that the tables of a partition stand row by row beside its rows.

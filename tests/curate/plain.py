@@ -1,0 +1,85 @@
+"""The rules in plain Python over lists of dicts, written from the recipe's documentation."""
+
+import math
+
+
+def judge_plainly(rows, recipe):
+    """Return uid -> reason of every row that came home, None for those that are kept."""
+    home = [row for row in rows if not row["failed"]]
+    reasons = {row["uid"]: None if _has_text(row["alt"]) else "no_caption" for row in home}
+    for rule in recipe:
+        alive = [row for row in home if reasons[row["uid"]] is None]
+        for row in alive:
+            reasons[row["uid"]] = _reason(rule, row, alive, home)
+    return reasons
+
+
+def _has_text(text):
+    return text is not None and text.strip() != ""
+
+
+def _reason(rule, row, alive, home):
+    drops = _KINDS[rule["kind"]](rule, row, alive, home)
+    if drops == "missing":
+        return f"{rule['name']}_missing"
+    return rule["name"] if drops else None
+
+
+def _outside(value, rule):
+    return value < rule.get("min", -math.inf) or value > rule.get("max", math.inf)
+
+
+def _is_missing(value):
+    return value is None or math.isnan(value)
+
+
+def _column(rule, row, alive, home):
+    value = row[rule["column"]]
+    if _is_missing(value):
+        return "missing" if rule["missing"] == "drop" else False
+    return _outside(value, rule)
+
+
+def _top_fraction(rule, row, alive, home):
+    values = sorted(
+        (other[rule["column"]] for other in home if not _is_missing(other[rule["column"]])),
+        reverse=True,
+    )
+    if not values:
+        raise LookupError("a fraction of nothing")
+    least = values[min(int(len(home) * rule["fraction"]), len(values) - 1)]
+    return _column({**rule, "min": least}, row, alive, home)
+
+
+def _is_worse(row, others, key, preference):
+    same = [other for other in others if key(other) == key(row)]
+    best = min(same, key=lambda other: (*[order(other) for order in preference], other["uid"]))
+    return best is not row
+
+
+def _preference(name):
+    if name == "longest_caption":
+        return lambda row: -len(row["alt"])
+    if name == "largest_image":
+        return lambda row: -row["size"][0] * row["size"][1]
+    way, column = name.split()
+    sign = -1 if way == "highest" else 1
+    return lambda row: math.inf if _is_missing(row[column]) else sign * row[column]
+
+
+_KINDS = {
+    "caption_words": lambda rule, row, alive, home: _outside(len(row["alt"].split()), rule),
+    "caption_characters": lambda rule, row, alive, home: _outside(len(row["alt"]), rule),
+    "image_side": lambda rule, row, alive, home: _outside(min(row["size"]), rule),
+    "aspect_ratio": lambda rule, row, alive, home: (
+        max(row["size"]) > rule["max"] * min(row["size"])
+    ),
+    "column": _column,
+    "top_fraction": _top_fraction,
+    "duplicate_pairs": lambda rule, row, alive, home: _is_worse(
+        row, alive, lambda other: (other["url"], other["alt"]), []
+    ),
+    "duplicate_images": lambda rule, row, alive, home: _is_worse(
+        row, alive, lambda other: other["image"], [_preference(name) for name in rule["best"]]
+    ),
+}
