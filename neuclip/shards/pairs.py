@@ -34,6 +34,8 @@ _TAKE = """
     LEFT JOIN taken t ON k.uid_hi = t.uid_hi AND k.uid_lo = t.uid_lo
     WHERE t."group" IS NOT DISTINCT FROM $group"""
 
+_TWICE = "SELECT uid_hi, uid_lo FROM keys GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1"
+
 _CONTENT = "SELECT uid_hi, uid_lo, content FROM entering ORDER BY uid_hi, uid_lo"
 
 _PACKED = f"""
@@ -66,10 +68,16 @@ class Pairs:
         expected = self._number("SELECT count(*) FROM read_parquet($1)", [str(captions)])
         distinct = self._number("SELECT count(*) FROM (SELECT DISTINCT uid_hi, uid_lo FROM keys)")
         if not self.count == expected == distinct:
+            twice = self._connection.execute(_TWICE).fetchall()
+            example = (
+                f"; a uid that is there twice is {int(twice[0][0]):016x}{int(twice[0][1]):016x}"
+                if twice
+                else ""
+            )
             raise IntegrityError(
                 f"{captions} has {expected} pairs, of which acquire's outcome rows hold {self.count} as fetched with "
-                f"{distinct} different uids; the tables do not belong together or a uid is there twice: "
-                "run `--from curate --force`"
+                f"{distinct} different uids{example}. The tables must hold the same pairs, each once: "
+                "run `--from acquire --force`"
             )
 
     def whole_groups(self, pairs_path: Path) -> list[int]:

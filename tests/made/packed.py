@@ -37,6 +37,7 @@ def pack(
     caption: CaptionConfig | None = None,
     shard: ShardConfig | None = None,
     key: str = "key",
+    force: bool = False,
 ) -> Packed:
     """Commit all data stages below a root; with another `key` another run at the same root."""
     shard = shard or ShardConfig(samples_per_shard=20, selection_share=0.2)
@@ -44,7 +45,7 @@ def pack(
 
     def commit(stage, work, version=1, section=None):
         identity = StageIdentity(stage, version, f"{stage}-{key}", section or {}, {}, str(root))
-        commit_stage(identity, work)
+        commit_stage(identity, work, force=force and stage in ("shard", "index"))
         return identity.uri
 
     def places(workspace):
@@ -68,6 +69,7 @@ def pack(
             root=str(root),
             acquire_uri=acquire_uri,
             caption_uri=caption_uri,
+            force=force,
             **places(w),
         ),
         shards.STAGE_VERSION,
@@ -75,7 +77,7 @@ def pack(
     )
     index_uri = commit(
         "index",
-        lambda w: run_index(IndexConfig(), shard_uri=shard_uri, **places(w)),
+        lambda w: run_index(IndexConfig(), shard_uri=shard_uri, force=force, **places(w)),
         index.STAGE_VERSION,
     )
     return Packed(acquire_uri, curate_uri, caption_uri, shard_uri, index_uri)

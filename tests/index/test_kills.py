@@ -1,0 +1,97 @@
+"""Oracle: the same stages at another root, which nobody killed."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+from made.acquired import some_pairs
+from made.packed import pack
+
+from neuclip.foundation.errors import NeuclipError
+from neuclip.stages.manifest import read_manifest, verify_sizes
+
+FIRST, BOTH = [some_pairs(300)], [some_pairs(300), some_pairs(300, first=300)]
+
+
+def content_of(packed):
+    """Return the bytes of all tars and tables of the shard stage, and the rows of the index's tables."""
+    room = Path(packed.shard).parent
+    parts = read_manifest(packed.shard).parts
+    folders = [room / "parts" / key for key in parts] + [Path(packed.shard)]
+    files = {
+        path.relative_to(room): path.read_bytes()
+        for folder in folders
+        for path in folder.iterdir()
+        if path.name != "manifest.json"
+    }
+    for folder in [*folders, Path(packed.index)]:
+        verify_sizes(str(folder), read_manifest(str(folder)))
+    with duckdb.connect(f"{packed.index}/index.duckdb", read_only=True) as connection:
+        tables = {
+            table: connection.execute(f"SELECT * FROM {table} ORDER BY ALL").fetchall()
+            for table in ("parts", "samples")
+        }
+    return parts, files, tables
+
+
+def in_child(root, *, key):
+    child = multiprocessing.get_context("fork").Process(
+        target=pack, args=(root, BOTH), kwargs={"key": key}
+    )
+    child.start()
+    return child
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_twenty_kills_change_nothing(tmp_path):
+    """Each time one part is there, and a second is packed and indexed, killed at another moment and done again."""
+    pack(tmp_path / "begun", FIRST, key="one")
+    shutil.copytree(tmp_path / "begun", tmp_path / "whole")
+    start = time.monotonic()
+    in_child(tmp_path / "whole", key="two").join()
+    takes_s = time.monotonic() - start
+    whole = content_of(pack(tmp_path / "whole", BOTH, key="two"))
+    draw, killed, seen = random.Random(0), 0, set()
+    while killed < 20:
+        root = tmp_path / "killed"
+        shutil.copytree(tmp_path / "begun", root)
+        child = in_child(root, key="two")
+        child.join(draw.uniform(0, takes_s))
+        if child.is_alive():
+            child.kill()
+            killed += 1
+        child.join()
+        seen.add(tuple(sorted(str(p.relative_to(root)) for p in root.rglob("manifest.json"))))
+        assert content_of(pack(root, BOTH, key="two")) == whole
+        shutil.rmtree(root)
+    print(
+        f"{killed} kills at {len(seen)} different states of the root, {takes_s:.1f} s undisturbed"
+    )
+    assert len(seen) > 3
+
+
+def test_two_writers_at_once_end_with_one_content(tmp_path):
+    whole = content_of(pack(tmp_path / "alone", BOTH, key="two"))
+    children = [in_child(tmp_path / "together", key="two") for _ in range(3)]
+    for child in children:
+        child.join(100)
+    codes = [child.exitcode for child in children]
+    assert 0 in codes
+    assert content_of(pack(tmp_path / "together", BOTH, key="two")) == whole
+    assert codes == [0, 0, 0]
+
+
+def test_an_index_that_is_no_database_is_named(tmp_path):
+    from neuclip.index.reader import read_samples
+
+    packed = pack(tmp_path, FIRST)
+    path = Path(packed.index) / "index.duckdb"
+    path.write_bytes(os.urandom(path.stat().st_size))
+    with pytest.raises(NeuclipError, match=r"cannot be opened as an index.*--only index --force"):
+        read_samples(packed.index)
