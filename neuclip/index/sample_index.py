@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from neuclip.foundation.errors import ConfigError, DataError
+from neuclip.index.database import INDEX
 from neuclip.index.draws import Ids, draw_spread, draw_stratified, draw_uniform
-from neuclip.index.run import INDEX
-from neuclip.stages.manifest import read_manifest, verify_sizes
+from neuclip.stages.manifest import is_committed, read_manifest, verify_sizes
 from neuclip.storage.cache import local_copy
 from neuclip.storage.tables import MEMORY_LIMIT
-from neuclip.storage.uris import join, name_of
+from neuclip.storage.uris import join, name_of, parent_of
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,17 @@ class SampleIndex:
     def with_signals(self, train_uri: str) -> "SampleIndex":
         """Return the same index with the signals of a finished training run as its table `signals`.
 
+        The run may have been before parts were added to the index: ids of samples never change.
+
         Raises: DataError: if the run recorded none, or saw the samples of another index.
         """
         manifest = read_manifest(train_uri)
-        own, trained_on = name_of(self.uri), manifest.inputs.get("index", name_of(self.uri))
-        if trained_on != own:
+        own = name_of(self.uri)
+        trained_on = manifest.inputs.get("index", own)
+        if trained_on != own and not self._begins_with(trained_on):
             raise DataError(
-                f"{train_uri} was trained on the samples of index {trained_on}, this is index {own}; open that one"
+                f"{train_uri} was trained on the samples of index {trained_on}, which index {own} does not "
+                "begin with; open that one"
             )
         if SIGNALS not in {file.name for file in manifest.files}:
             raise DataError(
@@ -68,6 +72,14 @@ class SampleIndex:
         found = SampleIndex(self.uri)
         found._signals = local_copy(join(train_uri, SIGNALS))
         return found
+
+    def _begins_with(self, key: str) -> bool:
+        """Tell whether the index of this key is of the first parts of this one."""
+        uri = join(parent_of(self.uri), key)
+        if not is_committed(uri):
+            return False
+        parts = read_manifest(uri).summary["parts"]
+        return read_manifest(self.uri).summary["parts"][: len(parts)] == parts
 
     @contextmanager
     def connect(self) -> Generator[duckdb.DuckDBPyConnection]:

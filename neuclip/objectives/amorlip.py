@@ -14,6 +14,7 @@ from neuclip.distributed.world import World
 from neuclip.objectives.config import AmorLipConfig
 from neuclip.objectives.global_batch import GlobalBatch
 from neuclip.objectives.lambda_network import LambdaNetworks
+from neuclip.objectives.margins import pair_losses, without_eps
 from neuclip.objectives.objective import LogNormalizers, Objective, ObjectiveResult
 from neuclip.objectives.temperature import Temperature
 
@@ -144,4 +145,7 @@ class AmorLip(Objective):
                 "ratio_clamped_share": (excess_SB > 0).to(ratio_SB.dtype).mean(),
                 "rho": rho,
             },
+            pair_losses=pair_losses(
+                without_eps((log_sums_SB - own_B).detach(), self.config.own_pair_weight)
+            ),
         )

@@ -15,7 +15,7 @@ from neuclip.distributed.collectives import all_gather
 from neuclip.distributed.world import World
 from neuclip.objectives.global_batch import GlobalBatch
 from neuclip.objectives.individual_temperatures import IndividualTemperatures
-from neuclip.objectives.margins import add_eps, log_normalizers, log_weights
+from neuclip.objectives.margins import add_eps, log_normalizers, log_weights, pair_losses
 from neuclip.objectives.moving_average import MovingAverages
 from neuclip.objectives.objective import LogNormalizers, Objective, ObjectiveResult
 from neuclip.objectives.temperature import Temperature
@@ -115,6 +115,7 @@ class AveragedObjective(Objective):
                 "ratio_max": ratio_SB.detach().max(),
                 "gamma": gamma,
             },
+            pair_losses=pair_losses(log_g_SB + batch.log_counts_B),
         )
 
     @torch.no_grad()

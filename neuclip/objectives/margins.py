@@ -12,6 +12,7 @@ import math
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 # Stands for log 0 where an anchor has no column left, so that no nan comes of it.
 LOG_NOTHING = -1e4
@@ -52,6 +53,23 @@ def log_normalizers(
     tests/objectives/test_margins.py.
     """
     return add_eps(torch.logsumexp(margins_SBC + log_weights_BC, dim=2), eps)
+
+
+@torch.no_grad()
+def pair_losses(log_sums_SB: Float[Tensor, "2 B"]) -> Float[Tensor, " B"]:
+    """Return -log softmax at the own pair, both sides summed, nats, without gradient.
+
+    Args:
+        log_sums_SB: log of the sum over the other pairs of exp(margin).
+    """
+    return functional.softplus(log_sums_SB, threshold=40).sum(dim=0)
+
+
+def without_eps(log_values: Tensor, eps: float) -> Tensor:
+    """Return log(exp(values) - eps), the inverse of `add_eps`; -inf where nothing but eps is left."""
+    if eps == 0:
+        return log_values
+    return log_values + torch.log1p(-(math.log(eps) - log_values).exp().clamp(max=1))
 
 
 def add_eps(log_values: Tensor, eps: float) -> Tensor:

@@ -15,7 +15,13 @@ from neuclip.objectives.config import NeuClipConfig
 from neuclip.objectives.estimators.estimator import Anchors
 from neuclip.objectives.estimators.family import build_estimator
 from neuclip.objectives.global_batch import GlobalBatch
-from neuclip.objectives.margins import log_normalizers, log_weights, scaled_margins
+from neuclip.objectives.margins import (
+    log_normalizers,
+    log_weights,
+    pair_losses,
+    scaled_margins,
+    without_eps,
+)
 from neuclip.objectives.objective import LogNormalizers, Objective, ObjectiveResult, Wanted
 from neuclip.objectives.temperature import Temperature
 
@@ -130,6 +136,7 @@ class NeuClip(Objective):
         temperature: Float[Tensor, ""],
     ) -> ObjectiveResult:
         log_counts_B = batch.log_counts_B
+        log_sums_SB = without_eps(log_batch_SB.detach(), self.config.eps) + log_counts_B
         if self._uses_queue_negatives(batch):
             log_batch_SB, log_counts_B = self._with_queue_negatives(batch, temperature)
         log_ratio_SB = (log_batch_SB - alpha_SB).detach()
@@ -152,6 +159,7 @@ class NeuClip(Objective):
                 "ratio_max": ratio_SB.max(),
                 "ratio_clamped_share": (excess_SB > 0).to(ratio_SB.dtype).mean(),
             },
+            pair_losses=pair_losses(log_sums_SB),
         )
 
     def _uses_queue_negatives(self, batch: GlobalBatch) -> bool:

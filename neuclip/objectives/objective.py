@@ -31,11 +31,14 @@ class ObjectiveResult:
         log_normalizers: the estimates used, nats, without gradient, of the local image anchors
             and text anchors: log of (eps + mean over the other pairs of exp(margin / tau)).
         metrics: named statistics of the local batch, without gradient, on the features' device.
+        pair_losses: InfoNCE's loss of each local pair in the batch, both sides summed, nats,
+            without gradient; none where no softmax is taken.
     """
 
     loss: Float[Tensor, ""]
     log_normalizers: LogNormalizers | None
     metrics: dict[str, float | Tensor]
+    pair_losses: Float[Tensor, " B"] | None = None
 
 
 class Wanted(NamedTuple):

@@ -65,4 +65,5 @@ class OpenClip(Objective):
                 "temperature": temperature.detach(),
                 "log_normalizer_mean": estimates_SB.mean(),
             },
+            pair_losses=losses_SB.detach().sum(dim=0),
         )

@@ -184,6 +184,11 @@ class TrainConfig(Section):
     probe: ProbeConfig | None = Field(
         default=None, description="measures the error of the log-normalizers; null is off"
     )
+    signals: bool = Field(
+        default=False,
+        description="whether the run keeps each sample's last loss and log-normalizers and its visits, "
+        "20 bytes a sample in the main process's memory and in checkpoints, and writes them to signals.parquet",
+    )
     loader: LoaderConfig = Field(
         default=LoaderConfig(), description="how samples get from the shards to the device"
     )

@@ -40,6 +40,7 @@ def take_snapshot(
     }
     model, optimiser = trainer.model_state(), optimiser_state(trainer.optimiser)
     average = {} if trainer.average is None else trainer.average.state()
+    signals = {} if trainer.signals is None else trainer.signals.state()
     if not trainer.world.is_main:
         return None
     logit_scale = torch.tensor(-math.log(trainer.objective.temperature.item()))
@@ -48,6 +49,7 @@ def take_snapshot(
         **shared,
         "optimiser": optimiser,
         "average": average,
+        "signals": signals,
         "corrupt": torch.tensor(sorted(trainer.corrupt), dtype=torch.int64),
         "guard": trainer.guard.state(),
     }
@@ -88,6 +90,8 @@ def restore_trainer(trainer: Trainer, folder: Path) -> None:
         trainer.objective.load_whole_state(state["objective"])
         if trainer.shadows is not None:
             trainer.shadows.load_whole_state(state["shadows"])
+        if trainer.signals is not None:
+            trainer.signals.load_state(state["signals"])
         load_optimiser_state(trainer.optimiser, state["optimiser"])
         trainer.corrupt.update(state["corrupt"].tolist())
         trainer.guard.load_state(state["guard"])

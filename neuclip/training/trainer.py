@@ -24,6 +24,7 @@ from neuclip.training.numerics import gradient_norm, require_finite
 from neuclip.training.optimiser import build_optimiser, set_learning_rate
 from neuclip.training.parallel import lay_out
 from neuclip.training.precision import is_in_bf16, set_float32_products
+from neuclip.training.signals import Signals
 
 _SEED_FACTOR = 1_000_003
 
@@ -95,6 +96,7 @@ class Trainer:
             world.device.type, dtype=torch.bfloat16, enabled=self.in_bf16
         )
         self.shadows = _shadows(objective, config, seed=seed, world=world)
+        self.signals = Signals(objective.num_samples, world) if config.signals else None
         self._cache = (
             None
             if config.micro_batch is None
@@ -165,6 +167,8 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.step)
         self.objective.advance(self.step)
+        if self.signals is not None:
+            self.signals.note(batch.sample_ids, forward.result, step=self.step)
         return norm, rate
 
     def model_state(self) -> dict[str, Tensor]:

@@ -170,5 +170,15 @@ def test_signals_stand_beside_the_samples(full, tmp_path):
 def test_signals_of_no_run_or_of_another_index_are_refused(full, tmp_path):
     with pytest.raises(DataError, match=r"no signals.parquet; train with train.signals: true"):
         SampleIndex(full).with_signals(commit_run(tmp_path / "a", has_signals=False))
-    with pytest.raises(DataError, match="samples of index elsewhere, this is index made"):
+    with pytest.raises(DataError, match="elsewhere, which index made does not begin with"):
         SampleIndex(full).with_signals(commit_run(tmp_path / "b", index="elsewhere"))
+
+
+def test_signals_stay_of_use_when_parts_are_added_and_only_then(plain, tmp_path):
+    grown = SampleIndex(commit_index(plain, tmp_path, key="grown", parts=("a", "b", "c")))
+    for key, parts in (("first", ("a", "b")), ("other", ("b", "a"))):
+        commit_index(plain, tmp_path, key=key, parts=parts)
+    with grown.with_signals(commit_run(tmp_path, index="first")).connect() as connection:
+        assert connection.sql("SELECT count(*) FROM signals").fetchall() == [(3,)]
+    with pytest.raises(DataError, match="other, which index grown does not begin with"):
+        grown.with_signals(commit_run(tmp_path / "b", index="other"))

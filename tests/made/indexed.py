@@ -18,7 +18,9 @@ def count_samples(index_uri: str) -> int:
         return connection.sql("SELECT count(*) FROM samples").fetchall()[0][0]
 
 
-def commit_index(index_uri: str, root: Path, *, key="made", features=(), clusters=()) -> str:
+def commit_index(
+    index_uri: str, root: Path, *, key="made", features=(), clusters=(), parts=("a",)
+) -> str:
     """Commit a copy of an index with further rows (tuples of the columns above)."""
 
     def fill(workspace):
@@ -35,7 +37,7 @@ def commit_index(index_uri: str, root: Path, *, key="made", features=(), cluster
                         f"INSERT INTO {name} ({names}) VALUES ({marks})",
                         [list(row) for row in rows],
                     )
-        return Outcome(ledger=make_ledger(1, 1, {}))
+        return Outcome(ledger=make_ledger(1, 1, {}), summary={"parts": list(parts)})
 
     identity = StageIdentity("index", 1, key, {}, {}, str(root))
     commit_stage(identity, fill)
