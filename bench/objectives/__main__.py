@@ -12,6 +12,7 @@ from bench.objectives.training import train
 
 STUDIES = {
     "estimation": (estimation.grid, estimation.RECORDS),
+    "sources": (estimation.sources_grid, estimation.SOURCE_RECORDS),
     "quality": (quality.grid, quality.RECORDS),
     "long": (quality.long_grid, quality.LONG_RECORDS),
     "gpu": (gpu.grid, gpu.RECORDS),

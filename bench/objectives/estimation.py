@@ -8,6 +8,7 @@ from bench.objectives.records import Record, Settings, cell, grouped, markdown, 
 from bench.objectives.shadows import IMPLIED, MINI_BATCH
 
 RECORDS = "estimation.jsonl"
+SOURCE_RECORDS = "sources.jsonl"
 EPS, TEMPERATURE, SEEDS = 1e-8, 0.05, (0, 1, 2)
 SCENES, FEW_SCENES, PAIRS = 16_000, 1_600, 14_682
 BATCH, HALF_BATCH, EPOCHS = 64, 32, 4
@@ -20,6 +21,9 @@ GROWTHS = {
     "B 64 → 32 (n 16,000)": (("scenes", SCENES, BATCH), ("scenes", SCENES, HALF_BATCH)),
     "n 1,600 → 16,000 (B 64)": (("scenes", FEW_SCENES, BATCH), ("scenes", SCENES, BATCH)),
 }
+# Where prototypes restart from, with the paper's and with the best settings of the network.
+SOURCES = ("recent", "batch", "index")
+SOURCE_SETTINGS = {"T_u 10, T_r 500": (10, 500), "T_u 1, T_r 100": (1, 100)}
 BEST_QUEUES = ("FIFO 1024", "FIFO 2048", "FIFO 4096", "FIFO 15000")
 _OF_GROWTH = (
     "NPN m 1024, T_u 10, T_r 100",
@@ -40,6 +44,20 @@ def grid() -> Iterator[Settings]:
         for name, count, batch in (*STUDIES, *_extra_studies()):
             steps = EPOCHS * (count if batch == HALF_BATCH else _full(name)) // batch
             yield settings(name, count=count, batch=batch, samples=steps * batch, seed=seed)
+
+
+def sources_grid() -> Iterator[Settings]:
+    """Yield the runs of the first studies again, with a network for each source of prototypes."""
+    shadows = {
+        f"{source}, m 1024, {title}": network(1024, *steps, source=source)
+        for title, steps in SOURCE_SETTINGS.items()
+        for source in SOURCES
+    }
+    for seed in SEEDS:
+        for name, count, batch in STUDIES:
+            samples = EPOCHS * count // batch * batch
+            run = settings(name, count=count, batch=batch, samples=samples, seed=seed)
+            yield run | {"study": "sources", "shadows": shadows}
 
 
 def settings(name: str, *, count: int, batch: int, samples: int, seed: int) -> Settings:
@@ -124,6 +142,10 @@ def report(folder: Path) -> str:
     for study, title in STUDIES.items():
         if study in runs:
             parts.append(f"## {title}\n\n{_table(runs[study])}")
+    sources = grouped(read(folder / SOURCE_RECORDS), "data", "count", "batch")
+    for study, title in STUDIES.items():
+        if study in sources:
+            parts.append(f"## Where prototypes restart from: {title}\n\n{_table(sources[study])}")
     growth = _growth_table(runs)
     if growth:
         parts.append(f"## Growth of the mean MSE\n\n{growth}")

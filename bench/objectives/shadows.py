@@ -50,6 +50,11 @@ class Shadows:
             shadow.learned_temperature = objective.learned_temperature
             self._shadows[name] = shadow
 
+    @property
+    def objectives(self) -> list[Objective]:
+        """What watches."""
+        return list(self._shadows.values())
+
     @torch.no_grad()
     def watch(self, images: Tensor, texts: Tensor, ids: Tensor, step: int) -> None:
         """Show a batch; `seconds` then says how long it took."""

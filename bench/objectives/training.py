@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from bench.objectives.records import Record, Settings
 from bench.objectives.shadows import Shadows
 from bench.objectives.towers import SMALL, Encoders, make_encoders
 from neuclip.foundation.randomness import permutation
+from neuclip.index.draws import draw_uniform
 from neuclip.objectives.family import build
 from neuclip.objectives.objective import Objective
 from neuclip.towers.recall import groups_of, recall_both_ways
@@ -148,8 +150,9 @@ def _steps(run: Run, shadows: Shadows) -> float:
         ids = next(order)
         features = run.encoders(run.data.images[ids].to(run.device), run.tokens[ids].to(run.device))
         ids = ids.to(run.device)
+        paused = _serve(run, shadows)
         shadows.watch(*features, ids, step + 1)
-        paused = shadows.seconds
+        paused += shadows.seconds
         _set_rates(optimiser, run, step)
         result = run.objective(*features, ids)
         result.loss.backward()
@@ -163,6 +166,28 @@ def _steps(run: Run, shadows: Shadows) -> float:
             images, texts = run.encode(run.data.images, run.tokens)
             shadows.measure(images, texts, step=step + 1)
     return seconds
+
+
+def _serve(run: Run, shadows: Shadows) -> float:
+    """Give the objective, then shadows, the pairs they ask for; return the shadows' CPU time."""
+    _give(run, run.objective)
+    start = time.process_time()
+    for shadow in shadows.objectives:
+        _give(run, shadow)
+    return time.process_time() - start
+
+
+def _give(run: Run, objective: Objective) -> None:
+    """Draw and encode what an objective wants of the data set, which has no clusters and no index."""
+    wanted = objective.wanted()
+    if wanted is None:
+        return
+    if wanted.strategy != "uniform":
+        raise ValueError(f"index_strategy {wanted.strategy}; here is no index but for uniform")
+    everything = np.arange(len(run.data), dtype=np.int64)
+    ids = torch.from_numpy(draw_uniform(everything, wanted.num_pairs, seed=wanted.seed))
+    images, texts = run.encode(run.data.images[ids], run.tokens[ids])
+    objective.take(images, texts, ids.to(run.device))
 
 
 def _note(run: Run, step: int, loss: Tensor, norm: Tensor) -> None:

@@ -34,8 +34,12 @@ def test_a_run_is_a_pure_function_of_its_settings():
     assert train(settings(seed=1))["curve"] != first["curve"]
 
 
-def test_shadows_do_not_change_the_run():
-    assert train(settings())["curve"] == train(settings(shadows={}))["curve"]
+@pytest.mark.parametrize("source", ["recent", "index"])
+def test_shadows_do_not_change_the_run(source):
+    shadows = {"network": estimation.network(40, 1, 7, source=source)}
+    watched = train(settings(shadows=shadows))
+    assert watched["curve"] == train(settings(shadows={}))["curve"]
+    assert watched["estimation"][-1]["rows"]["network"]["known_share"] == 1
 
 
 def test_runs_that_are_done_are_not_done_again(tmp_path):
@@ -53,7 +57,14 @@ def test_runs_that_are_done_are_not_done_again(tmp_path):
 
 
 def test_every_run_of_a_grid_is_another_one():
-    for grid in (estimation.grid, quality.grid, quality.long_grid, gpu.grid, gpu.tiny_grid):
+    for grid in (
+        estimation.grid,
+        estimation.sources_grid,
+        quality.grid,
+        quality.long_grid,
+        gpu.grid,
+        gpu.tiny_grid,
+    ):
         keys = [key_of(asked) for asked in grid()]
         assert len(set(keys)) == len(keys) > 0
 
