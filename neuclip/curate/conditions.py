@@ -164,6 +164,26 @@ def checked_expression(text: str) -> str:
     return text
 
 
+MEASURES = {
+    "caption characters": ("least(length(alt), 400)", (0.0, 400.0)),
+    "shorter side, px": (f"least({SHORTER}, 2000)", (0.0, 2000.0)),
+    "aspect ratio": (f"least({_LONGER} / nullif({SHORTER}, 0), 10)", (1.0, 10.0)),
+}
+"""Numbers that every pair has: name -> SQL, cut off where few are above, and its least and largest value."""
+
+
+def measured_columns(rules: Iterable[object]) -> dict[str, str]:
+    """Return the columns of numbers that rules look at: name -> SQL."""
+    measures: dict[str, str] = {}
+    for rule in rules:
+        match rule:
+            case ColumnBounds() | TopFraction():
+                measures[rule.column] = number(rule.column)
+            case _:
+                pass
+    return measures
+
+
 def check_columns(conditions: Sequence[Condition], columns: Mapping[str, str], place: str) -> None:
     """Try every condition of a rule on an empty table, so that a wrong one is told before any data is read.
 

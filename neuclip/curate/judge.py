@@ -40,6 +40,7 @@ _GROUP_RULES = (
     SemanticDuplicates,
     Balance,
 )
+_MISPLACED = np.uint64(1 << MOST_REASONS)
 
 
 class Judge:
@@ -128,13 +129,17 @@ class Judge:
                 f"CASE WHEN {drops} THEN {self._bit(reason)}::UBIGINT ELSE 0 END"
                 for reason, drops in self._drops.items()
             ]
-            bits = " | ".join(terms)
+            bits = " | ".join(
+                [*terms, f"CASE WHEN misplaced THEN {_MISPLACED}::UBIGINT ELSE 0 END"]
+            )
         pairs = self._connection.sql(
             f"SELECT position, uid, {bits} AS bits FROM {self.pool.relation(part)}"
         ).to_arrow_table()
         if saved.exists():
             return pairs.drop_columns("bits"), np.load(saved)
         found: Bits = pairs["bits"].to_numpy().copy()
+        if (found & _MISPLACED).any():
+            raise self.pool.misplaced(part)
         pairs = pairs.drop_columns("bits")
         for reason, mask in self._masks.items():
             found[mask(part, pairs)] |= self._bit(reason)

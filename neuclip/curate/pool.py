@@ -1,5 +1,6 @@
 """The pool: all acquired pairs, partition by partition, with every column that a rule may ask for."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from dataclasses import dataclass
 import duckdb
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from neuclip.acquire.raw import COLUMNS, ROWS, partition_folders
 from neuclip.curate.conditions import quoted
@@ -15,7 +15,6 @@ from neuclip.foundation.errors import ConfigError, IntegrityError, nearest
 from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import exists
-from neuclip.storage.tables import ArrowColumn
 from neuclip.storage.uris import join, name_of
 
 SCORES = "scores.parquet"
@@ -66,17 +65,46 @@ class Pool:
         self._features = {score.name: score.folders for score in scores if not score.columns}
 
     def relation(self, number: int) -> str:
-        """Return the FROM clause of a partition: its pairs with `part`, `position` (of the row) and `alt`."""
+        """Return the FROM clause of a partition: its pairs with `part`, `position` (of the row) and `alt`.
+
+        `misplaced` is true for a pair whose row in a table beside is another pair's.
+        """
         partition = self.partitions[number]
         rows = (
             f"(SELECT *, captions['alt'][1] AS alt, {number}::INTEGER AS part, file_row_number AS position "
             f"FROM read_parquet({_local(partition.rows)}, file_row_number = true))"
         )
-        beside = [
-            f" POSITIONAL JOIN (SELECT * EXCLUDE (uid) FROM read_parquet({_local(table)}))"
-            for table in partition.tables
-        ]
-        return f"(SELECT * FROM {rows}{''.join(beside)} WHERE status = 'success')"
+        beside = "".join(
+            f" POSITIONAL JOIN (SELECT * RENAME (uid AS uid_{place}) FROM read_parquet({_local(table)}))"
+            for place, table in enumerate(partition.tables)
+        )
+        places = range(len(partition.tables))
+        misplaced = " OR ".join(f"uid IS DISTINCT FROM uid_{place}" for place in places) or "false"
+        return (
+            f"(SELECT *, ({misplaced}) AS misplaced FROM {rows}{beside} WHERE status = 'success')"
+        )
+
+    def misplaced(self, number: int) -> IntegrityError:
+        """Return the error of a partition with tables that do not stand row by row beside its rows."""
+        partition = self.partitions[number]
+        return IntegrityError(
+            f"the uids of {' or '.join(partition.tables)} are not those of {partition.rows}, row by row; run "
+            "`--only acquire --force` if it lies in acquire's folder, else remove the folder it lies in and run again"
+        )
+
+    def ranges(
+        self, connection: duckdb.DuckDBPyConnection, measures: Mapping[str, str]
+    ) -> dict[str, tuple[float, float]]:
+        """Return the least and the largest value of numbers in SQL; those without any value are left out."""
+        found: dict[str, tuple[float, float]] = {}
+        wanted = ", ".join(f"min({sql})::DOUBLE, max({sql})::DOUBLE" for sql in measures.values())
+        for number in self.fetch_ahead() if measures else ():
+            row = connection.execute(f"SELECT {wanted} FROM {self.relation(number)}").fetchall()[0]
+            for name, least, most in zip(measures, row[::2], row[1::2], strict=True):
+                if least is not None and math.isfinite(least) and math.isfinite(most):
+                    seen = found.get(name, (least, most))
+                    found[name] = min(seen[0], least), max(seen[1], most)
+        return found
 
     def features(self, score: str, number: int) -> npt.NDArray[np.float16]:
         """Return the image features of a partition by an embedding score, [rows, D], a row for each of its table.
@@ -89,22 +117,6 @@ class Pool:
                 f"{', '.join(self._features) or 'none'}.{nearest(score, self._features)}"
             )
         return np.load(local_copy(join(self._features[score][number], FEATURES)), mmap_mode="r")
-
-    def check(self, number: int) -> None:
-        """Make sure that the tables of a partition stand row by row beside its rows.
-
-        Raises: IntegrityError: naming the table.
-        """
-        partition = self.partitions[number]
-        if not partition.tables:
-            return
-        uids = _uids(partition.rows)
-        for table in partition.tables:
-            if not uids.equals(_uids(table)):
-                raise IntegrityError(
-                    f"the uids of {table} are not those of {partition.rows}, row by row; run `--only acquire --force` "
-                    "if it lies in acquire's folder, else remove the folder it lies in and run again"
-                )
 
     def fetch_ahead(self) -> Iterator[int]:
         """Yield the numbers of all partitions in order; files of object storage are fetched two ahead."""
@@ -142,10 +154,6 @@ class Pool:
                         )
                     taken[name] = str(kind)
         return {**taken, "alt": "VARCHAR"}
-
-
-def _uids(uri: str) -> ArrowColumn:
-    return pq.read_table(local_copy(uri), columns=["uid"])["uid"].cast("string")
 
 
 def _local(uri: str) -> str:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from neuclip.curate.conditions import MEASURES, measured_columns
 from neuclip.curate.config import CurateConfig
 from neuclip.curate.funnel import Bits, Funnel, Survival, first_reason
 from neuclip.curate.judge import Judge, Mask, halves_of
@@ -27,6 +28,8 @@ SUBSET = "kept.npy"
 FUNNEL = "funnel.json"
 GROUPS = "groups"
 
+_SURVEYED_PAIRS = 2_000_000
+"""Survival and histograms of a larger pool are counted over every so many partitions, about so many pairs."""
 _T = TypeVar("_T")
 _SCHEMA = pa.schema(
     {
@@ -62,8 +65,6 @@ def run_curate(
     """
     pool = Pool(acquire_uri, scores)
     with connect(workspace.scratch) as connection:
-        for part in pool.fetch_ahead():
-            pool.check(part)
         judge = Judge(
             pool, config.rules, connection, seed=seed, scratch=workspace.scratch, masks=masks
         )
@@ -72,7 +73,11 @@ def run_curate(
         judge.settle_groups()
         language = next((rule.score for rule in config.rules if isinstance(rule, Language)), None)
         funnel = Funnel(judge.reasons)
-        survival = Survival(connection, pool.columns, language)
+        columns = measured_columns(config.rules)
+        ranges = pool.ranges(connection, columns)
+        measures = {name: (sql, ranges[name]) for name, sql in columns.items() if name in ranges}
+        survival = Survival(connection, language=language, measures={**MEASURES, **measures})
+        every = max(1, round(sum(pool.counts) / _SURVEYED_PAIRS))
         kept: list[npt.NDArray[np.uint64]] = []
         with pq.ParquetWriter(
             workspace.output / VERDICTS,
@@ -82,7 +87,8 @@ def run_curate(
         ) as writer:
             for part, (pairs, bits) in _one_ahead(judge.verdicts, pool.fetch_ahead()):
                 funnel.add(bits)
-                survival.add(pool.relation(part), bits == 0)
+                if part % every == 0:
+                    survival.add(pool.relation(part), bits == 0)
                 writer.write_table(_verdict_rows(pairs, bits, judge.reasons))
                 kept.append(halves_of(pairs["uid"].filter(pa.array(bits == 0))))
                 progress(
@@ -96,7 +102,14 @@ def run_curate(
             )
         steps = funnel.steps(judge.alone())
         summary = {"rules": judge.reasons, **_notes(judge)}
-        found = {"pairs": funnel.num_pairs, "steps": steps, "survival": survival.table(), **summary}
+        found = {
+            "pairs": funnel.num_pairs,
+            "steps": steps,
+            "surveyed_every": every,
+            "survival": survival.table(),
+            "histograms": survival.histograms(),
+            **summary,
+        }
     write_subset(workspace.output / SUBSET, kept)
     (workspace.output / FUNNEL).write_text(
         json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
