@@ -19,8 +19,8 @@ class PHash(Section):
     name: str = Field(default="phash", pattern=_LABEL, description="label; also the column's name")
 
     def columns(self) -> tuple[str, ...]:
-        """Return the columns: the 64-bit hash, and a small picture that confirms what the hash suspects."""
-        return self.name, f"{self.name}_picture"
+        """Return the column: the 64-bit hash. Further hashes and small pictures lie in files beside the table."""
+        return (self.name,)
 
 
 class Language(Section):

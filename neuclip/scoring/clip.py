@@ -1,0 +1,194 @@
+"""Scores by a CLIP: cosines of images and captions, and their features.
+
+Legend: N pairs of a chunk, M images that decode, D embedding width.
+"""
+
+import hashlib
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from neuclip.curate.scores import ClipScore, Embedding, ModelScore
+from neuclip.foundation.errors import CheckpointError, NumericsError
+from neuclip.scoring.pairs import Pair, Partition, chunks
+from neuclip.scoring.scorer import NO_CAPTION, NOT_ACQUIRED, NOT_FINITE, UNDECODABLE, Scored
+from neuclip.storage.cache import local_folder
+from neuclip.storage.files import sha256_of
+from neuclip.towers.encode import encode_images, encode_texts, scoring_device
+from neuclip.towers.folder import load_towers
+from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE, Towers
+
+IMAGE_FEATURES = "image_features.npy"
+TEXT_FEATURES = "text_features.npy"
+
+
+class ClipModel:
+    """The towers of a model folder, loaded when they are first used, with the hash that names them."""
+
+    def __init__(self, config: ModelScore) -> None:
+        self._config = config
+        self._folder = local_folder(config.model)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (self._folder / name).is_file():
+                raise CheckpointError(
+                    f"the model {config.model} of a score has no {name}; a model folder holds {CONFIG_FILE} and "
+                    f"{WEIGHTS_FILE}, as a select stage leaves it in `model`"
+                )
+        hashes = [sha256_of(str(self._folder / name)) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+        self.sha256 = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+    @cached_property
+    def towers(self) -> Towers:
+        """The towers, on the GPU where there is one.
+
+        Raises: NumericsError: if a weight is not finite: such a model scores nothing.
+        """
+        towers = load_towers(self._folder, scoring_device())
+        for name, weight in towers.model.named_parameters():
+            if not bool(torch.isfinite(weight).all()):
+                raise NumericsError(
+                    f"weight {name} of the model {self._config.model} is not finite; score with another checkpoint"
+                )
+        return towers
+
+    def image_features(
+        self, pairs: Sequence[Pair], read: Callable[[Pair], bytes]
+    ) -> tuple[Float[Tensor, "M D"], list[bool]]:
+        """Encode the images of pairs; tell for each pair whether its image decodes."""
+        with self._precision():
+            features, decoded = encode_images(
+                self.towers, map(read, pairs), batch_size=self._config.batch_size
+            )
+        return normalize(features, dim=1), decoded
+
+    def text_features(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Encode captions."""
+        with self._precision():
+            features = encode_texts(self.towers, texts, batch_size=self._config.batch_size)
+        return normalize(features, dim=1)
+
+    def record(self) -> dict[str, Any]:
+        """Return the model's hash, how images are resized, and the precision that was computed in."""
+        preprocess = self.towers.preprocess
+        return {
+            "model": self.sha256,
+            "image_px": self.towers.image_px,
+            "resize_mode": preprocess["resize_mode"],
+            "interpolation": preprocess["interpolation"],
+            "precision": "bf16" if self._is_bf16 else "fp32",
+        }
+
+    @property
+    def _is_bf16(self) -> bool:
+        return self._config.precision == "bf16" and self.towers.device.type == "cuda"
+
+    @contextmanager
+    def _precision(self) -> Generator[None]:
+        with torch.autocast(self.towers.device.type, torch.bfloat16, enabled=self._is_bf16):
+            yield
+
+
+class ClipScorer:
+    """Cosine of image and first alt caption; equals open_clip's, see tests/scoring/test_clip.py."""
+
+    def __init__(self, config: ClipScore) -> None:
+        self._config = config
+        self._clip = ClipModel(config)
+        self.model = self._clip.sha256
+
+    def score(self, partition: Partition) -> Scored:
+        """Score every pair that has both."""
+        cosines: list[float | None] = []
+        reasons: list[str | None] = []
+        for chunk in chunks(partition.pairs):
+            found = encode_pairs(self._clip, chunk, partition.image)
+            values = (found.images * found.texts).sum(dim=1).tolist()
+            cosines += [None if why else v for v, why in zip(values, found.reasons, strict=True)]
+            reasons += found.reasons
+        return Scored({self._config.name: pa.array(cosines, pa.float32())}, reasons)
+
+    def record(self) -> dict[str, Any]:
+        """Return model hash, resize and precision."""
+        return self._clip.record()
+
+
+class EmbeddingScorer:
+    """Features of image and first alt caption, each where it is there; a pair counts as scored if it has both."""
+
+    def __init__(self, config: Embedding) -> None:
+        self._clip = ClipModel(config)
+        self.model = self._clip.sha256
+
+    def score(self, partition: Partition) -> Scored:
+        """Encode all images and captions; zeros stand for what is not there."""
+        shape = (len(partition.pairs), self._clip.towers.embed_dim)
+        features = {name: np.zeros(shape, np.float16) for name in (IMAGE_FEATURES, TEXT_FEATURES)}
+        reasons: list[str | None] = []
+        for chunk in chunks(partition.pairs):
+            rows = slice(len(reasons), len(reasons) + len(chunk))
+            found = encode_pairs(self._clip, chunk, partition.image)
+            features[IMAGE_FEATURES][rows] = found.images.numpy()
+            features[TEXT_FEATURES][rows] = found.texts.numpy()
+            reasons += found.reasons
+        return Scored({}, reasons, features)
+
+    def record(self) -> dict[str, Any]:
+        """Return model hash, resize, precision, and the width of the features."""
+        return {**self._clip.record(), "width": self._clip.towers.embed_dim}
+
+
+@dataclass(frozen=True)
+class EncodedPairs:
+    """Unit-norm features of pairs; zeros where there is none, with the first reason why not."""
+
+    images: Float[Tensor, "N D"]
+    texts: Float[Tensor, "N D"]
+    reasons: list[str | None]
+
+
+def encode_pairs(
+    clip: ClipModel, pairs: Sequence[Pair], read: Callable[[Pair], bytes]
+) -> EncodedPairs:
+    """Encode what pairs have of image and caption."""
+    fetched = [n for n, pair in enumerate(pairs) if pair.member is not None]
+    features, decoded = clip.image_features([pairs[n] for n in fetched], read)
+    seen = [n for n, is_good in zip(fetched, decoded, strict=True) if is_good]
+    told = [n for n, pair in enumerate(pairs) if pair.caption is not None]
+    texts = clip.text_features([pairs[n].caption or "" for n in told])
+    images, image_is_finite = _placed(features, seen, len(pairs))
+    captions, text_is_finite = _placed(texts, told, len(pairs))
+    has_image, has_caption = set(seen), set(told)
+    reasons = [
+        NOT_ACQUIRED
+        if pair.member is None
+        else UNDECODABLE
+        if n not in has_image
+        else NO_CAPTION
+        if n not in has_caption
+        else None
+        if image_is_finite[n] and text_is_finite[n]
+        else NOT_FINITE
+        for n, pair in enumerate(pairs)
+    ]
+    return EncodedPairs(images, captions, reasons)
+
+
+def _placed(
+    features: Float[Tensor, "M D"], rows: list[int], total: int
+) -> tuple[Float[Tensor, "N D"], list[bool]]:
+    """Put features into their rows; those that are not finite become zeros and are told."""
+    is_finite = torch.isfinite(features).all(dim=1)
+    placed = torch.zeros(total, features.shape[1])
+    placed[rows] = torch.where(is_finite[:, None], features, 0.0)
+    finite = torch.ones(total, dtype=torch.bool)
+    finite[rows] = is_finite
+    return placed, finite.tolist()

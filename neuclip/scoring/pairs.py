@@ -1,0 +1,81 @@
+"""The pairs of one acquire partition: uid, alt caption, and the image's bytes."""
+
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from neuclip.acquire.raw import ROWS
+from neuclip.shards.raw_images import RawImages
+from neuclip.storage.cache import local_copy
+from neuclip.storage.uris import join
+
+CHUNK = 1024
+"""Pairs in hand at once."""
+_MOST_THREADS = 16
+_COLUMNS = ["uid", "captions", "status", "member", "offset", "size"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row of a partition; `member`, `offset`, `size` say where its image is, None where none was brought home."""
+
+    uid: str
+    caption: str | None
+    """The first alt caption, None where it is missing or blank."""
+    member: str | None
+    offset: int
+    size: int
+
+
+class Partition:
+    """All rows of a partition in order, with their images at hand."""
+
+    def __init__(self, pairs: list[Pair], images: RawImages) -> None:
+        self.pairs = pairs
+        self._images = images
+
+    def image(self, pair: Pair) -> bytes:
+        """Read the image file of a pair that has one."""
+        place: dict[str, Any] = {"member": pair.member, "offset": pair.offset, "size": pair.size}
+        return self._images.read({**place, "partition": 0})
+
+
+@contextmanager
+def open_partition(folder_uri: str) -> Generator[Partition]:
+    """Open a committed acquire partition."""
+    with RawImages([folder_uri]) as images:
+        yield Partition(list(_read_pairs(local_copy(join(folder_uri, ROWS)))), images)
+
+
+@contextmanager
+def decoding_threads() -> Generator[ThreadPoolExecutor]:
+    """Open threads for work that releases the interpreter's lock, such as decoding images."""
+    with ThreadPoolExecutor(min(cpu_count() or 1, _MOST_THREADS)) as threads:
+        yield threads
+
+
+def chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
+    """Cut pairs into runs of CHUNK."""
+    for start in range(0, len(pairs), CHUNK):
+        yield pairs[start : start + CHUNK]
+
+
+def _read_pairs(rows: Path) -> Iterator[Pair]:
+    with pq.ParquetFile(rows) as file:
+        for batch in file.iter_batches(CHUNK, columns=_COLUMNS):
+            for row in batch.to_pylist():
+                alts: list[str] = dict(row["captions"] or ()).get("alt") or [""]
+                is_there = row["status"] == "success"
+                yield Pair(
+                    uid=row["uid"],
+                    caption=alts[0] if alts[0] and alts[0].strip() else None,
+                    member=row["member"] if is_there else None,
+                    offset=row["offset"] if is_there else 0,
+                    size=row["size"] if is_there else 0,
+                )
