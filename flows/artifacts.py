@@ -1,10 +1,14 @@
 """The artifacts of a stage: a page with its summary and files, and a table with its ledger."""
 
+import json
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from neuclip.curate.run import FUNNEL
 from neuclip.journey import StageReport
+from neuclip.storage.files import read_bytes
+from neuclip.storage.uris import join
 
 _MOST_FILES = 50
 
@@ -16,6 +20,9 @@ def show(report: StageReport) -> dict[str, Any]:
         page(report), key=f"{stage}-summary", description=f"{stage} {report.state}"
     )
     create_table_artifact(rows(report), key=f"{stage}-ledger", description=f"ledger of {stage}")
+    if stage == "curate":
+        funnel = read_funnel(report.uri)
+        create_table_artifact(funnel, key="curate-funnel", description="what each rule drops")
     return report.model_dump(include={"stage", "key", "uri", "state"})
 
 
@@ -47,6 +54,12 @@ def page(report: StageReport) -> str:
     if (more := len(manifest.files) - len(files)) > 0:
         lines += ["", f"and {more} more files"]
     return "\n".join(lines)
+
+
+def read_funnel(curate_uri: str) -> list[dict[str, Any]]:
+    """Return the funnel of curate, a row for each reason in order."""
+    steps = json.loads(read_bytes(join(curate_uri, FUNNEL)))["steps"]
+    return [{name: step[name] for name in ("reason", "dropped", "alone", "kept")} for step in steps]
 
 
 def rows(report: StageReport) -> list[dict[str, Any]]:

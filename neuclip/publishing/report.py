@@ -9,6 +9,7 @@ from typing import Any
 
 from neuclip.publishing.card import limits
 from neuclip.publishing.charts import draw_charts
+from neuclip.publishing.curation import Curation
 from neuclip.publishing.facts import Facts
 from neuclip.publishing.grid import Sample
 from neuclip.publishing.templates import environment
@@ -31,7 +32,7 @@ class Bar:
     dropped: dict[str, int]
 
 
-def report_page(facts: Facts, samples: Sequence[Sample]) -> str:
+def report_page(facts: Facts, curation: Curation, samples: Sequence[Sample]) -> str:
     """Write the page: text is escaped, and its policy lets nothing in but its own style and images."""
     style = _STYLE.read_text(encoding="utf-8")
     return (
@@ -43,6 +44,7 @@ def report_page(facts: Facts, samples: Sequence[Sample]) -> str:
             policy=_policy(style),
             architecture=_architecture(facts.model["model_cfg"]),
             funnel=_funnel(facts),
+            curation=curation,
             samples=samples,
             charts=draw_charts(facts.metrics),
             limits=limits(facts),

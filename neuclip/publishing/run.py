@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from neuclip.foundation.progress import Progress
 from neuclip.publishing.card import model_card
 from neuclip.publishing.config import PublishConfig
+from neuclip.publishing.curation import read_curation
 from neuclip.publishing.facts import read_facts
 from neuclip.publishing.grid import sample_grid
 from neuclip.publishing.report import report_page
@@ -37,7 +38,8 @@ def run_publish(
     (model / "README.md").write_text(model_card(facts), encoding="utf-8")
     progress("publish", done=2, total=3, note="writing the report")
     samples = sample_grid(uris["shard"], config.sample_grid)
-    page = report_page(facts, samples)
+    curation = read_curation(uris["curate"], uris["acquire"])
+    page = report_page(facts, curation, samples)
     (workspace.output / "report.html").write_text(page, encoding="utf-8")
     progress("publish", done=3, total=3)
     return Outcome(

@@ -2,10 +2,12 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from made.acquired import Pair, commit_acquired
 from towers.tiny import COLOURS, picture, tiny_towers
 
 from neuclip.shards.members import MEMBER_SCHEMA
@@ -51,17 +53,64 @@ def make_journey(
             inputs={},
             code_version="0.1.0",
             files=[],
+            parts=["made-part0"] if stage == "acquire" else [],
             ledger=make_ledger(entered, out, dropped),
             started_at=f"2026-03-0{number + 1}T10:00:00+00:00",
             wall_s=3.7**number,
             cpu_s=1.0,
         )
         (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    _write_curation(base, uris["curate"], caption, pictures)
     _write_shards(base / "shard" / uris["shard"].rsplit("/", 1)[1], caption, pictures or COLOURS)
     _write_training(base / "train" / uris["train"].rsplit("/", 1)[1])
     _write_choice(base / "select" / uris["select"].rsplit("/", 1)[1])
     _write_scores(base / "evaluate" / uris["evaluate"].rsplit("/", 1)[1])
     return uris
+
+
+def _write_curation(base, curate, caption, pictures):
+    """Two pairs, one of which a rule dropped; counts made up."""
+    texts = [caption.format(colour="a kept"), caption.format(colour="a dropped")]
+    pairs = [
+        Pair(number, {"alt": [text]}, content=b"broken" if pictures else None)
+        for number, text in enumerate(texts)
+    ]
+    commit_acquired(base, [pairs], key="made")
+    reasons = [None, "aspect_ratio"]
+    rows = [
+        {
+            "uid": pair.uid,
+            "kept": reason is None,
+            "reason": reason,
+            "failed": int(reason is not None),
+        }
+        for pair, reason in zip(pairs, reasons, strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), f"{curate}/verdicts.parquet")
+    dropped = LEDGERS["curate"][2]
+    steps = [
+        {
+            "reason": reason,
+            "dropped": count,
+            "alone": 2 * count,
+            "kept": 7_000,
+            "overlap": {"timeout": 3},
+        }
+        for reason, count in dropped.items()
+    ]
+    bins = [{"least": 16.0 * place, "pairs": 10 * place + 1, "kept": place} for place in range(12)]
+    funnel = {
+        "pairs": 9_731,
+        "steps": steps,
+        "survival": {
+            "domain": [
+                {"bucket": "<b>example.org</b>", "pairs": 31, "kept": 8},
+                {"bucket": "example.com", "pairs": 10, "kept": 0},
+            ]
+        },
+        "histograms": {"caption characters": bins},
+    }
+    Path(curate, "funnel.json").write_text(json.dumps(funnel))
 
 
 def _write_shards(folder, caption, pictures):

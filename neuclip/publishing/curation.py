@@ -1,0 +1,125 @@
+"""What curate did, as the report shows it: the funnel by rule, who survives, and pairs that went and stayed."""
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from neuclip.acquire.raw import IMAGES, ROWS, partition_folders
+from neuclip.curate.run import FUNNEL, VERDICTS
+from neuclip.foundation.errors import DataError
+from neuclip.foundation.randomness import permutation
+from neuclip.loading.images import decode_rgb
+from neuclip.storage.cache import local_copy
+from neuclip.storage.files import read_bytes
+from neuclip.storage.uris import join
+
+_MOST_PARTITIONS = 3
+_MOST_REASONS = 8
+_TILES_A_REASON = 6
+_MOST_BUCKETS = 8
+_SIDE_PX = 112
+_QUALITY = 75
+_SEED = 1
+_KEPT = "kept"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A pair that was dropped or kept."""
+
+    caption: str
+    image: str
+    """data: URI of a JPEG."""
+
+
+@dataclass(frozen=True)
+class Curation:
+    """The `funnel.json` of curate, with shares for drawing, and some pairs."""
+
+    pairs: int
+    steps: list[dict[str, Any]]
+    survival: dict[str, list[dict[str, Any]]]
+    histograms: dict[str, list[dict[str, float]]]
+    tiles: dict[str, list[Tile]]
+    """Reason -> pairs that it dropped; `kept` -> pairs that none dropped."""
+
+
+def read_curation(curate_uri: str, acquire_uri: str) -> Curation:
+    """Read the funnel, and a few pairs of at most three partitions, chosen by keyed hash."""
+    funnel = json.loads(read_bytes(join(curate_uri, FUNNEL)))
+    most = max((step["alone"] for step in funnel["steps"]), default=0) or 1
+    steps = [
+        {**step, "share": step["dropped"] / most, "alone_share": step["alone"] / most}
+        for step in funnel["steps"]
+    ]
+    survival = {
+        kind: [{**row, "share": row["kept"] / row["pairs"]} for row in rows[:_MOST_BUCKETS]]
+        for kind, rows in funnel["survival"].items()
+        if len(rows) > 1
+    }
+    return Curation(
+        pairs=funnel["pairs"],
+        steps=steps,
+        survival=survival,
+        histograms={
+            name: _heights(bins) for name, bins in funnel["histograms"].items() if len(bins) > 1
+        },
+        tiles=_tiles(
+            curate_uri, acquire_uri, [str(step["reason"]) for step in steps if step["dropped"]]
+        ),
+    )
+
+
+def _heights(bins: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return bins with what is drawn of them: 0..1 of the highest."""
+    highest = max(found["pairs"] for found in bins)
+    return [
+        {**found, "all_share": found["pairs"] / highest, "kept_share": found["kept"] / highest}
+        for found in bins
+    ]
+
+
+def _tiles(curate_uri: str, acquire_uri: str, reasons: list[str]) -> dict[str, list[Tile]]:
+    folders = partition_folders(acquire_uri)
+    tiles: dict[str, list[Tile]] = {reason: [] for reason in [*reasons[:_MOST_REASONS], _KEPT]}
+    with pq.ParquetFile(local_copy(join(curate_uri, VERDICTS))) as verdicts:
+        for part in permutation(len(folders), seed=_SEED)[:_MOST_PARTITIONS].tolist():
+            table = verdicts.read_row_group(part, columns=["uid", "reason"])
+            named = np.array([reason or _KEPT for reason in table["reason"].to_pylist()])
+            for reason, found in tiles.items():
+                places = np.flatnonzero(named == reason)
+                chosen = places[
+                    permutation(len(places), seed=_SEED)[: _TILES_A_REASON - len(found)]
+                ]
+                uids = table["uid"].take(chosen).to_pylist()
+                if uids:
+                    found.extend(_read_tiles(folders[part], uids))
+    return {reason: found for reason, found in tiles.items() if found}
+
+
+def _read_tiles(folder: str, uids: list[str]) -> list[Tile]:
+    rows = pq.read_table(
+        local_copy(join(folder, ROWS)),
+        columns=["uid", "captions", "offset", "size"],
+        filters=[("uid", "in", uids)],
+    ).to_pylist()
+    tiles: list[Tile] = []
+    with local_copy(join(folder, IMAGES)).open("rb") as images:
+        for row in rows:
+            images.seek(row["offset"])
+            try:
+                image = decode_rgb(images.read(row["size"]))
+            except DataError:
+                continue
+            image.thumbnail((_SIDE_PX, _SIDE_PX))
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+            content = base64.b64encode(buffer.getvalue()).decode()
+            alt = dict(row["captions"] or ()).get("alt") or [""]
+            tiles.append(Tile(alt[0] or "", f"data:image/jpeg;base64,{content}"))
+    return tiles
