@@ -151,6 +151,52 @@ def show(
 
 
 @app.command()
+def query(
+    recipe: RecipeArgument,
+    statement: Annotated[str, typer.Argument(metavar="SQL", help="one SELECT statement")],
+    overrides: SetOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="most rows that are shown")] = 100,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask by SQL: views samples, features, clusters, signals, verdicts, rules, rows, captions. Only reads."""
+    from neuclip.cli.answers import rows_table
+    from neuclip.query.sql import run_query
+
+    set_up_logging(screen, verbose=False)
+    with _explained(as_json=as_json):
+        result = run_query(_load(recipe, overrides), statement, limit=limit)
+        if as_json:
+            _print_json(asdict(result))
+            return
+        Console().print(rows_table(result))
+        if result.is_cut:
+            screen.print(f"there are more than {limit} rows; --limit shows more", style="yellow")
+
+
+@app.command()
+def explain(
+    recipe: RecipeArgument,
+    uid: Annotated[str, typer.Argument(help="32 hex digits")],
+    overrides: SetOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell the whole story of one pair, from its row in the table to what training made of it."""
+    from neuclip.cli.answers import story_lines
+    from neuclip.query.explain import explain as tell
+
+    set_up_logging(screen, verbose=False)
+    with _explained(as_json=as_json):
+        story = tell(_load(recipe, overrides), uid)
+        if as_json:
+            _print_json(asdict(story))
+            return
+        for line in story_lines(story):
+            Console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def demo(
     overrides: SetOption = None, *, as_json: JsonOption = False, verbose: VerboseOption = False
 ) -> None:

@@ -92,6 +92,17 @@ def commit_acquired(
             (workspace.output / "columns").mkdir(exist_ok=True)
             table = pa.table({"uid": [pair.uid for pair in pairs], **values})
             pq.write_table(table, workspace.output / "columns" / f"{part}.parquet")
+        places = [
+            {
+                "part": part,
+                "file": "made.parquet",
+                "first_row": 1000 * n,
+                "rows": len(p),
+                "out": led.out,
+            }
+            for n, (part, p, led) in enumerate(zip(keys, partitions, ledgers, strict=True))
+        ]
+        pq.write_table(pa.Table.from_pylist(places), workspace.output / "partitions.parquet")
         return Outcome(add_ledgers(ledgers), parts=keys)
 
     commit_stage(identity, fill)

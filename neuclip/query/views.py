@@ -1,0 +1,128 @@
+"""The tables of a recipe's committed stages as views of one DuckDB connection that can read nothing else."""
+
+import re
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from neuclip.acquire.raw import rows_paths
+from neuclip.captions.run import CAPTIONS
+from neuclip.curate.run import VERDICTS
+from neuclip.index.database import INDEX
+from neuclip.index.sample_index import SIGNALS
+from neuclip.journey import identify
+from neuclip.recipe import Recipe
+from neuclip.stages.manifest import is_committed, read_manifest, verify_sizes
+from neuclip.storage.cache import local_copy
+from neuclip.storage.tables import ArrowTable
+from neuclip.storage.uris import join
+
+VIEWS = {
+    "rows": "acquire",
+    "verdicts": "curate",
+    "rules": "curate",
+    "captions": "caption",
+    "samples": "index",
+    "features": "index",
+    "clusters": "index",
+    "signals": "index",
+}
+"""View -> the stage that must be done."""
+
+_OF_THE_INDEX = ("samples", "features", "clusters", "signals")
+
+# A statement may hold COPY or INSERT in a common table expression, so it is not enough to look at its kind: DuckDB
+# loses the file system itself. Views over Parquet are read by pyarrow, and the index through its open handle.
+_LOCKED = (
+    "SET enable_external_access = false",
+    "SET disabled_filesystems = 'LocalFileSystem'",
+    "SET python_enable_replacements = false",
+    "SET lock_configuration = true",
+)
+
+
+class Tables:
+    """Where a recipe's tables lie, as far as its stages are done."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.uris = {stage: identity.uri for stage, identity in identify(recipe).items()}
+        self.is_done = {stage: is_committed(uri) for stage, uri in self.uris.items()}
+
+    @property
+    def views(self) -> list[str]:
+        """Views that there are now."""
+        return [view for view, stage in VIEWS.items() if self.is_done[stage]]
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Views that there are not yet -> the stage they wait for."""
+        return {view: stage for view, stage in VIEWS.items() if not self.is_done[stage]}
+
+    def file(self, stage: str, name: str) -> Path:
+        """Return a local path of a file of a committed stage.
+
+        Raises: IntegrityError: if the stage's files are not what was committed.
+        """
+        verify_sizes(self.uris[stage], read_manifest(self.uris[stage]))
+        return local_copy(join(self.uris[stage], name))
+
+    def rules(self) -> list[str]:
+        """Return curate's reasons; bit i of a verdict's `failed` is the i-th."""
+        return list(read_manifest(self.uris["curate"]).summary["rules"])
+
+
+@contextmanager
+def opened(tables: Tables, statement: str) -> Generator[duckdb.DuckDBPyConnection]:
+    """Open a connection with the views that a statement may mean; it can read them and nothing else."""
+    mentioned = set(re.findall(r"\w+", statement.lower()))
+    with duckdb.connect() as connection:
+        if tables.is_done["index"]:
+            connection.execute(
+                f"ATTACH {_quoted(tables.file('index', INDEX))} AS sample_index (READ_ONLY)"
+            )
+            for view in _OF_THE_INDEX:
+                connection.execute(f"CREATE VIEW {view} AS SELECT * FROM sample_index.{view}")  # noqa: S608
+        for view, source in _sources(tables).items():
+            if view in mentioned:  # the files of a remote root are fetched when they are asked for
+                connection.execute(f"DROP VIEW IF EXISTS {view}")
+                connection.register(view, source())
+        for setting in _LOCKED:
+            connection.execute(setting)
+        yield connection
+
+
+def _sources(tables: Tables) -> dict[str, Callable[[], ArrowTable]]:
+    """Return what the views outside the index are read from."""
+    sources: dict[str, Callable[[], ArrowTable]] = {
+        "rows": lambda: _parquet(rows_paths(tables.uris["acquire"])),
+        "verdicts": lambda: _parquet([tables.file("curate", VERDICTS)]),
+        "rules": lambda: _rules_table(tables.rules()),
+        "captions": lambda: _parquet([tables.file("caption", CAPTIONS)]),
+    }
+    found = {view: source for view, source in sources.items() if tables.is_done[VIEWS[view]]}
+    if tables.is_done["index"] and has_signals(tables):
+        found["signals"] = lambda: _parquet([tables.file("train", SIGNALS)])
+    return found
+
+
+def _parquet(paths: Sequence[Path]) -> ArrowTable:
+    return ds.dataset([str(path) for path in paths])
+
+
+def has_signals(tables: Tables) -> bool:
+    """Tell whether training is done and recorded signals."""
+    if not tables.is_done["train"]:
+        return False
+    return SIGNALS in {file.name for file in read_manifest(tables.uris["train"]).files}
+
+
+def _rules_table(reasons: list[str]) -> ArrowTable:
+    return pa.table({"bit": range(len(reasons)), "reason": reasons})
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
