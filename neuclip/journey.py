@@ -381,8 +381,24 @@ def _work(  # noqa: PLR0911  # one return a stage
             return run_acquire(recipe.acquire, root=recipe.root, force=force, **common)
         case "curate":
             from neuclip.curate.run import run_curate
+            from neuclip.scoring.for_curate import prepare
 
-            return run_curate(recipe.curate, seed=recipe.seed, acquire_uri=uri["acquire"], **common)
+            prepared = prepare(
+                recipe.curate,
+                sets=_kept_out_sets(recipe),
+                root=recipe.root,
+                acquire_uri=uri["acquire"],
+                seed=recipe.seed,
+                progress=progress,
+            )
+            return run_curate(
+                recipe.curate,
+                seed=recipe.seed,
+                acquire_uri=uri["acquire"],
+                scores=prepared.scores,
+                masks=prepared.masks,
+                **common,
+            )
         case "caption":
             from neuclip.captions.run import run_caption
 

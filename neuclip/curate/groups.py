@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -10,8 +11,17 @@ import pyarrow as pa
 
 from neuclip.curate.balance import balanced_out
 from neuclip.curate.conditions import number
+from neuclip.curate.near_images import near_duplicates, read_descriptors
 from neuclip.curate.pool import Pool
-from neuclip.curate.rules import Balance, DuplicateImages, DuplicatePairs, GroupRule
+from neuclip.curate.rules import (
+    Balance,
+    DuplicateImages,
+    DuplicatePairs,
+    GroupRule,
+    NearDuplicateImages,
+    SemanticDuplicates,
+)
+from neuclip.curate.semantic import semantic_duplicates
 from neuclip.storage.tables import ArrowTable
 
 Positions = npt.NDArray[np.int64]
@@ -38,6 +48,7 @@ def drop_by_group(
     connection: duckdb.DuckDBPyConnection,
     *,
     seed: int,
+    scratch: Path,
 ) -> Dropped:
     """Find the pairs that a rule over groups drops; the order of partitions does not matter."""
     match rule:
@@ -47,10 +58,19 @@ def drop_by_group(
         case DuplicateImages():
             _gather(pool, alive, connection, key="sha256", best=rule.best)
             return Dropped(_all_but_best(connection))
+        case NearDuplicateImages():
+            ranked, parts, positions = _ranked(pool, alive, connection, best=rule.best)
+            descriptors = read_descriptors(pool.folders(rule.score), parts, positions)
+            return _without_copies(ranked, near_duplicates(descriptors, scratch=scratch))
+        case SemanticDuplicates():
+            ranked, parts, positions = _ranked(pool, alive, connection, best=rule.best)
+            features = pool.features(rule.score, parts, positions)
+            keeper = semantic_duplicates(
+                features, threshold=rule.threshold, clusters=rule.clusters, seed=seed
+            )
+            return _without_copies(ranked, keeper)
         case Balance():
             return Dropped(balanced_out(rule, pool, alive, connection, seed=seed))
-        case _:
-            raise TypeError(rule.kind)
 
 
 def _gather(
@@ -82,6 +102,26 @@ def _all_but_best(connection: duckdb.DuckDBPyConnection) -> ArrowTable:
             SELECT key, arg_min(uid, rank) AS uid FROM candidates
             WHERE key IS NOT NULL GROUP BY key HAVING count(*) > 1) b ON c.key = b.key
         WHERE c.uid <> b.uid ORDER BY c.part, c.position""").to_arrow_table()
+
+
+def _ranked(
+    pool: Pool, alive: Alive, connection: duckdb.DuckDBPyConnection, *, best: Sequence[str]
+) -> tuple[ArrowTable, Positions, Positions]:
+    """Return the candidates best first: part, position, uid; and the first two as integers."""
+    _gather(pool, alive, connection, key="NULL", best=best)
+    query = "SELECT part, position, uid FROM candidates ORDER BY rank"
+    ranked = connection.sql(query).to_arrow_table()
+    parts, positions = (ranked[name].to_numpy().astype(np.int64) for name in ("part", "position"))
+    return ranked, parts, positions
+
+
+def _without_copies(ranked: ArrowTable, keeper: Positions) -> Dropped:
+    """Return the candidates that another one stands for."""
+    dropped = np.flatnonzero(keeper != np.arange(len(keeper)))
+    rows = ranked.take(dropped)
+    rows = rows.append_column("keeper_uid", ranked["uid"].take(keeper[dropped]))
+    rows = rows.append_column("distance", pa.nulls(len(dropped), pa.float32()))
+    return Dropped(rows.sort_by([("part", "ascending"), ("position", "ascending")]))
 
 
 def _preference(name: str) -> str:

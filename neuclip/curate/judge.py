@@ -118,7 +118,9 @@ class Judge:
             pairs, bits = self.verdicts(part)
             return pairs["position"].to_numpy()[(bits & earlier) == 0]
 
-        return drop_by_group(rule, self.pool, alive, self._connection, seed=self._seed)
+        return drop_by_group(
+            rule, self.pool, alive, self._connection, seed=self._seed, scratch=self._scratch
+        )
 
     def _row_verdicts(self, part: int) -> tuple[ArrowTable, Bits]:
         """Judge a partition by the rules over rows, or take what has been found before."""

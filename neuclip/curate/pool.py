@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from neuclip.acquire.raw import COLUMNS, ROWS, partition_folders
 from neuclip.curate.conditions import quoted
-from neuclip.foundation.errors import ConfigError, IntegrityError, nearest
+from neuclip.foundation.errors import ConfigError, IntegrityError, ShapeError, nearest
 from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import exists
@@ -62,7 +62,7 @@ class Pool:
             tables += [join(score.folders[number], SCORES) for score in scores if score.columns]
             self.partitions.append(PoolPartition(key, join(folder, ROWS), tables))
         self.columns = self._columns()
-        self._features = {score.name: score.folders for score in scores if not score.columns}
+        self._folders = {score.name: score.folders for score in scores}
 
     def relation(self, number: int) -> str:
         """Return the FROM clause of a partition: its pairs with `part`, `position` (of the row) and `alt`.
@@ -106,17 +106,51 @@ class Pool:
                     found[name] = min(seen[0], least), max(seen[1], most)
         return found
 
-    def features(self, score: str, number: int) -> npt.NDArray[np.float16]:
-        """Return the image features of a partition by an embedding score, [rows, D], a row for each of its table.
+    def folders(self, score: str) -> Sequence[str]:
+        """Return the folders of a score, one for each partition.
 
         Raises: ConfigError: if there is no such score.
         """
-        if score not in self._features:
+        if score not in self._folders:
             raise ConfigError(
-                f"no score of kind embedding is called {score!r} in curate.scores; there are "
-                f"{', '.join(self._features) or 'none'}.{nearest(score, self._features)}"
+                f"no score is called {score!r} in curate.scores; there are {', '.join(self._folders) or 'none'}."
+                f"{nearest(score, self._folders)}"
             )
-        return np.load(local_copy(join(self._features[score][number], FEATURES)), mmap_mode="r")
+        return self._folders[score]
+
+    def features(
+        self, score: str, parts: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float16]:
+        """Return the image features of pairs by an embedding score, [n, D].
+
+        Args:
+            parts: for each pair the number of its partition.
+            positions: for each pair its row there.
+        Raises: ConfigError: if the score has no features. ShapeError: if their width is not that of the others.
+        """
+        gathered = np.empty((len(parts), 0), np.float16)
+        for part in np.unique(parts).tolist():
+            features = self.features_of(score, part)
+            if not gathered.shape[1]:
+                gathered = np.empty((len(parts), features.shape[1]), np.float16)
+            if features.shape[1] != gathered.shape[1]:
+                raise ShapeError(
+                    f"score {score!r} has features of {features.shape[1]} numbers in partition {part}, of "
+                    f"{gathered.shape[1]} in others; remove the folder {self.folders(score)[part]} and run again"
+                )
+            here = parts == part
+            gathered[here] = features[positions[here]]
+        return gathered
+
+    def features_of(self, score: str, part: int) -> npt.NDArray[np.float16]:
+        """Return the image features of all rows of a partition, [rows, D]; zeros where there is no image.
+
+        Raises: ConfigError: if the score is none of kind embedding.
+        """
+        uri = join(self.folders(score)[part], FEATURES)
+        if not exists(uri):
+            raise ConfigError(f"the score {score!r} is not of kind embedding: it has no features")
+        return np.load(local_copy(uri), mmap_mode="r")
 
     def fetch_ahead(self) -> Iterator[int]:
         """Yield the numbers of all partitions in order; files of object storage are fetched two ahead."""
