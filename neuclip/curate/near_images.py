@@ -32,7 +32,8 @@ CROPS = (
 NUM_HASHES = len(CROPS)
 
 _MOST_PAIRS_IN_BLOCK = 2_000_000
-_SAME = 1.0
+SAME = 1.0
+"""Distance of pictures up to which they show the same."""
 
 
 class PictureTable:
@@ -108,6 +109,7 @@ def look_alikes(
     *,
     among_first: Indices | None = None,
     among_second: Indices | None = None,
+    most: float = SAME,
 ) -> Iterator[tuple[Indices, Indices, npt.NDArray[np.float32]]]:
     """Yield (i, j, distance) of images i of the first and j of the second that look the same; a pair may repeat.
 
@@ -116,6 +118,7 @@ def look_alikes(
     Args:
         among_first: ids of the images to look at, all that are there if not given.
         among_second: as among_first.
+        most: largest distance.
     """
     left = _there(first) if among_first is None else among_first
     right = _there(second) if among_second is None else among_second
@@ -128,7 +131,7 @@ def look_alikes(
             if first is second:
                 i, j = i[i < j], j[i < j]
             distance = picture_distance(first.pictures[i], second.pictures[j])
-            same = distance <= _SAME
+            same = distance <= most
             yield i[same], j[same], distance[same]
 
 

@@ -1,27 +1,43 @@
-"""What curate is given besides the pairs: score columns, and what rules decide by looking at other data."""
+"""What curate is given besides the pairs: score columns, and what is decided by looking at other images."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from neuclip.curate.config import CurateConfig
+from neuclip.acquire.raw import ROWS, partition_folders
+from neuclip.curate.config import CurateConfig, Decontaminate
+from neuclip.curate.contamination import IMAGE_FEATURES, EvaluationSamples
+from neuclip.curate.judge import Mask
+from neuclip.curate.near_images import Descriptors, read_descriptors
 from neuclip.curate.pool import ScoreFolders
+from neuclip.curate.rules import ImageCluster, reason_of
+from neuclip.curate.scores import PHash, ScoreConfig
+from neuclip.curate.semantic import image_cluster
+from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.foundation.progress import Progress
-from neuclip.scoring.run import run_scores
+from neuclip.scoring.evaluation_images import score_evaluation_sets
+from neuclip.scoring.run import ScoreColumns, run_scores
+from neuclip.storage.cache import local_copy
+from neuclip.storage.tables import ArrowTable, connect
+from neuclip.storage.uris import join
 
-Mask = Callable[[int, Any], npt.NDArray[np.bool_]]
+IN_EVALUATION_SET = "in_evaluation_set"
+"""The reason of pairs that are dropped because a model is scored on them."""
+_Drops = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Score columns, masks of rules by reason, and what is recorded of the scores."""
+    """What `run_curate` takes: score columns, and masks by reason."""
 
     scores: list[ScoreFolders]
-    masks: Mapping[str, Mask] = field(default_factory=dict[str, Mask])
-    records: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    masks: dict[str, Mask]
+    contamination: "Contamination | None" = None
 
 
 def prepare(
@@ -31,17 +47,148 @@ def prepare(
     root: str,
     acquire_uri: str,
     seed: int,
+    scratch: Path,
     progress: Progress,
 ) -> Prepared:
-    """Compute the scores that are missing, and look for evaluation and target images in the pool.
+    """Compute the scores that are missing, of the pool and of the evaluation sets.
 
     Args:
-        sets: evaluation sets whose pairs are to be found.
+        sets: evaluation sets whose pairs are to be dropped.
+        scratch: folder that joins may spill to.
+    Raises: ConfigError: if a rule asks for a score that the recipe does not have.
     """
-    del seed
-    wanted = config.needed_scores(has_evaluation_sets=bool(sets))
-    scores = run_scores(wanted, root=root, acquire_uri=acquire_uri, progress=progress)
-    return Prepared(
-        scores=[ScoreFolders(score.name, score.columns, score.folders) for score in scores],
-        records={score.name: score.record for score in scores},
-    )
+    wanted = {score.name: score for score in config.needed_scores(has_evaluation_sets=bool(sets))}
+    found = run_scores(list(wanted.values()), root=root, acquire_uri=acquire_uri, progress=progress)
+    columns = {score.name: score for score in found}
+    masks: dict[str, Mask] = {}
+    contamination = None
+    if config.decontaminate is not None and sets:
+        contamination = Contamination(
+            config.decontaminate, sets, wanted, columns, root, acquire_uri, scratch, progress
+        )
+        masks[IN_EVALUATION_SET] = contamination
+    for rule in config.rules:
+        if isinstance(rule, ImageCluster):
+            _require(rule.score, wanted, f"rule {reason_of(rule)}")
+            targets = score_evaluation_sets(
+                [rule.target], [wanted[rule.score]], root=root, progress=progress
+            )
+            features = np.load(local_copy(join(targets[0].scores[rule.score], IMAGE_FEATURES)))
+            masks[reason_of(rule)] = _Cluster(rule, columns[rule.score].folders, features, seed)
+    scores = [ScoreFolders(score.name, score.columns, score.folders) for score in found]
+    return Prepared(scores, masks, contamination)
+
+
+class Contamination:
+    """Finds the pairs of a partition that are in the evaluation sets, and remembers what they match."""
+
+    def __init__(
+        self,
+        config: Decontaminate,
+        sets: Sequence[str],
+        wanted: dict[str, ScoreConfig],
+        columns: dict[str, ScoreColumns],
+        root: str,
+        acquire_uri: str,
+        scratch: Path,
+        progress: Progress,
+    ) -> None:
+        self._config, self._columns, self._scratch = config, columns, scratch
+        self._partitions = partition_folders(acquire_uri)
+        self._phash = next(
+            (name for name, score in wanted.items() if isinstance(score, PHash) and config.images),
+            None,
+        )
+        self._embedding = None
+        if config.embedding is not None:
+            _require(config.embedding.score, wanted, "curate.decontaminate.embedding.score")
+            self._embedding = config.embedding.score
+        used = [wanted[name] for name in (self._phash, self._embedding) if name is not None]
+        self._samples = EvaluationSamples(
+            score_evaluation_sets(sets, used, root=root, progress=progress),
+            phash=self._phash,
+            embedding=self._embedding,
+            captions=config.captions,
+        )
+        self._matches: dict[int, ArrowTable] = {}
+
+    def __call__(self, part: int, pairs: ArrowTable) -> _Drops:
+        """Tell which pairs of a partition match an evaluation sample."""
+        embedding = self._config.embedding
+        matches = self._samples.matches(
+            descriptors=self._descriptors(part),
+            features=self._features(part),
+            captions=self._captions(part) if self._config.captions else None,
+            min_cosine=embedding.min_cosine if embedding is not None else 1.0,
+            scratch=self._scratch,
+        )
+        positions = pairs["position"].to_numpy()
+        rows = matches["row"].to_numpy()
+        found = np.isin(rows, positions)
+        uids = pairs["uid"].take(np.searchsorted(positions, rows[found]))
+        self._matches[part] = matches.filter(found).set_column(0, "uid", uids)
+        return np.isin(positions, rows)
+
+    def table(self) -> ArrowTable:
+        """Return the pairs found so far beside what they match: uid, set, sample, by, distance."""
+        return pa.concat_tables(self._matches[part] for part in sorted(self._matches))
+
+    def _descriptors(self, part: int) -> Descriptors | None:
+        if self._phash is None:
+            return None
+        count = len(self._uids(part))
+        folder = self._columns[self._phash].folders[part]
+        return read_descriptors([folder], np.zeros(count, np.int64), np.arange(count))
+
+    def _features(self, part: int) -> npt.NDArray[np.float16] | None:
+        if self._embedding is None:
+            return None
+        path = local_copy(join(self._columns[self._embedding].folders[part], IMAGE_FEATURES))
+        return np.load(path, mmap_mode="r")
+
+    def _captions(self, part: int) -> list[str | None]:
+        return self._column(part, "captions['alt'][1]")
+
+    def _uids(self, part: int) -> list[str | None]:
+        return self._column(part, "uid")
+
+    def _column(self, part: int, sql: str) -> list[str | None]:
+        path = str(local_copy(join(self._partitions[part], ROWS)))
+        query = f"SELECT {sql} AS value FROM read_parquet($path)"  # noqa: S608  # a constant of this file
+        with connect(self._scratch) as connection:
+            table = connection.sql(query, params={"path": path}).to_arrow_table()
+        return table["value"].to_pylist()
+
+
+class _Cluster:
+    """Drops images of clusters that no target image is nearest to; clusters are of the whole pool."""
+
+    def __init__(
+        self,
+        rule: ImageCluster,
+        folders: Sequence[str],
+        targets: npt.NDArray[np.float16],
+        seed: int,
+    ) -> None:
+        self._rule, self._folders, self._targets, self._seed = rule, folders, targets, seed
+
+    @cached_property
+    def _kept(self) -> list[_Drops]:
+        features = [
+            np.load(local_copy(join(folder, IMAGE_FEATURES)), mmap_mode="r")
+            for folder in self._folders
+        ]
+        kept = image_cluster(features, self._targets, clusters=self._rule.clusters, seed=self._seed)
+        return np.split(kept, np.cumsum([len(rows) for rows in features])[:-1])
+
+    def __call__(self, part: int, pairs: ArrowTable) -> _Drops:
+        return ~self._kept[part][pairs["position"].to_numpy()]
+
+
+def _require(name: str, scores: dict[str, ScoreConfig], place: str) -> None:
+    if name not in scores:
+        known = ", ".join(scores) or "none"
+        raise ConfigError(
+            f"{place} asks for score {name!r}, which curate.scores does not have; there are: {known}."
+            f"{nearest(name, scores)}"
+        )

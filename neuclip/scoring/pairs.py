@@ -1,6 +1,6 @@
 """The pairs of one acquire partition: uid, alt caption, and the image's bytes."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,24 +33,25 @@ class Pair:
     size: int
 
 
+@dataclass(frozen=True)
 class Partition:
     """All rows of a partition in order, with their images at hand."""
 
-    def __init__(self, pairs: list[Pair], images: RawImages) -> None:
-        self.pairs = pairs
-        self._images = images
-
-    def image(self, pair: Pair) -> bytes:
-        """Read the image file of a pair that has one."""
-        place: dict[str, Any] = {"member": pair.member, "offset": pair.offset, "size": pair.size}
-        return self._images.read({**place, "partition": 0})
+    pairs: list[Pair]
+    image: Callable[[Pair], bytes]
+    """Reads the image file of a pair that has one; called by several threads."""
 
 
 @contextmanager
 def open_partition(folder_uri: str) -> Generator[Partition]:
     """Open a committed acquire partition."""
     with RawImages([folder_uri]) as images:
-        yield Partition(list(_read_pairs(local_copy(join(folder_uri, ROWS)))), images)
+
+        def read(pair: Pair) -> bytes:
+            place: dict[str, Any] = {"member": pair.member, "offset": pair.offset}
+            return images.read({**place, "size": pair.size, "partition": 0})
+
+        yield Partition(list(_read_pairs(local_copy(join(folder_uri, ROWS)))), read)
 
 
 @contextmanager

@@ -122,23 +122,34 @@ def _identity(score: ScoreConfig, model: str, partition_uri: str, root: str) -> 
 def _score_partition(scorer: Scorer, partition_uri: str, workspace: Workspace) -> Outcome:
     with open_partition(partition_uri) as partition:
         scored = scorer.score(partition)
-        table = _table(partition, scored, partition_uri)
-    pq.write_table(table, workspace.output / SCORES, compression="zstd")
+        return commit_scores(partition, scored, scorer.record(), workspace, where=partition_uri)
+
+
+def commit_scores(
+    partition: Partition,
+    scored: Scored,
+    record: dict[str, Any],
+    workspace: Workspace,
+    *,
+    where: str,
+) -> Outcome:
+    """Write scores.parquet and the arrays beside it; a row without a value is told by its reason in the ledger."""
+    pq.write_table(_table(partition, scored, where), workspace.output / SCORES, compression="zstd")
     for name, array in scored.arrays.items():
         np.save(workspace.output / name, array)
     dropped = Counter(reason for reason in scored.reasons if reason is not None)
     ledger = make_ledger(len(scored.reasons), scored.reasons.count(None), dict(dropped))
-    return Outcome(ledger=ledger, summary=scorer.record())
+    return Outcome(ledger=ledger, summary=record)
 
 
-def _table(partition: Partition, scored: Scored, partition_uri: str) -> ArrowTable:
+def _table(partition: Partition, scored: Scored, where: str) -> ArrowTable:
     """Put the uids before the columns; every row of the partition must have its place in all of them."""
     uids = pa.array([pair.uid for pair in partition.pairs], pa.string())
     lengths = {len(scored.reasons), *map(len, scored.columns.values())}
     lengths |= {len(array) for array in scored.arrays.values()}
     if lengths != {len(uids)}:
         raise IntegrityError(
-            f"a score has {sorted(lengths)} values for the {len(uids)} rows of {partition_uri}; please report this"
+            f"a score has {sorted(lengths)} values for the {len(uids)} rows of {where}; please report this"
         )
     return pa.table({"uid": uids, **scored.columns})
 

@@ -1,12 +1,11 @@
 """Oracle: imagehash on pictures without fine structure, Pillow for the small picture, counts of decoded images."""
 
-import io
-
 import imagehash
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from made.acquired import Pair, commit_acquired
+from made.scenes import file_of, scene
 from PIL import Image
 
 from neuclip.curate.pictures import PICTURE_BYTES
@@ -17,26 +16,6 @@ from neuclip.scoring.run import run_scores
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage
-
-
-def scene(seed, size=(96, 80)):
-    """A picture with structure at every scale."""
-    random = np.random.default_rng(seed)
-    layers = [random.uniform(0, 255, (px, px, 3)) for px in (2, 4, 8, 16)]
-    images = [
-        np.asarray(
-            Image.fromarray(layer.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC),
-            np.float32,
-        )
-        for layer in layers
-    ]
-    return Image.fromarray(np.clip(sum(images) / 4 * 1.6 - 76, 0, 255).astype(np.uint8))
-
-
-def file_of(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def score(root, partitions, key="acquired", name="phash"):
