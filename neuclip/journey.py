@@ -389,6 +389,7 @@ def _work(  # noqa: PLR0911  # one return a stage
                 root=recipe.root,
                 acquire_uri=uri["acquire"],
                 seed=recipe.seed,
+                scratch=workspace.scratch,
                 progress=progress,
             )
             return run_curate(
@@ -397,6 +398,7 @@ def _work(  # noqa: PLR0911  # one return a stage
                 acquire_uri=uri["acquire"],
                 scores=prepared.scores,
                 masks=prepared.masks,
+                contamination=prepared.contamination,
                 **common,
             )
         case "caption":

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ VERDICTS = "verdicts.parquet"
 SUBSET = "kept.npy"
 FUNNEL = "funnel.json"
 GROUPS = "groups"
+CONTAMINATION = "contamination.parquet"
 
 _SURVEYED_PAIRS = 2_000_000
 """Survival and histograms of a larger pool are counted over every so many partitions, about so many pairs."""
@@ -41,6 +42,14 @@ _SCHEMA = pa.schema(
 )
 
 
+class Listing(Protocol):
+    """Has a table when all partitions have been judged."""
+
+    def table(self) -> ArrowTable:
+        """Return the table."""
+        ...
+
+
 def run_curate(
     config: CurateConfig,
     *,
@@ -50,12 +59,14 @@ def run_curate(
     seed: int = 0,
     scores: Sequence[ScoreFolders] = (),
     masks: Mapping[str, Mask] | None = None,
+    contamination: Listing | None = None,
 ) -> Outcome:
     """Judge the pool and write what came out.
 
     `verdicts.parquet`: uid, kept, reason (the first that fails), failed (bit i: reason i of the summary's
     `rules`), in the order of the input, a row group for each partition. `kept.npy`: the kept uids as DataComp's
     subset file. `funnel.json`: what each rule drops in its turn and alone, and who survives.
+    `contamination.parquet`: pairs beside the evaluation sample that they match.
     `groups/REASON.parquet`: for a rule over groups the pairs it drops beside those it keeps instead.
 
     The ledger's `in` is the pairs that acquire brought home, counted by their partitions and not by the
@@ -114,6 +125,8 @@ def run_curate(
     (workspace.output / FUNNEL).write_text(
         json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
+    if contamination is not None:
+        pq.write_table(contamination.table(), workspace.output / CONTAMINATION, compression="zstd")
     for reason, dropped in judge.groups.items():
         (workspace.output / GROUPS).mkdir(exist_ok=True)
         pq.write_table(

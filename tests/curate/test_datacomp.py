@@ -32,7 +32,9 @@ COUNT = 120
 def pool():
     draw = random.Random(5)
     pairs = [
-        Pair(n, {"alt": [draw.choice(TEXTS)]}, size=(draw.randint(150, 700), draw.randint(150, 700)))
+        Pair(
+            n, {"alt": [draw.choice(TEXTS)]}, size=(draw.randint(150, 700), draw.randint(150, 700))
+        )
         for n in range(COUNT)
     ]
     scores = np.array([draw.random() for _ in pairs], np.float32)
@@ -66,16 +68,27 @@ def test_the_kept_uids_are_those_of_the_baseline(tmp_path, pool, name):
     pairs, scores = pool
     config = load_recipe(f"infra/recipes/datacomp-small-{name}.yaml").curate
     parts, cuts = [pairs[:50], pairs[50:]], [scores[:50], scores[50:]]
-    columns = [
-        {"clip_b32_similarity_score": cut, "clip_l14_similarity_score": cut} for cut in cuts
-    ]
+    columns = [{"clip_b32_similarity_score": cut, "clip_l14_similarity_score": cut} for cut in cuts]
     acquire_uri = commit_acquired(tmp_path, parts, columns=columns)
-    found = prepare(config, sets=[], root=str(tmp_path), acquire_uri=acquire_uri, seed=0, progress=silent)
+    found = prepare(
+        config,
+        sets=[],
+        root=str(tmp_path),
+        acquire_uri=acquire_uri,
+        seed=0,
+        scratch=tmp_path,
+        progress=silent,
+    )
     identity = StageIdentity("curate", 1, "k", {}, {}, str(tmp_path))
     commit_stage(
         identity,
         lambda w: run_curate(
-            config, acquire_uri=acquire_uri, workspace=w, progress=silent, scores=found.scores, masks=found.masks
+            config,
+            acquire_uri=acquire_uri,
+            workspace=w,
+            progress=silent,
+            scores=found.scores,
+            masks=found.masks,
         ),
     )
     kept = np.load(f"{identity.uri}/kept.npy", allow_pickle=False)
