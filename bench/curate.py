@@ -48,8 +48,8 @@ def main() -> None:
         for name in ("basic", "threshold"):
             told = measure(name, root)
             print(
-                f"curate {name}: {FILES * ROWS:,} rows in {told['seconds']:.1f} s, {FILES * ROWS / told['seconds']:,.0f} "
-                f"rows/s, {told['kept']:,} kept, peak {told['peak_mib']:.0f} MiB (floor: reading its columns "
+                f"curate {name}: {FILES * ROWS:,} rows in {told['seconds']:.1f} s, "
+                f"{FILES * ROWS / told['seconds']:,.0f} rows/s, {told['kept']:,} kept, peak {told['peak_mib']:.0f} MiB (floor: reading its columns "
                 f"{told['floor']:.1f} s)"
             )
             _tell_pandas(name, folder)
@@ -191,7 +191,8 @@ def _tell_s3(root: str, folder: str) -> None:
                 there = measure(name, bucket)
             ratio = there["seconds"] / here["seconds"]
             print(
-                f"curate {name} on S3, cold: {there['seconds']:.1f} s against {here['seconds']:.1f} s, {ratio:.1f} times"
+                f"curate {name} on S3, cold: {there['seconds']:.1f} s against {here['seconds']:.1f} s, "
+                f"{ratio:.1f} times"
             )
 
 
