@@ -47,9 +47,10 @@ def main() -> None:
         root = os.environ.get("NEUCLIP_BENCH_POOL") or make_pool(folder)
         for name in ("basic", "threshold"):
             told = measure(name, root)
+            rate = FILES * ROWS / told["seconds"]
             print(
-                f"curate {name}: {FILES * ROWS:,} rows in {told['seconds']:.1f} s, "
-                f"{FILES * ROWS / told['seconds']:,.0f} rows/s, {told['kept']:,} kept, peak {told['peak_mib']:.0f} MiB (floor: reading its columns "
+                f"curate {name}: {FILES * ROWS:,} rows in {told['seconds']:.1f} s, {rate:,.0f} rows/s, "
+                f"{told['kept']:,} kept, peak {told['peak_mib']:.0f} MiB (floor: reading its columns "
                 f"{told['floor']:.1f} s)"
             )
             _tell_pandas(name, folder)
