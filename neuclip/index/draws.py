@@ -57,10 +57,11 @@ def draw_spread(ids: Ids, features: npt.NDArray[np.float32], count: int, *, seed
     """
     newest = np.argsort(keyed_hash(ids, seed=seed))[:1]
     chosen, distances = [newest], np.full(len(ids), np.inf, dtype=np.float32)
+    norms = np.einsum("nd,nd->n", features, features)
     a_round = max(1, -(-(count - 1) // _ROUNDS))
     number = 1
     while number < count:
-        _take_distances(distances, features, newest)
+        _take_distances(distances, features, norms, newest)
         uniform = (keyed_hash(ids, seed=seed, epoch=len(chosen)) >> np.uint64(11)) + 0.5
         races = -np.log(uniform / 2**53) / np.maximum(distances, _NO_DISTANCE)
         races[np.concatenate(chosen)] = np.inf
@@ -75,15 +76,15 @@ def draw_spread(ids: Ids, features: npt.NDArray[np.float32], count: int, *, seed
 def _take_distances(
     distances: npt.NDArray[np.float32],
     features: npt.NDArray[np.float32],
+    norms: npt.NDArray[np.float32],
     newest: npt.NDArray[np.intp],
 ) -> None:
     """Lower, in place, each sample's squared distance to that from the newest ones; some rows at a time."""
     newest_rows = features[newest]
-    norms = np.square(newest_rows).sum(axis=1)
     step = max(1, _MAX_PRODUCTS // len(newest))
     for first in range(0, len(features), step):
         rows = features[first : first + step]
-        squared = norms - 2 * (rows @ newest_rows.T)
-        nearest = squared.min(axis=1) + np.square(rows).sum(axis=1)
+        squared = norms[newest] - 2 * (rows @ newest_rows.T)
+        nearest = squared.min(axis=1) + norms[first : first + step]
         part = distances[first : first + step]
         np.minimum(part, nearest.clip(min=0), out=part)

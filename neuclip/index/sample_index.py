@@ -191,28 +191,29 @@ def _read_features(
 ) -> tuple[Ids, npt.NDArray[np.float32]]:
     """Return the features of samples, image and text side by side and each of unit length.
 
+    Args:
+        ids: ascending.
     Raises: DataError: if widths differ, or a feature is empty, zero or not finite.
     """
     connection.register("candidates", pa.table({"sample_id": ids}))
     rows = connection.sql(
-        "SELECT sample_id, image_feature, text_feature FROM features JOIN candidates USING (sample_id) "
-        "WHERE model = $1 ORDER BY sample_id",
+        "SELECT sample_id, image_feature, text_feature FROM features SEMI JOIN candidates USING (sample_id) "
+        "WHERE model = $1",
         params=[model],
     )
-    features, first = np.empty((0, 0), dtype=np.float32), 0
+    features: npt.NDArray[np.float32] | None = None
     for batch in rows.to_arrow_reader(_ROWS_AT_ONCE):
-        number = batch.num_rows
         sides = [_unit_rows(batch.column(place), batch.column(0), model) for place in (1, 2)]
         part = np.concatenate(sides, axis=1)
-        if first == 0:
+        if features is None:
             features = np.empty((len(ids), part.shape[1]), dtype=np.float32)
         if part.shape[1] != features.shape[1]:
             raise DataError(
-                f"features of {model} have another width from sample {batch.column(0)[0]} on: "
-                f"{part.shape[1]} instead of {features.shape[1]}; run `--only index --force`"
+                f"features of {model} of sample {batch.column(0)[0]} have {part.shape[1]} numbers, of others "
+                f"{features.shape[1]}; run `--only index --force`"
             )
-        features[first : first + number] = part
-        first += number
+        features[np.searchsorted(ids, batch.column(0).to_numpy())] = part
+    assert features is not None, "candidates have features"
     return ids, features
 
 
