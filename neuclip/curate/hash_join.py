@@ -6,12 +6,15 @@ whichever the bits are; so a join on the equality of every choice of that many b
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from neuclip.storage.tables import ArrowTable
 
 RADIUS = 4
 """Most bits that hashes of the same image may differ in."""
@@ -23,39 +26,73 @@ Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class HashedImages:
+    """Images with several hashes each."""
+
+    ids: Indices
+    hashes: Hashes
+    """[n, H]: of the whole image first, then of its crops."""
+
+    def whole(self) -> ArrowTable:
+        """Return a row for each image."""
+        return pa.table({"id": self.ids, "hash": self.hashes[:, 0]})
+
+    def every(self) -> ArrowTable:
+        """Return a row for each hash."""
+        ids = np.repeat(self.ids, self.hashes.shape[1])
+        return pa.table({"id": ids, "hash": self.hashes.ravel()})
+
+
 def near_hashes(
     connection: duckdb.DuckDBPyConnection,
-    left: tuple[Indices, Hashes],
-    right: tuple[Indices, Hashes],
+    left: HashedImages,
+    right: HashedImages,
+    *,
+    is_ordered: bool = False,
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Yield pairs of ids whose hashes differ in at most RADIUS bits, chunk by chunk; each pair of hashes once.
+    """Yield ids i of the left and j of the right, chunk by chunk, each pair once, in no order.
+
+    Definition: the hash of the whole of one of the two differs in at most RADIUS bits from any hash of the other.
 
     Args:
-        left: ids and hashes; an id may come with several hashes.
-        right: as left.
+        is_ordered: yield pairs with i < j alone: for images held against themselves.
     """
-    bands, agreeing = _best_bands(len(left[0]), len(right[0]))
+    bands, agreeing = _best_bands(len(left.ids), right.hashes.size)
     masks = [_mask(chosen, bands) for chosen in combinations(range(bands), agreeing)]
-    for name, (ids, hashes) in (("left_hashes", left), ("right_hashes", right)):
-        connection.register(name, pa.table({"id": ids, "hash": hashes}))
+    tables = {
+        "left_whole": left.whole(),
+        "left_every": left.every(),
+        "right_whole": right.whole(),
+        "right_every": right.every(),
+    }
+    for name, table in tables.items():
+        connection.register(name, table)
+    connection.execute("CREATE OR REPLACE TEMP TABLE near (i BIGINT, j BIGINT)")
     try:
         for number, mask in enumerate(masks):
-            reader = connection.sql(_query(mask, masks[:number])).to_arrow_reader(_ROWS_AT_ONCE)
-            for batch in reader:
-                yield batch["i"].to_numpy(), batch["j"].to_numpy()
+            for sides in ("left_whole l JOIN right_every r", "left_every l JOIN right_whole r"):
+                query = _query(sides, mask, masks[:number], is_ordered=is_ordered)
+                connection.execute(f"INSERT INTO near {query}")
+        pairs = connection.sql("SELECT DISTINCT i, j FROM near").to_arrow_reader(_ROWS_AT_ONCE)
+        for batch in pairs:
+            yield batch["i"].to_numpy(), batch["j"].to_numpy()
     finally:
-        connection.unregister("left_hashes")
-        connection.unregister("right_hashes")
+        connection.execute("DROP TABLE IF EXISTS near")
+        for name in tables:
+            connection.unregister(name)
 
 
-def _query(mask: int, earlier: list[int]) -> str:
+def _query(sides: str, mask: int, earlier: list[int], *, is_ordered: bool) -> str:
     """Join on the bits of a mask; leave out what an earlier mask has found."""
     differing = "xor(l.hash, r.hash)"
-    found = "".join(f" AND ({differing} & {other}::UBIGINT) <> 0" for other in earlier)
+    conditions = [f"bit_count({differing}) <= {RADIUS}"]
+    conditions += [f"({differing} & {other}::UBIGINT) <> 0" for other in earlier]
+    conditions += ["l.id < r.id"] * is_ordered
     return f"""
-        SELECT l.id AS i, r.id AS j FROM left_hashes l JOIN right_hashes r
+        SELECT l.id AS i, r.id AS j FROM {sides}
         ON (l.hash & {mask}::UBIGINT) = (r.hash & {mask}::UBIGINT)
-        WHERE bit_count({differing}) <= {RADIUS}{found}"""
+        WHERE {" AND ".join(conditions)}"""
 
 
 def _best_bands(num_left: int, num_right: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from neuclip.curate.hash_join import Hashes, Indices, near_hashes
+from neuclip.curate.hash_join import HashedImages, Hashes, Indices, near_hashes
 from neuclip.curate.pictures import PICTURE_BYTES, Pictures, picture_distance
 from neuclip.foundation.errors import ShapeError
 from neuclip.storage.cache import local_copy
@@ -111,7 +111,7 @@ def look_alikes(
     among_second: Indices | None = None,
     most: float = SAME,
 ) -> Iterator[tuple[Indices, Indices, npt.NDArray[np.float32]]]:
-    """Yield (i, j, distance) of images i of the first and j of the second that look the same; a pair may repeat.
+    """Yield (i, j, distance) of images i of the first and j of the second that look the same, in no order.
 
     Where both are one set, i < j.
 
@@ -122,17 +122,15 @@ def look_alikes(
     """
     left = _there(first) if among_first is None else among_first
     right = _there(second) if among_second is None else among_second
-    for some, others, is_swapped in (
-        (_whole(first, left), _whole_and_crops(second, right), False),
-        (_whole(second, right), _whole_and_crops(first, left), True),
+    for i, j in near_hashes(
+        connection,
+        HashedImages(left, first.hashes[left]),
+        HashedImages(right, second.hashes[right]),
+        is_ordered=first is second,
     ):
-        for pair in near_hashes(connection, some, others):
-            i, j = np.unique(np.stack(pair[::-1] if is_swapped else pair), axis=1)
-            if first is second:
-                i, j = i[i < j], j[i < j]
-            distance = picture_distance(first.pictures[i], second.pictures[j])
-            same = distance <= most
-            yield i[same], j[same], distance[same]
+        distance = picture_distance(first.pictures[i], second.pictures[j])
+        same = distance <= most
+        yield i[same], j[same], distance[same]
 
 
 def _next_block(rest: Indices, hashes: Hashes) -> tuple[Indices, Indices]:
@@ -193,14 +191,6 @@ def _settle_rest(
 def _there(descriptors: Descriptors) -> Indices:
     """Return the images that there are."""
     return np.flatnonzero(descriptors.hashes[:, 0])
-
-
-def _whole(descriptors: Descriptors, images: Indices) -> tuple[Indices, Hashes]:
-    return images, descriptors.hashes[images, 0]
-
-
-def _whole_and_crops(descriptors: Descriptors, images: Indices) -> tuple[Indices, Hashes]:
-    return np.repeat(images, NUM_HASHES), descriptors.hashes[images].ravel()
 
 
 def _mapped(path: Path, kind: type, width: int) -> npt.NDArray[np.generic]:

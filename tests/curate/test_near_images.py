@@ -10,7 +10,7 @@ from made.scenes import file_of, scene
 from PIL import Image, ImageDraw
 
 from neuclip.curate import near_images
-from neuclip.curate.hash_join import RADIUS, near_hashes
+from neuclip.curate.hash_join import RADIUS, HashedImages, near_hashes
 from neuclip.curate.near_images import (
     Descriptors,
     look_alikes,
@@ -34,8 +34,9 @@ def distance(a, b):
     return float(picture_distance(pair.pictures[:1], pair.pictures[1:])[0])
 
 
-def pairs_of(connection, left, right):
-    found = [np.stack(chunk, axis=1) for chunk in near_hashes(connection, left, right)]
+def pairs_of(connection, left, right, **options):
+    sides = [HashedImages(ids, hashes[:, None]) for ids, hashes in (left, right)]
+    found = [np.stack(chunk, axis=1) for chunk in near_hashes(connection, *sides, **options)]
     return np.concatenate([np.empty((0, 2), np.int64), *found])
 
 
@@ -70,8 +71,11 @@ def test_the_join_equals_brute_force_on_any_hashes(tmp_path_factory, flips, rand
     ids = np.arange(len(hashes))
     with connect(tmp_path_factory.mktemp("join")) as connection:
         found = pairs_of(connection, (ids, hashes), (ids, hashes))
+        ordered = pairs_of(connection, (ids, hashes), (ids, hashes), is_ordered=True)
     differing = np.bitwise_count(hashes[:, None] ^ hashes[None])
-    assert sorted(found.tolist()) == np.argwhere(differing <= RADIUS).tolist()
+    expected = np.argwhere(differing <= RADIUS).tolist()
+    assert sorted(found.tolist()) == expected
+    assert sorted(ordered.tolist()) == [[i, j] for i, j in expected if i < j]
 
 
 COPIES = {
