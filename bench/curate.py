@@ -182,8 +182,9 @@ def _saved(subsets: list[np.ndarray], folder: Path) -> np.ndarray:
 def _tell_s3(root: str, folder: str) -> None:
     """The same pool on an S3 server of this machine, which takes its share of the two cores; cache cold."""
     with s3_server() as url:
-        os.environ.update({**KEYS, "AWS_ENDPOINT_URL": url})
-        bucket = make_bucket(url)
+        environment = {**KEYS, "AWS_ENDPOINT_URL": url}
+        os.environ.update(environment)
+        bucket = make_bucket(environment)
         subprocess.run([sys.executable, "-m", "bench.curate", "upload", root, bucket], check=True)
         for name in ("basic", "threshold"):
             here = measure(name, root)
