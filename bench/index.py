@@ -133,7 +133,11 @@ def _measure(root: str, folder: str, name: str, shards: str) -> None:
     manifest, _ = commit_stage(
         identity,
         lambda workspace: run_index(
-            IndexConfig(), shard_uri=f"{root}/shard/{shards}", workspace=workspace, progress=silent
+            IndexConfig(),
+            shard_uri=f"{root}/shard/{shards}",
+            root=identity.root,
+            workspace=workspace,
+            progress=silent,
         ),
     )
     told = {"seconds": time.perf_counter() - start, "reused": manifest.summary["reused_parts"]}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,6 +31,9 @@ from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_s
 from neuclip.storage.files import list_files
 from neuclip.storage.uris import is_local, join, local_part, name_of
 from neuclip.training import config as training
+
+if TYPE_CHECKING:
+    from neuclip.index.features import SampleEncoder
 
 STAGES = (
     "acquire",
@@ -242,6 +245,9 @@ def _outside_inputs(recipe: Recipe, stage: str) -> dict[str, str]:
         return {"table": _fingerprint(recipe, recipe.acquire.table, acquire.TABLE_SUFFIXES)}
     if stage == "curate":
         return _curate_inputs(recipe) | _set_inputs(recipe, _kept_out_sets(recipe))
+    if stage == "index" and recipe.index.features is not None:
+        model = recipe.index.features.model
+        return {"features model": _fingerprint(recipe, model, curate.MODEL_SUFFIXES)}
     if stage == "evaluate":
         return _set_inputs(recipe, recipe.evaluate.sets)
     return {}
@@ -422,7 +428,14 @@ def _work(  # noqa: PLR0911  # one return a stage
         case "index":
             from neuclip.index.run import run_index
 
-            return run_index(recipe.index, shard_uri=uri["shard"], force=force, **common)
+            return run_index(
+                recipe.index,
+                shard_uri=uri["shard"],
+                root=recipe.root,
+                encoder=_sample_encoder(recipe.index.features),
+                force=force,
+                **common,
+            )
         case "train":
             from neuclip.training.run import run_train
 
@@ -451,3 +464,12 @@ def _work(  # noqa: PLR0911  # one return a stage
             return run_publish(recipe.publish, recipe_yaml=recipe.to_yaml(), uris=above, **common)
         case _:
             raise DataError(f"stage {stage!r} has no function")
+
+
+def _sample_encoder(config: ModelScore | None) -> "SampleEncoder | None":
+    """Return what encodes the samples of the index, if they are to be encoded."""
+    if config is None:
+        return None
+    from neuclip.scoring.sample_features import ShardEncoder
+
+    return ShardEncoder(config)

@@ -36,6 +36,10 @@ _ADD = """
            image_offset, image_size, json_offset, json_size, width, height, image_sha256, sources
     FROM read_parquet($members) WHERE split = $split"""
 
+_ADD_FEATURES = """
+    INSERT INTO features
+    SELECT sample_id, $model, image_feature, text_feature FROM read_parquet($features) ORDER BY sample_id"""
+
 _FACTS = """
     SELECT (SELECT count(*) FROM samples), (SELECT count(*) FROM (SELECT DISTINCT uid_hi, uid_lo FROM samples)),
            (SELECT count(*) FROM samples WHERE rowid <> sample_id)"""
@@ -64,6 +68,10 @@ class IndexDatabase:
         row = [part.key, part.summary["first_sample_id"], part.ledger.out]
         self.connection.execute("INSERT INTO parts VALUES ($1, $2, $3)", row)
         self.connection.execute(_ADD, {"members": str(members), "split": TRAIN})
+
+    def add_features(self, features: Path, *, model: str) -> None:
+        """Append the features of a part's samples."""
+        self.connection.execute(_ADD_FEATURES, {"features": str(features), "model": model})
 
     def check(self, expected: int) -> None:
         """Make sure that ids are 0 .. n-1 in order, and uids different.

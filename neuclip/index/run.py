@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 from neuclip.foundation.progress import Progress
+from neuclip.index.clusters import fill_clusters
 from neuclip.index.config import STAGE_VERSION, IndexConfig
 from neuclip.index.database import INDEX, IndexDatabase
+from neuclip.index.features import SampleEncoder, part_features
 from neuclip.shards.members import MEMBERS
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import (
@@ -26,8 +28,10 @@ def run_index(
     config: IndexConfig,
     *,
     shard_uri: str,
+    root: str,
     workspace: Workspace,
     progress: Progress,
+    encoder: SampleEncoder | None = None,
     force: bool = False,
 ) -> Outcome:
     """Write `index.duckdb`, see database.py for its tables.
@@ -36,11 +40,14 @@ def run_index(
     beginning; only the member tables of the others are read.
 
     Args:
+        encoder: of `config.features`; each part's features are kept at the root under `index/parts`.
         force: read all parts.
     Raises: IntegrityError: if ids are not exactly 0 .. n-1 in the order of the parts, or a uid is there twice.
+        ShapeError, NumericsError: for features of a wrong width or not finite.
     """
     shard = read_manifest(shard_uri)
-    earlier = None if force else _earlier(parent_of(workspace.uri), config, shard.parts)
+    model = encoder.model if encoder is not None else None
+    earlier = None if force else _earlier(parent_of(workspace.uri), config, model, shard.parts)
     reused: list[str] = earlier.summary["parts"] if earlier is not None else []
     path = workspace.output / INDEX
     if earlier is not None:
@@ -51,20 +58,34 @@ def run_index(
             uri = part_uri(shard_uri, key)
             part = read_manifest(uri)
             verify_sizes(uri, part)
-            database.add_part(part, local_copy(join(uri, MEMBERS)))
+            members = local_copy(join(uri, MEMBERS))
+            database.add_part(part, members)
+            if encoder is not None:
+                features = part_features(encoder, shard_uri, part, root=root, members=members)
+                database.add_features(features, model=encoder.model)
         database.check(shard.ledger.out)
+        if encoder is not None and config.clusters is not None:
+            fill_clusters(database.connection, model=encoder.model, clusters=config.clusters)
     count = shard.ledger.out
     progress(STAGE, done=len(shard.parts), total=len(shard.parts), note=f"{count} samples")
-    summary = {"samples": count, "parts": shard.parts, "reused_parts": len(reused)}
+    summary = {
+        "samples": count,
+        "parts": shard.parts,
+        "reused_parts": len(reused),
+        "features_model": model,
+    }
     return Outcome(ledger=make_ledger(count, count, {}), summary=summary)
 
 
-def _earlier(stage_uri: str, config: IndexConfig, parts: list[str]) -> Manifest | None:
+def _earlier(
+    stage_uri: str, config: IndexConfig, model: str | None, parts: list[str]
+) -> Manifest | None:
     """Return the committed index of these settings that holds most of the first parts, and nothing else."""
     fitting = [
         manifest
         for manifest in committed_manifests(stage_uri)
         if (manifest.stage_version, manifest.section) == (STAGE_VERSION, config.keyed())
+        and manifest.summary["features_model"] == model
         and manifest.summary["parts"] == parts[: len(manifest.summary["parts"])]
     ]
     return max(fitting, key=lambda manifest: len(manifest.summary["parts"]), default=None)

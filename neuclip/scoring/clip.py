@@ -4,7 +4,7 @@ Legend: N pairs of a chunk, M images that decode, D embedding width.
 """
 
 import hashlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,9 +64,13 @@ class ClipModel:
         self, pairs: Sequence[Pair], read: Callable[[Pair], bytes]
     ) -> tuple[Float[Tensor, "M D"], list[bool]]:
         """Encode the images of pairs; tell for each pair whether its image decodes."""
+        return self.encode_files(map(read, pairs))
+
+    def encode_files(self, contents: Iterable[bytes]) -> tuple[Float[Tensor, "M D"], list[bool]]:
+        """Encode image files; tell for each whether it decodes."""
         with self._precision():
             features, decoded = encode_images(
-                self.towers, map(read, pairs), batch_size=self._config.batch_size
+                self.towers, contents, batch_size=self._config.batch_size
             )
         return normalize(features, dim=1), decoded
 

@@ -12,6 +12,7 @@ from neuclip.curate.run import run_curate
 from neuclip.foundation.progress import silent
 from neuclip.index import config as index
 from neuclip.index.config import IndexConfig
+from neuclip.index.features import SampleEncoder
 from neuclip.index.run import run_index
 from neuclip.shards import config as shards
 from neuclip.shards.config import ShardConfig
@@ -37,9 +38,12 @@ def pack(
     caption: CaptionConfig | None = None,
     shard: ShardConfig | None = None,
     key: str = "key",
+    index_config: IndexConfig | None = None,
+    encoder: SampleEncoder | None = None,
     force: bool = False,
 ) -> Packed:
     """Commit all data stages below a root; with another `key` another run at the same root."""
+    config = index_config or IndexConfig()
     shard = shard or ShardConfig(samples_per_shard=20, selection_share=0.2)
     acquire_uri = commit_acquired(root, partitions, f"acquired-{key}")
 
@@ -77,7 +81,10 @@ def pack(
     )
     index_uri = commit(
         "index",
-        lambda w: run_index(IndexConfig(), shard_uri=shard_uri, force=force, **places(w)),
+        lambda w: run_index(
+            config, shard_uri=shard_uri, root=str(root), encoder=encoder, force=force, **places(w)
+        ),
         index.STAGE_VERSION,
+        config.keyed(),
     )
     return Packed(acquire_uri, curate_uri, caption_uri, shard_uri, index_uri)
