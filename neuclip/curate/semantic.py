@@ -5,6 +5,7 @@ Legend: N images, T targets, K clusters, D embedding width.
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import faiss
 import numpy as np
@@ -14,10 +15,11 @@ from neuclip.foundation.errors import DataError, NumericsError, ShapeError
 
 _KMEANS_STEPS = 20
 _MOST_TRAINING_POINTS = 256
-"""For each cluster; k-means is trained on a sample of larger sets, drawn by faiss from the seed."""
+"""For each cluster; k-means is trained on a sample of larger sets, drawn from the seed."""
 _ROWS_AT_ONCE = 4096
+_NONE = np.empty(0, np.int64)
 
-Features = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+Features = npt.NDArray[np.floating[Any]]
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]
 
@@ -41,13 +43,12 @@ def semantic_duplicates(
     Source: SemDeDup, arXiv 2303.09540, which keeps the image farthest from the centroid; here the best is kept.
     """
     keeper = np.arange(len(features), dtype=np.int64)
-    there = np.flatnonzero([row.any() for row in features])
+    there = _rows_there(features)
     if not len(there):
         return keeper
-    centroids = train_clusters(features[there], clusters=clusters, seed=seed, spherical=True)
-    nearest = np.concatenate(
-        [nearest_clusters(rows, centroids, spherical=True) for _, rows in _blocks(features, there)]
-    )
+    sample = features[_drawn(there, clusters, seed)]
+    centroids = train_clusters(sample, clusters=clusters, seed=seed, spherical=True)
+    nearest = nearest_clusters(features, centroids, spherical=True)[there]
     order = np.argsort(nearest, kind="stable")
     ends = np.flatnonzero(np.diff(nearest[order])) + 1
     for members in np.split(there[order], ends):
@@ -61,7 +62,7 @@ def image_cluster(
     """Tell for every image of the pool whether its nearest centroid is the nearest one of some target.
 
     Args:
-        pool: features in order, array by array.
+        pool: features in order, array by array; arrays mapped from files are read a block at a time.
         targets: [T, D].
         clusters: K, of the pool by k-means.
         seed: of k-means.
@@ -75,21 +76,31 @@ def image_cluster(
         100,000 clusters.
     """
     arrays = list(pool)
-    has_features = np.concatenate([np.empty(0, bool), *(rows.any(axis=1) for rows in arrays)])
-    wanted = targets[targets.any(axis=1)]
-    if not len(wanted) or not has_features.any():
-        raise DataError(
-            f"clusters are chosen by targets, but {len(wanted)} targets and {int(has_features.sum())} images of the "
-            "pool have features; check the target set and the embedding score"
-        )
     for rows in arrays:
         _require_width(rows, targets.shape[1])
-    sample = _sample([rows[rows.any(axis=1)] for rows in arrays], clusters, seed)
-    centroids = train_clusters(sample, clusters=clusters, seed=seed)
-    chosen = np.zeros(len(centroids), dtype=bool)
-    chosen[nearest_clusters(wanted, centroids)] = True
-    found = [chosen[nearest_clusters(rows, centroids)] for rows in arrays]
-    return np.concatenate(found) & has_features
+    starts = np.cumsum([0, *(len(rows) for rows in arrays)])
+    there = np.concatenate(
+        [_NONE, *(_rows_there(rows) + start for rows, start in zip(arrays, starts, strict=False))]
+    )
+    wanted = targets[targets.any(axis=1)]
+    if not len(wanted) or not len(there):
+        raise DataError(
+            f"clusters are chosen by targets, but {len(wanted)} targets and {len(there)} images of the pool have "
+            "features; check the target set and the embedding score"
+        )
+    drawn = _drawn(there, clusters, seed)
+    edges = np.searchsorted(drawn, starts)
+    sample = [
+        rows[drawn[edges[number] : edges[number + 1]] - starts[number]]
+        for number, rows in enumerate(arrays)
+    ]
+    centroids = train_clusters(np.concatenate(sample), clusters=clusters, seed=seed)
+    is_chosen = np.zeros(len(centroids), dtype=bool)
+    is_chosen[nearest_clusters(wanted, centroids)] = True
+    nearest = np.concatenate([nearest_clusters(rows, centroids) for rows in arrays])
+    found = np.zeros(len(nearest), dtype=bool)
+    found[there] = is_chosen[nearest[there]]
+    return found
 
 
 def train_clusters(
@@ -97,15 +108,14 @@ def train_clusters(
 ) -> _Floats:
     """Return the centroids [K, D] of k-means: 20 steps, seeded, the same on every run of one machine.
 
+    Args:
+        features: the sample to train on, whole in memory.
+        clusters: K; fewer where there are fewer rows.
+
     Raises: NumericsError: for features that are not finite.
     """
     count = min(clusters, len(features))
-    points = np.ascontiguousarray(features, dtype=np.float32)
-    if not np.isfinite(points).all():
-        bad = int((~np.isfinite(points)).any(axis=1).sum())
-        raise NumericsError(
-            f"{bad} of {len(points)} features are not finite; score them again with another model"
-        )
+    points = _as_points(features)
     with _one_thread():
         kmeans = faiss.Kmeans(
             points.shape[1],
@@ -123,23 +133,22 @@ def train_clusters(
 def nearest_clusters(features: Features, centroids: _Floats, *, spherical: bool = False) -> _Ids:
     """Return for each row the number of its nearest centroid, by cosine or by distance.
 
-    Raises: ShapeError: if rows and centroids have different widths.
+    Raises:
+        ShapeError: if rows and centroids have different widths.
+        NumericsError: for features that are not finite.
     """
     _require_width(features, centroids.shape[1])
     index = (faiss.IndexFlatIP if spherical else faiss.IndexFlatL2)(centroids.shape[1])
     with _one_thread():
         index.add(centroids)
-        found = [
-            index.search(np.ascontiguousarray(rows, dtype=np.float32), 1)[1][:, 0]
-            for _, rows in _blocks(features, np.arange(len(features)))
-        ]
-    return np.concatenate([np.empty(0, np.int64), *found])
+        found = [index.search(_as_points(rows), 1)[1][:, 0] for rows in _blocks(features)]
+    return np.concatenate([_NONE, *found])
 
 
 def _duplicates_in(features: Features, members: _Ids, threshold: float) -> _Ids:
     """Return the keepers of the members of a cluster, best first; memory grows with its rows, not their pairs."""
     keeper = members.copy()
-    kept = np.empty(0, np.int64)
+    kept = _NONE
     for start in range(0, len(members), _ROWS_AT_ONCE):
         block = slice(start, min(start + _ROWS_AT_ONCE, len(members)))
         rows = features[members[block]].astype(np.float32)
@@ -167,26 +176,34 @@ def _take_from_kept(
         keeper[has_one] = some[alike.argmax(axis=1)[has_one]]
 
 
-def _sample(arrays: list[Features], clusters: int, seed: int) -> _Floats:
-    """Draw at most the number of rows that k-means looks at, from all arrays alike."""
-    total = sum(len(rows) for rows in arrays)
+def _rows_there(features: Features) -> _Ids:
+    """Return the rows that are not zeros."""
+    blocks = [rows.any(axis=1) for rows in _blocks(features)]
+    return np.flatnonzero(np.concatenate([np.empty(0, bool), *blocks]))
+
+
+def _drawn(rows: _Ids, clusters: int, seed: int) -> _Ids:
+    """Draw at most as many rows as k-means looks at, in order."""
     most = clusters * _MOST_TRAINING_POINTS
-    taken = np.arange(total)
-    if total > most:
-        taken = np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
-    starts = np.cumsum([0, *(len(rows) for rows in arrays)])
-    return np.concatenate(
-        [
-            rows[taken[(taken >= start) & (taken < start + len(rows))] - start].astype(np.float32)
-            for start, rows in zip(starts.tolist(), arrays, strict=False)
-        ]
-    )
+    if len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
-def _blocks(features: Features, rows: _Ids) -> Iterator[tuple[_Ids, Features]]:
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        some = rows[start : start + _ROWS_AT_ONCE]
-        yield some, features[some]
+def _as_points(features: Features) -> _Floats:
+    """Return rows as faiss wants them."""
+    points = np.ascontiguousarray(features, dtype=np.float32)
+    is_finite = np.isfinite(points).all(axis=1)
+    if not is_finite.all():
+        raise NumericsError(
+            f"{int((~is_finite).sum())} of {len(points)} features are not finite; score the images again"
+        )
+    return points
+
+
+def _blocks(features: Features) -> Iterator[Features]:
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        yield features[start : start + _ROWS_AT_ONCE]
 
 
 def _require_width(features: Features, width: int) -> None:

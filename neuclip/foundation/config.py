@@ -18,9 +18,17 @@ class Section(BaseModel):
             extra = info.json_schema_extra
             if isinstance(extra, dict) and extra.get("keyed") is False:
                 continue
-            value = getattr(self, name)
-            keyed[name] = value.keyed() if isinstance(value, Section) else dumped[name]
+            keyed[name] = _keyed(getattr(self, name), dumped[name])
         return keyed
+
+
+def _keyed(value: Any, dumped: Any) -> Any:  # noqa: ANN401  # any value of a field
+    """Return what counts of a field: of a section, and of the sections in a list, their keyed fields."""
+    if isinstance(value, Section):
+        return value.keyed()
+    if isinstance(value, list):
+        return [_keyed(*pair) for pair in zip(value, dumped, strict=True)]
+    return dumped
 
 
 def unkeyed(default: Any, **constraints: Any) -> Any:  # noqa: ANN401  # stands where Field() stands

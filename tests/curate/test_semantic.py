@@ -97,6 +97,25 @@ def test_fewer_images_than_clusters_and_none_at_all():
     assert semantic_duplicates(zeros, threshold=0.9, clusters=10, seed=0).tolist() == [0, 1, 2]
 
 
+def test_only_a_sample_trains_the_clusters_and_every_image_is_placed(monkeypatch):
+    """Oracle: the definition, with the clusters of the sample that the seed draws."""
+    monkeypatch.setattr(semantic, "_MOST_TRAINING_POINTS", 20)
+    features = planted(seed=4)
+    trained = []
+    train = semantic.train_clusters
+
+    def spy(sample, **options):
+        trained.append((sample, train(sample, **options)))
+        return trained[-1][1]
+
+    monkeypatch.setattr(semantic, "train_clusters", spy)
+    keeper = semantic_duplicates(features, threshold=0.9, clusters=5, seed=0)
+    ((sample, centroids),) = trained
+    assert len(sample) == 100
+    cluster = (features.astype(np.float64) @ centroids.T.astype(np.float64)).argmax(axis=1)
+    assert keeper.tolist() == by_loops(features, 0.9, cluster)
+
+
 def test_features_that_are_not_finite_are_refused():
     features = planted()
     features[7] = np.nan
