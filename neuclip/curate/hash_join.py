@@ -19,7 +19,7 @@ from neuclip.storage.tables import ArrowTable
 RADIUS = 4
 """Most bits that hashes of the same image may differ in."""
 
-_ROWS_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 1 << 14
 _MOST_AGREEING = 4
 
 Hashes = npt.NDArray[np.uint64]

@@ -2,9 +2,12 @@
 
 import pytest
 from made.acquired import Pair
+from servers.s3 import s3_bucket, s3_environment, s3_url
 from towers.tiny import COLOURS, picture, tiny_towers
 
 from neuclip.towers.folder import save_towers
+
+__all__ = ["s3_bucket", "s3_environment", "s3_url"]
 
 
 @pytest.fixture(scope="session")
