@@ -9,8 +9,8 @@ import duckdb
 from neuclip.acquire.raw import ROWS, partition_folders
 from neuclip.acquire.run import PARTITIONS_FILE
 from neuclip.captions.run import CAPTIONS
+from neuclip.curate.pool import SCORES
 from neuclip.curate.run import GROUPS, VERDICTS
-from neuclip.curate.scores import score_settings
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.ids import UID_LENGTH, is_uid
 from neuclip.index.database import INDEX
@@ -187,27 +187,21 @@ class _Teller:
             origin |= {"file": row["file"], "row": row["first_row"] + number}
         return origin
 
-    def _scores(self) -> Facts:
-        """Return what each score of the recipe says, from the folders that belong to the pair's partition."""
-        wanted = {score.name: score_settings(score) for score in self._recipe.curate.scores}
-        found: Facts = {}
+    def _scores(self) -> dict[str, list[Facts]]:
+        """Return what each score at this root says of the pair, by name; a row for each model it was made by."""
+        found: dict[str, list[Facts]] = {}
         stage_uri = join(self._recipe.root, "score", PARTS)
-        for key in list_folders(stage_uri) if wanted else []:
+        for key in list_folders(stage_uri):
             uri = join(stage_uri, key)
-            if not is_committed(uri):
+            manifest = read_manifest(uri) if is_committed(uri) else None
+            if manifest is None or manifest.inputs.get("partition") != self._partition:
                 continue
-            manifest = read_manifest(uri)
-            if manifest.inputs.get("partition") != self._partition:
-                continue
-            for name, settings in wanted.items():
-                if manifest.section == settings and exists(join(uri, "scores.parquet")):
-                    row = self._one(
-                        "SELECT * EXCLUDE (uid) FROM read_parquet($path) WHERE uid = $uid",
-                        local_copy(join(uri, "scores.parquet")),
-                    )
-                    found.setdefault(name, []).append(
-                        {"model": manifest.inputs.get("model"), **(row or {})}
-                    )
+            row = self._one(
+                "SELECT * FROM read_parquet($path) WHERE uid = $uid", local_copy(join(uri, SCORES))
+            )
+            values = {name: value for name, value in (row or {}).items() if name != "uid"}
+            made_by = {"model": manifest.inputs.get("model"), **values}
+            found.setdefault(str(manifest.section.get("name")), []).append(made_by)
         return found
 
     def _groups(self, rules: list[str]) -> list[Facts]:

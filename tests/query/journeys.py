@@ -28,6 +28,7 @@ def make_recipe(base: Path, **changes):
                 {"kind": "caption_characters", "min": 5},
                 {"kind": "duplicate_images"},
             ],
+            "scores": [{"kind": "language"}],
             "decontaminate": None,
         },
         "shard": {"samples_per_shard": 20, "selection_share": 0.2, "max_undecodable_share": 0.5},

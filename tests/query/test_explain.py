@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,6 +68,19 @@ def test_every_rule_that_failed_is_named_and_the_first_is_the_reason(asked):
     facts = explain(asked.recipe, asked.pairs["brief"][0].uid).stages["curate"]
     assert facts["failed"] == ["caption_words", "caption_characters"]
     assert facts["reason"] == facts["failed"][0]
+
+
+def test_its_scores_are_told(asked):
+    """Oracle: the score's own table, read by pyarrow."""
+    tables = [
+        pq.read_table(path).to_pylist()
+        for path in Path(asked.recipe.root).glob("score/parts/*/scores.parquet")
+    ]
+    rows = {row["uid"]: row for table in tables for row in table}
+    pair = asked.pairs["kept"][40]
+    (found,) = explain(asked.recipe, pair.uid).stages["curate"]["scores"]["language"]
+    assert {**found, "uid": pair.uid} == {**rows[pair.uid], "model": found["model"]}
+    assert found["language"]
 
 
 def test_a_copy_names_its_keeper_and_the_keeper_its_copies(asked):
