@@ -45,8 +45,11 @@ def main() -> None:
         print(
             f"index: {count:,} samples in {built['seconds']:.1f} s, {count / built['seconds']:,.0f} rows/s, "
             f"{built['cpu']:.1f} s of processors, peak {built['peak_mib']:.0f} MiB, {built['megabytes']:.0f} MB "
-            f"(floor: the uids alone as integers {built['floor']:.1f} s); {LOOKUPS:,} uids to sample ids in {built['lookup']:.3f} s, to shard and offset "
-            f"in {built['places']:.3f} s; {REPEATS} at once, each {built['lookup_shared']:.3f} s"
+            f"(floor: the uids alone as integers {built['floor']:.1f} s)"
+        )
+        print(
+            f"index: {LOOKUPS:,} uids to sample ids in {built['lookup']:.3f} s, to shard and offset in "
+            f"{built['places']:.3f} s; by {REPEATS} processes at once, each in {built['lookup_shared']:.3f} s"
         )
         measure(root, folder, "grown", "most")
         grown = measure(root, folder, "grown", "all")
