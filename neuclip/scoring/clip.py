@@ -111,14 +111,8 @@ class ClipScorer:
 
     def score(self, partition: Partition) -> Scored:
         """Score every pair that has both."""
-        cosines: list[float | None] = []
-        reasons: list[str | None] = []
-        for chunk in chunks(partition.pairs):
-            found = encode_pairs(self._clip, chunk, partition.image)
-            values = (found.images * found.texts).sum(dim=1).tolist()
-            cosines += [None if why else v for v, why in zip(values, found.reasons, strict=True)]
-            reasons += found.reasons
-        return Scored({self._config.name: pa.array(cosines, pa.float32())}, reasons)
+        values, reasons = cosines(self._clip, partition.pairs, partition.image)
+        return Scored({self._config.name: pa.array(values, pa.float32())}, reasons)
 
     def record(self) -> dict[str, Any]:
         """Return model hash, resize and precision."""
@@ -157,6 +151,20 @@ class EncodedPairs:
     images: Float[Tensor, "N D"]
     texts: Float[Tensor, "N D"]
     reasons: list[str | None]
+
+
+def cosines(
+    clip: ClipModel, pairs: Sequence[Pair], read: Callable[[Pair], bytes]
+) -> tuple[list[float | None], list[str | None]]:
+    """Return the cosine of image and caption of every pair, None with a reason where there is none."""
+    values: list[float | None] = []
+    reasons: list[str | None] = []
+    for chunk in chunks(pairs):
+        found = encode_pairs(clip, chunk, read)
+        of_chunk = (found.images * found.texts).sum(dim=1).tolist()
+        values += [None if why else v for v, why in zip(of_chunk, found.reasons, strict=True)]
+        reasons += found.reasons
+    return values, reasons
 
 
 def encode_pairs(

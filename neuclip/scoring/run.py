@@ -62,10 +62,13 @@ def run_scores(
     Raises: CheckpointError: for a model folder that cannot be read. NumericsError: for a model with broken weights.
     """
     partitions = partition_folders(acquire_uri)
-    return [
+    found = [
         _run_score(score, partitions, root=root, progress=progress, done=done, total=len(scores))
         for done, score in enumerate(scores)
     ]
+    total = len(scores) * len(partitions)
+    progress(STAGE, done=total, total=total, note=f"{len(scores)} scores")
+    return found
 
 
 def _run_score(

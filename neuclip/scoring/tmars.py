@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 from neuclip.curate.scores import TMars
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.loading.images import decode_rgb
-from neuclip.scoring.clip import ClipModel, encode_pairs
-from neuclip.scoring.pairs import Pair, Partition, chunks
+from neuclip.scoring.clip import ClipModel, cosines
+from neuclip.scoring.pairs import Pair, Partition
 from neuclip.scoring.scorer import Scored
 
 _MARGIN_PX = 4
@@ -45,19 +45,13 @@ class TMarsScorer:
             content, shares[pair.uid] = mask_text(partition.image(pair), self._detect)
             return content
 
-        cosines: list[float | None] = []
-        reasons: list[str | None] = []
-        for chunk in chunks(partition.pairs):
-            found = encode_pairs(self._clip, chunk, read)
-            values = (found.images * found.texts).sum(dim=1).tolist()
-            cosines += [None if why else v for v, why in zip(values, found.reasons, strict=True)]
-            reasons += found.reasons
+        values, reasons = cosines(self._clip, partition.pairs, read)
         parts = [
             None if why else shares[pair.uid]
             for pair, why in zip(partition.pairs, reasons, strict=True)
         ]
         name, share = self._config.columns()
-        columns = {name: pa.array(cosines, pa.float32()), share: pa.array(parts, pa.float32())}
+        columns = {name: pa.array(values, pa.float32()), share: pa.array(parts, pa.float32())}
         return Scored(columns, reasons)
 
     def record(self) -> dict[str, Any]:
