@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.curate.near_images import Descriptors, Indices, look_alikes, read_descriptors
+from neuclip.curate.pool import FEATURES
 from neuclip.curate.semantic import Features
 from neuclip.foundation.errors import NumericsError, ShapeError
 from neuclip.storage.cache import local_copy
@@ -19,7 +20,6 @@ from neuclip.storage.uris import join
 
 SAMPLES = "samples.parquet"
 """A row for each sample of an evaluation set, in its order: `sample` (its key), `captions` (of a retrieval set)."""
-IMAGE_FEATURES = "image_features.npy"
 
 MOST_PICTURE_DISTANCE = 1.5
 """More than near-duplicates may differ in: a test image that stays is worse than a clean one that goes."""
@@ -81,9 +81,7 @@ class EvaluationSamples:
                 [f.scores[phash] for f in folders], _joined(parts), _joined(rows)
             )
         if embedding is not None:
-            arrays = [
-                np.load(local_copy(join(f.scores[embedding], IMAGE_FEATURES))) for f in folders
-            ]
+            arrays = [np.load(local_copy(join(f.scores[embedding], FEATURES))) for f in folders]
             self._features = np.concatenate(arrays).astype(np.float32)
         self._captions: dict[str, int] = {}
         if captions:

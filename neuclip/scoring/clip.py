@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from neuclip.curate.pool import FEATURES
 from neuclip.curate.scores import ClipScore, Embedding, ModelScore
 from neuclip.foundation.errors import CheckpointError, NumericsError
 from neuclip.scoring.pairs import Pair, Partition, chunks
@@ -27,7 +28,6 @@ from neuclip.towers.encode import encode_images, encode_texts, scoring_device
 from neuclip.towers.folder import load_towers
 from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE, Towers
 
-IMAGE_FEATURES = "image_features.npy"
 TEXT_FEATURES = "text_features.npy"
 
 
@@ -129,12 +129,12 @@ class EmbeddingScorer:
     def score(self, partition: Partition) -> Scored:
         """Encode all images and captions; zeros stand for what is not there."""
         shape = (len(partition.pairs), self._clip.towers.embed_dim)
-        features = {name: np.zeros(shape, np.float16) for name in (IMAGE_FEATURES, TEXT_FEATURES)}
+        features = {name: np.zeros(shape, np.float16) for name in (FEATURES, TEXT_FEATURES)}
         reasons: list[str | None] = []
         for chunk in chunks(partition.pairs):
             rows = slice(len(reasons), len(reasons) + len(chunk))
             found = encode_pairs(self._clip, chunk, partition.image)
-            features[IMAGE_FEATURES][rows] = found.images.numpy()
+            features[FEATURES][rows] = found.images.numpy()
             features[TEXT_FEATURES][rows] = found.texts.numpy()
             reasons += found.reasons
         return Scored({}, reasons, features)

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from neuclip.acquire.raw import ROWS, partition_folders
 from neuclip.curate.config import CurateConfig, Decontaminate
-from neuclip.curate.contamination import IMAGE_FEATURES, EvaluationSamples
+from neuclip.curate.contamination import EvaluationSamples
 from neuclip.curate.judge import Mask
 from neuclip.curate.near_images import Descriptors, read_descriptors
-from neuclip.curate.pool import ScoreFolders
+from neuclip.curate.pool import FEATURES, ScoreFolders
 from neuclip.curate.rules import ImageCluster, reason_of
 from neuclip.curate.scores import PHash, ScoreConfig
 from neuclip.curate.semantic import image_cluster
@@ -73,7 +73,7 @@ def prepare(
             targets = score_evaluation_sets(
                 [rule.target], [wanted[rule.score]], root=root, progress=progress
             )
-            features = np.load(local_copy(join(targets[0].scores[rule.score], IMAGE_FEATURES)))
+            features = np.load(local_copy(join(targets[0].scores[rule.score], FEATURES)))
             masks[reason_of(rule)] = _Cluster(rule, columns[rule.score].folders, features, seed)
     scores = [ScoreFolders(score.name, score.columns, score.folders) for score in found]
     return Prepared(scores, masks, contamination)
@@ -143,7 +143,7 @@ class Contamination:
     def _features(self, part: int) -> npt.NDArray[np.float16] | None:
         if self._embedding is None:
             return None
-        path = local_copy(join(self._columns[self._embedding].folders[part], IMAGE_FEATURES))
+        path = local_copy(join(self._columns[self._embedding].folders[part], FEATURES))
         return np.load(path, mmap_mode="r")
 
     def _captions(self, part: int) -> list[str | None]:
@@ -175,7 +175,7 @@ class _Cluster:
     @cached_property
     def _kept(self) -> list[_Drops]:
         features = [
-            np.load(local_copy(join(folder, IMAGE_FEATURES)), mmap_mode="r")
+            np.load(local_copy(join(folder, FEATURES)), mmap_mode="r")
             for folder in self._folders
         ]
         kept = image_cluster(features, self._targets, clusters=self._rule.clusters, seed=self._seed)

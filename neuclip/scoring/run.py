@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.raw import partition_folders
+from neuclip.curate.pool import SCORES, ScoreFolders
 from neuclip.curate.scores import (
     SCORE_VERSION,
     ClipScore,
@@ -35,18 +36,12 @@ from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import name_of
 
 STAGE = "score"
-SCORES = "scores.parquet"
 
 
 @dataclass(frozen=True)
-class ScoreColumns:
-    """Where the columns of one score lie."""
+class ScoreColumns(ScoreFolders):
+    """Where the columns of one score lie, and what they were made with."""
 
-    name: str
-    columns: tuple[str, ...]
-    """Columns of scores.parquet besides `uid`; none for an embedding."""
-    folders: tuple[str, ...]
-    """URIs of the folders, in the order of the acquire partitions, row for row."""
     record: dict[str, Any]
     """Model hash, resize, precision, and the rows without a value by reason."""
 
