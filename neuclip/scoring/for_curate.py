@@ -175,8 +175,7 @@ class _Cluster:
     @cached_property
     def _kept(self) -> list[_Drops]:
         features = [
-            np.load(local_copy(join(folder, FEATURES)), mmap_mode="r")
-            for folder in self._folders
+            np.load(local_copy(join(folder, FEATURES)), mmap_mode="r") for folder in self._folders
         ]
         kept = image_cluster(features, self._targets, clusters=self._rule.clusters, seed=self._seed)
         return np.split(kept, np.cumsum([len(rows) for rows in features])[:-1])
