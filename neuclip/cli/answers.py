@@ -39,10 +39,10 @@ def story_lines(story: Story) -> Iterator[str]:
 
 def _fact_lines(name: str, value: Any, indent: str = "  ") -> Iterator[str]:  # noqa: ANN401  # any JSON value
     match value:
-        case None | [] | {}:
+        case None | []:
             return
         case Mapping():
-            yield f"{indent}{name}"
+            yield from [f"{indent}{name}"] * bool(value)  # pyright: ignore[reportUnknownArgumentType]
             for inner, item in value.items():  # pyright: ignore[reportUnknownVariableType]
                 yield from _fact_lines(str(inner), item, indent + "  ")
         case list() if any(isinstance(item, dict) for item in value):  # pyright: ignore[reportUnknownVariableType]

@@ -10,7 +10,7 @@ from neuclip.acquire.raw import ROWS, partition_folders
 from neuclip.acquire.run import PARTITIONS_FILE
 from neuclip.captions.run import CAPTIONS
 from neuclip.curate.pool import SCORES
-from neuclip.curate.run import GROUPS, VERDICTS
+from neuclip.curate.run import CONTAMINATION, GROUPS, VERDICTS
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.ids import UID_LENGTH, is_uid
 from neuclip.index.database import INDEX
@@ -124,6 +124,7 @@ class _Teller:
             "reason": verdict["reason"],
             "failed": [rule for bit, rule in enumerate(rules) if failed >> bit & 1],
             "groups": self._groups(rules),
+            "evaluation_samples": self._evaluation_samples(),
         }
         return facts, "" if verdict["kept"] else f"curate dropped it: {verdict['reason']}"
 
@@ -219,6 +220,16 @@ class _Teller:
             )
             groups += [{"rule": rule, **row} for row in rows]
         return groups
+
+    def _evaluation_samples(self) -> list[Facts]:
+        """Return the samples of evaluation sets that the pair matches."""
+        uri = join(self._tables.uris["curate"], CONTAMINATION)
+        if not exists(uri):
+            return []
+        return self._rows(
+            'SELECT "set", sample, "by", distance FROM read_parquet($path) WHERE uid = $uid',
+            path=str(local_copy(uri)),
+        )
 
     def _unknown(self, query: str, paths: list[str]) -> DataError | ConfigError:
         """Return the error for a uid that no row has, with the nearest thing to do."""

@@ -169,6 +169,8 @@ def test_the_command_tells_it_in_lines_and_as_one_object(asked):
         "caption",
     ]
     assert "\x1b[31m" not in answer.stdout
+    told = answer.stdout.split("caption\n", 1)[1].split("shard\n", 1)[0]
+    assert [line.split()[0] for line in told.splitlines() if line] == ["captions", *pair.captions]
     found = json.loads(command(asked, "explain", pair.uid, "--json").stdout)
     assert found["stages"]["caption"]["captions"] == pair.captions
     assert command(asked, "explain", "f" * 32).exit_code == 2
