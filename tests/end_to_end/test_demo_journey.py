@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -72,7 +73,10 @@ class TestResult:
 
     def test_every_committed_file_is_what_its_manifest_says(self, journey):
         manifests = list(journey.root.rglob("manifest.json"))
-        assert len(manifests) == len(STAGES) + 2  # and two partitions of acquire
+        rooms = [path.relative_to(journey.root).parts[:2] for path in manifests]
+        parts = Counter(stage for stage, name in rooms if name == "parts")
+        assert len(manifests) == len(STAGES) + parts.total()
+        assert (parts["acquire"], parts["shard"], parts["score"] % parts["acquire"]) == (2, 1, 0)
         for path in manifests:
             manifest = Manifest.model_validate_json(path.read_bytes())
             for file in manifest.files:
@@ -81,7 +85,7 @@ class TestResult:
                 assert sha256_of(str(found)) == file.sha256
 
     def test_nothing_else_is_left(self, journey):
-        assert {p.name for p in journey.root.iterdir()} <= {*STAGES, ".scratch"}
+        assert {p.name for p in journey.root.iterdir()} <= {*STAGES, "score", ".scratch"}
         assert files_below(journey.root / ".scratch") == {}
 
 
@@ -117,7 +121,7 @@ def test_show_gives_the_manifest_and_the_lineage(journey):
     shown = json.loads(answer.stdout)
     assert shown["manifest"]["key"] == journey.result["stages"]["index"]["key"]
     assert shown["manifest"]["ledger"] == journey.result["stages"]["index"]["ledger"]
-    assert set(shown["lineage"]) == {"caption", "shard"}
+    assert set(shown["lineage"]) == {"shard"}
     for name, stage in shown["lineage"].items():
         assert stage["uri"] == journey.uri(name)
         assert stage["ledger"] == journey.result["stages"][name]["ledger"]
