@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from neuclip.cli.main import app
 from neuclip.stages.manifest import read_manifest
 
-pytestmark = pytest.mark.timeout(600)  # the first test waits for the journey
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first test waits for the journey
 
 
 @pytest.fixture

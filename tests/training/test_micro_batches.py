@@ -59,6 +59,7 @@ def test_eight_micro_batches_give_the_gradient_and_state_of_the_whole(name, num_
     require_close(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KNOWN)
 def test_two_ranks_with_micro_batches_take_the_steps_of_one_without(name):
     expected = train(name, 2, {"global_batch": 64})

@@ -59,6 +59,7 @@ def test_fsdp_serves_other_objectives_and_micro_batches(name, micro_batch):
     require_close(ranks[0]["model"], expected["model"], atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema_decay", [None, 0.7])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_scoring_on_the_way_sees_the_published_weights_and_changes_nothing(parallel, ema_decay):

@@ -108,10 +108,15 @@ def test_what_the_index_lacks_is_refused_before_training(
     assert not (tmp_path / "train" / "k" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights_to_the_bit(packed, tmp_path):
     config = make_config(objective=UNIFORM, epochs=2, probe=None, keep_best=0)
     whole, _ = train(tmp_path / "whole", packed, config)
-    killer = kill_rank_when(tmp_path / "cut" / "train" / "k", lambda line: line["step"] >= 12)
+    saved = tmp_path / "cut" / "train" / "k" / "checkpoints"
+    killer = kill_rank_when(
+        tmp_path / "cut" / "train" / "k",
+        lambda line: line["step"] >= 12 and any(saved.glob("step-*")),
+    )
     with pytest.raises(ChildError, match="SIGKILL"):
         train(tmp_path / "cut", packed, config)
     killer.join()

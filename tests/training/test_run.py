@@ -91,13 +91,20 @@ def lasting(lines):
 
 @pytest.mark.parametrize("at_step", [pytest.param(5, marks=pytest.mark.slow), 19])
 def test_a_killed_run_ends_with_the_same_weights_to_the_bit(packed, whole_run, tmp_path, at_step):
-    killer = kill_rank_when(tmp_path / "train" / "k", lambda line: line["step"] >= at_step)
+    saved = tmp_path / "train" / "k" / "checkpoints"
+
+    def is_time(
+        line,
+    ):  # checkpoints are written beside the training: which is the last one depends on the machine
+        return line["step"] >= at_step and (at_step < 8 or any(saved.glob("step-*")))
+
+    killer = kill_rank_when(tmp_path / "train" / "k", is_time)
     with pytest.raises(ChildError, match="SIGKILL"):
         train(tmp_path, packed, make_config())
     killer.join()
     assert not (tmp_path / "train" / "k" / "manifest.json").exists()
     folder, manifest = train(tmp_path, packed, make_config())
-    assert manifest.summary["resumed_at"] == (0 if at_step < 8 else 16)
+    assert manifest.summary["resumed_at"] in ([0] if at_step < 8 else [8, 16])
     assert weights(folder) == weights(whole_run[0])
     assert lasting(metrics(folder)) == lasting(metrics(whole_run[0]))
 

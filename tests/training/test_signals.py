@@ -137,8 +137,13 @@ def test_sql_sees_them_beside_the_samples(packed, run):
         assert len(rows.fetchall()) == SampleIndex(packed.index).count
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_the_same_table_and_weights(packed, run, tmp_path):
-    killer = kill_rank_when(tmp_path / "train" / "k", lambda line: line["step"] >= 12)
+    saved = tmp_path / "train" / "k" / "checkpoints"
+    killer = kill_rank_when(
+        tmp_path / "train" / "k",
+        lambda line: line["step"] >= 12 and any(saved.glob("step-*")),
+    )
     with pytest.raises(ChildError, match="SIGKILL"):
         train(tmp_path, packed, make_config(**SHORT))
     killer.join()
@@ -148,6 +153,7 @@ def test_a_killed_run_leaves_the_same_table_and_weights(packed, run, tmp_path):
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_a_run_without_them_has_the_same_bits_and_no_table(packed, run, tmp_path):
     folder, _ = train(tmp_path, packed, make_config(**(SHORT | {"signals": False})))
     assert not (folder / SIGNALS).exists()
