@@ -114,7 +114,7 @@ def commit_stage(
                 parts=outcome.parts,
                 ledger=outcome.ledger,
                 summary=outcome.summary,
-                started_at=started_at.isoformat(timespec="seconds"),
+                started_at=started_at.isoformat(timespec="milliseconds"),
                 wall_s=round(time.monotonic() - wall, 3),
                 cpu_s=round(time.process_time() - cpu, 3),
             )
