@@ -1,5 +1,6 @@
 """The tables of the index, and how they are filled from the parts of the shard stage."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -63,11 +64,13 @@ class IndexDatabase:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
-    def add_part(self, part: Manifest, members: Path) -> None:
-        """Append the training samples of a part."""
-        row = [part.key, part.summary["first_sample_id"], part.ledger.out]
-        self.connection.execute("INSERT INTO parts VALUES ($1, $2, $3)", row)
-        self.connection.execute(_ADD, {"members": str(members), "split": TRAIN})
+    def add_parts(self, parts: Sequence[tuple[Manifest, Path]]) -> None:
+        """Append the training samples of parts and their member tables; several at once keep all cores at work."""
+        for part, _ in parts:
+            row = [part.key, part.summary["first_sample_id"], part.ledger.out]
+            self.connection.execute("INSERT INTO parts VALUES ($1, $2, $3)", row)
+        members = [str(path) for _, path in parts]
+        self.connection.execute(_ADD, {"members": members, "split": TRAIN})
 
     def add_features(self, features: Path, *, model: str) -> None:
         """Append the features of a part's samples."""

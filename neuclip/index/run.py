@@ -22,6 +22,7 @@ from neuclip.storage.cache import local_copy
 from neuclip.storage.uris import join, parent_of
 
 STAGE = "index"
+_PARTS_AT_ONCE = 16
 
 
 def run_index(
@@ -53,16 +54,15 @@ def run_index(
     if earlier is not None:
         _copy(join(parent_of(workspace.uri), earlier.key), earlier, path)
     with IndexDatabase(path, scratch=workspace.scratch) as database:
-        for number, key in enumerate(shard.parts[len(reused) :], start=len(reused)):
-            progress(STAGE, done=number, total=len(shard.parts), note=f"adding part {key}")
-            uri = part_uri(shard_uri, key)
-            part = read_manifest(uri)
-            verify_sizes(uri, part)
-            members = local_copy(join(uri, MEMBERS))
-            database.add_part(part, members)
+        for first in range(len(reused), len(shard.parts), _PARTS_AT_ONCE):
+            progress(STAGE, done=first, total=len(shard.parts), note="adding parts")
+            keys = shard.parts[first : first + _PARTS_AT_ONCE]
+            parts = [_open_part(part_uri(shard_uri, key)) for key in keys]
+            database.add_parts(parts)
             if encoder is not None:
-                features = part_features(encoder, shard_uri, part, root=root, members=members)
-                database.add_features(features, model=encoder.model)
+                for part, members in parts:
+                    features = part_features(encoder, shard_uri, part, root=root, members=members)
+                    database.add_features(features, model=encoder.model)
         database.check(shard.ledger.out)
         if encoder is not None and config.clusters is not None:
             fill_clusters(database.connection, model=encoder.model, clusters=config.clusters)
@@ -75,6 +75,13 @@ def run_index(
         "features_model": model,
     }
     return Outcome(ledger=make_ledger(count, count, {}), summary=summary)
+
+
+def _open_part(uri: str) -> tuple[Manifest, Path]:
+    """Return the manifest of a part and its member table, as a local file."""
+    part = read_manifest(uri)
+    verify_sizes(uri, part)
+    return part, local_copy(join(uri, MEMBERS))
 
 
 def _earlier(
