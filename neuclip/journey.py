@@ -231,7 +231,10 @@ def _section(recipe: Recipe, stage: str) -> dict[str, Any]:
     config: Section = getattr(recipe, stage)
     section = config.keyed()
     if stage == "acquire":
-        del section["table"]  # its content counts, see _outside_inputs; where it lies does not
+        del (
+            section["table"],
+            section["adopt"],
+        )  # their content counts, see _outside_inputs; where it lies does not
     if stage == "evaluate":
         del section["sets"]
     if stage in _SEEDED:
@@ -242,7 +245,7 @@ def _section(recipe: Recipe, stage: str) -> dict[str, Any]:
 def _outside_inputs(recipe: Recipe, stage: str) -> dict[str, str]:
     """Return the fingerprints of the inputs that no stage makes."""
     if stage == "acquire":
-        return {"table": _fingerprint(recipe, recipe.acquire.table, acquire.TABLE_SUFFIXES)}
+        return {"table": _fingerprint(recipe, recipe.acquire.source, acquire.TABLE_SUFFIXES)}
     if stage == "curate":
         return _curate_inputs(recipe) | _set_inputs(recipe, _kept_out_sets(recipe))
     if stage == "index" and recipe.index.features is not None:

@@ -152,6 +152,8 @@ def _explain(detail: ErrorDetails) -> str:
             name = str(context.get("tag", ""))
             where = ".".join([*place, str(context.get("discriminator", "name")).strip("'")])
             return f"{where}: found {name!r}, expected one of {', '.join(known)}.{nearest(name, known)}"
+        case "value_error" if isinstance(found, dict):  # fields that do not fit each other
+            return f"{'.'.join(place)}: {_lower_first(detail['msg'])}"
         case _:
             shown = (
                 found

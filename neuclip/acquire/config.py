@@ -12,11 +12,43 @@ STAGE_VERSION = 1
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 
 
-class AcquireConfig(Section):
-    """Which URL table to fetch, and how."""
+class ScaleConfig(Section):
+    """How many machines or processes share the partitions out; what comes out is the same with each."""
 
-    table: str = Field(
-        description="URL table: a .parquet, .csv, .tsv or .jsonl file, or a folder of them; any URI"
+    runner: Literal["local", "threads", "dask", "ray"] = Field(
+        default="local",
+        description="local: one download in the stage itself; else a Prefect task runner, in the acquire flow alone",
+    )
+    workers: int = Field(
+        default=2, ge=1, le=1024, description="tasks at once, each with a downloader of its own"
+    )
+    address: str | None = Field(
+        default=None,
+        description="of a Dask scheduler (tcp://host:8786) or a Ray cluster (ray://host:10001); "
+        "null begins one on this machine",
+    )
+
+    @model_validator(mode="after")
+    def _check_address(self) -> Self:
+        if self.address is not None and self.runner not in ("dask", "ray"):
+            raise ValueError(
+                f"address {self.address} is for runner dask or ray, found {self.runner}; "
+                "set runner, or leave address out"
+            )
+        return self
+
+
+class AcquireConfig(Section):
+    """Which pairs to bring home, and how: a URL table to fetch, or shards that others fetched."""
+
+    table: str | None = Field(
+        default=None,
+        description="URL table: a .parquet, .csv, .tsv or .jsonl file, or a folder of them; any URI",
+    )
+    adopt: str | None = Field(
+        default=None,
+        description="instead of table: folder of ready-made shards, output of img2dataset or DataComp; any URI. "
+        "They stay where they are",
     )
     url_column: str = Field(default="url", description="column with the image URL")
     caption_column: str = Field(
@@ -87,6 +119,25 @@ class AcquireConfig(Section):
     )
     processes: int = unkeyed(2, ge=1, le=256, description="downloading processes")
     threads: int = unkeyed(32, ge=1, le=1024, description="downloading threads in each process")
+
+    scale: ScaleConfig = unkeyed(
+        ScaleConfig(), description="machines or processes that share the partitions out"
+    )
+
+    @property
+    def source(self) -> str:
+        """Where the pairs come from."""
+        return self.table or self.adopt or ""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        given = [name for name in ("table", "adopt") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(
+                "expected one of table (URLs to fetch) and adopt (shards that are there), found "
+                f"{'both' if given else 'neither'}; give one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_png_quality(self) -> Self:

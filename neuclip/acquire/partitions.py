@@ -29,6 +29,7 @@ PLAN_SCHEMA = pa.schema(
 
 _SHAPES_ROWS_ONLY = {
     "table",
+    "adopt",
     "url_column",
     "caption_column",
     "uid_column",
@@ -89,7 +90,7 @@ def plan(config: AcquireConfig, *, stage_version: int, folder: Path) -> list[Par
         uids.append(as_integers("".join(row.uid for row in rows)))
     if not planned:
         raise DataError(
-            f"the URL table {config.table} has no rows; set acquire.table to one that has"
+            f"the URL table {config.source} has no rows; set acquire.table to one that has"
         )
     for index, again in _repeated(uids, planned, config):
         old = planned[index]
@@ -108,7 +109,7 @@ def plan(config: AcquireConfig, *, stage_version: int, folder: Path) -> list[Par
 
 
 def _slices(config: AcquireConfig) -> Iterator[tuple[str, int, list[Row]]]:
-    for file in table_files(config.table):
+    for file in table_files(config.source):
         first_row = 0
         for rows in slices(read_rows(file, config), config.partition_rows):
             yield file, first_row, rows

@@ -91,7 +91,7 @@ def _check_failed_share(ledger: Ledger, config: AcquireConfig) -> None:
         return
     top = ", ".join(f"{count} {reason}" for reason, count in list(ledger.dropped.items())[:3])
     raise DataError(
-        f"{failed} of {ledger.entered} rows of {config.table} failed, {failed / ledger.entered:.0%}, more than "
+        f"{failed} of {ledger.entered} rows of {config.source} failed, {failed / ledger.entered:.0%}, more than "
         f"acquire.max_failed_share={config.max_failed_share:g} allows: {top}. "
         f"The likely cause: {likely_cause(ledger.dropped)}. "
         "The next run fetches again the partitions in which the network alone failed that many; "

@@ -245,7 +245,7 @@ class _Teller:
                 f"{self._uid!r} is no uid, which has {UID_LENGTH} hex digits.{meant} {name}"
             )
         return DataError(
-            f"no row of {self._recipe.acquire.table} has uid {self._uid}.{meant} {name}"
+            f"no row of {self._recipe.acquire.source} has uid {self._uid}.{meant} {name}"
         )
 
     def _one(self, query: str, path: Any, **parameters: Any) -> Facts | None:  # noqa: ANN401  # what DuckDB takes

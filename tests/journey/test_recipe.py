@@ -43,7 +43,8 @@ DEMO = "infra/recipes/demo.yaml"
         ("train.global_batch", 130, ["global_batch 130 is not a multiple of streams 8"]),
         ("train.lr", "fast", ["train.lr: found 'fast'"]),
         ("trian.lr", 1, ["trian", "Did you mean 'train'?"]),
-        ("acquire", {}, ["acquire.table: is missing"]),
+        ("acquire", {}, ["acquire: expected one of table", "found neither"]),
+        ("acquire.adopt", "shards", ["acquire: expected one of table", "found both"]),
         ("select.metric", "recall", ["select.metric: found 'recall'", "mean_recall_at_1"]),
     ],
 )
