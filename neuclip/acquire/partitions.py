@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.table import Row, kept_columns, read_rows, slices, table_files
 from neuclip.foundation.errors import DataError
-from neuclip.foundation.ids import as_integers
+from neuclip.foundation.ids import as_integers, repeats
 from neuclip.stages.keys import digest
 from neuclip.storage.uris import name_of
 
@@ -146,9 +146,7 @@ def _repeated(
     Raises: DataError: if there are some and on_duplicate_uid is `error`.
     """
     every = np.concatenate(uids)
-    order = np.lexsort((np.arange(len(every)), every[:, 1], every[:, 0]))
-    same_as_before = (every[order[1:]] == every[order[:-1]]).all(axis=1)
-    again = np.sort(order[1:][same_as_before])
+    again = repeats(every)
     if not len(again):
         return
     starts = np.cumsum([0] + [partition.num_rows for partition in planned])

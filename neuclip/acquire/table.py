@@ -66,9 +66,9 @@ def read_rows(uri: str, config: AcquireConfig) -> Iterator[Row]:
         first = next(records, None)
         if first is None:
             return
-        has_uid = _check_columns(first, uri, config)
+        has_uid = check_columns(first, uri, config)
         for number, record in enumerate(_chain(first, records)):
-            yield _row(record, f"row {number} of {uri}", config, has_uid=has_uid)
+            yield row_of(record, f"row {number} of {uri}", config, has_uid=has_uid)
     except (pa.ArrowException, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
             f"cannot read the URL table {uri}: {error}; "
@@ -139,8 +139,11 @@ def _chain(first: Record, rest: Iterator[Record]) -> Iterator[Record]:
     yield from rest
 
 
-def _check_columns(record: Record, uri: str, config: AcquireConfig) -> bool:
-    """Refuse a file that lacks a column; tell whether it brings its own uids."""
+def check_columns(record: Record, uri: str, config: AcquireConfig) -> bool:
+    """Tell whether a file, of which one record is given, brings its own uids.
+
+    Raises: DataError: if it lacks a column that the recipe names.
+    """
     required = {"url_column": config.url_column, "caption_column": config.caption_column}
     required |= {f"caption_columns.{name}": col for name, col in config.caption_columns.items()}
     if config.uid_column != _DEFAULT_UID_COLUMN:
@@ -155,7 +158,11 @@ def _check_columns(record: Record, uri: str, config: AcquireConfig) -> bool:
     return config.uid_column in record
 
 
-def _row(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) -> Row:
+def row_of(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) -> Row:
+    """Read one record as a pair.
+
+    Raises: DataError: if a value is not what its column should hold.
+    """
     url = _url(record.get(config.url_column), where, config)
     columns = {ALT: config.caption_column, **config.caption_columns}
     captions = {

@@ -25,3 +25,10 @@ def as_integers(digits: bytes | str) -> npt.NDArray[np.uint64]:
     """Return uids, written one after the other, as [n, 2] integers: the first and the last 16 digits."""
     text = digits if isinstance(digits, str) else digits.decode("ascii")
     return np.frombuffer(bytes.fromhex(text), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def repeats(uids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return the places, in order, of the uids ([n, 2] integers) that stand at an earlier place too."""
+    order = np.lexsort((np.arange(len(uids)), uids[:, 1], uids[:, 0]))
+    same_as_before = (uids[order[1:]] == uids[order[:-1]]).all(axis=1)
+    return np.sort(order[1:][same_as_before])

@@ -252,8 +252,35 @@ def version_tag(uri: str) -> str:
         return sha256_of(uri)
     with _explained("look up", uri):
         files, path = filesystem(uri)
-        info = files.info(path)
-        return f"{str(info.get('ETag', '')).strip(chr(34))}:{info['size']}"
+        return _object_tag(files.info(path))
+
+
+def list_stamps(folder_uri: str) -> dict[str, str]:
+    """List all files below a folder with what changes when one is written again: name relative to it -> stamp.
+
+    An object's stamp is its version tag; that of a local file is its size and its time of modification. One listing,
+    nothing is read.
+    """
+    with _explained("list", folder_uri):
+        if is_local(folder_uri):
+            folder = local_part(folder_uri)
+            found = {
+                path.relative_to(folder).as_posix(): path.stat()
+                for path in folder.rglob("*")
+                if path.is_file()
+            }
+            return {name: f"{info.st_mtime_ns}:{info.st_size}" for name, info in found.items()}
+        files, path = filesystem(folder_uri)
+        prefix = files._strip_protocol(path).rstrip("/") + "/"
+        return {
+            name.removeprefix(prefix): _object_tag(info)
+            for name, info in files.find(path, detail=True).items()
+            if name.startswith(prefix)
+        }
+
+
+def _object_tag(info: dict[str, Any]) -> str:
+    return f"{str(info.get('ETag', '')).strip(chr(34))}:{info['size']}"
 
 
 def expand(uri: str, suffixes: tuple[str, ...]) -> list[str]:
