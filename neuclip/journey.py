@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from neuclip.acquire import config as acquire
+from neuclip.acquire.ready_shards import fingerprint_shards
 from neuclip.captions import config as captions
 from neuclip.curate import config as curate
 from neuclip.curate.scores import ModelScore
@@ -245,6 +246,8 @@ def _section(recipe: Recipe, stage: str) -> dict[str, Any]:
 def _outside_inputs(recipe: Recipe, stage: str) -> dict[str, str]:
     """Return the fingerprints of the inputs that no stage makes."""
     if stage == "acquire":
+        if recipe.acquire.adopt is not None:
+            return {"shards": fingerprint_shards(recipe.acquire.adopt)}
         return {"table": _fingerprint(recipe, recipe.acquire.source, acquire.TABLE_SUFFIXES)}
     if stage == "curate":
         return _curate_inputs(recipe) | _set_inputs(recipe, _kept_out_sets(recipe))
@@ -371,6 +374,17 @@ def _made_web(recipe: Recipe, stage: str, *, is_needed: bool) -> Generator[None]
         yield
 
 
+def _acquire(recipe: Recipe, *, workspace: Workspace, progress: Progress, force: bool) -> Outcome:
+    """Fetch the URL table, or adopt the shards that are there."""
+    if recipe.acquire.adopt is not None:
+        from neuclip.acquire.adopt import run_adopt as run
+    else:
+        from neuclip.acquire.run import run_acquire as run
+    return run(
+        recipe.acquire, root=recipe.root, workspace=workspace, progress=progress, force=force
+    )
+
+
 def _work(  # noqa: PLR0911  # one return a stage
     recipe: Recipe,
     stage: str,
@@ -385,9 +399,7 @@ def _work(  # noqa: PLR0911  # one return a stage
     common: dict[str, Any] = {"workspace": workspace, "progress": progress}
     match stage:
         case "acquire":
-            from neuclip.acquire.run import run_acquire
-
-            return run_acquire(recipe.acquire, root=recipe.root, force=force, **common)
+            return _acquire(recipe, force=force, **common)
         case "curate":
             from neuclip.curate.run import run_curate
             from neuclip.scoring.for_curate import prepare

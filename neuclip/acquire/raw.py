@@ -1,25 +1,38 @@
-"""What acquire committed, for the stages below: partition folders with `rows.parquet` and `images.tar`."""
+"""What acquire committed, for the stages below: partition folders with `rows.parquet`, and where their images lie."""
 
 from pathlib import Path
 
+from neuclip.acquire.adopted_tar import adopted_tar, check_unchanged
 from neuclip.stages.manifest import part_uri, read_manifest, verify_sizes
 from neuclip.storage.cache import local_copy
 from neuclip.storage.uris import join
 
 ROWS = "rows.parquet"
 IMAGES = "images.tar"
+"""In a partition's folder, unless its images are in a tar that was adopted; see `images_uri`."""
 COLUMNS = "columns"
 """Folder of the stage's own with PART.parquet: uid and the kept columns, row by row beside the partition's rows."""
 
 
 def partition_folders(acquire_uri: str) -> list[str]:
-    """Return the folders of all partitions in order, after checking that their files are there in full size."""
+    """Return the folders of all partitions in order, after checking that their files are there in full size.
+
+    Raises: IntegrityError: if one is not, or an adopted tar is not what was adopted.
+    """
     folders = [part_uri(acquire_uri, key) for key in read_manifest(acquire_uri).parts]
-    for folder in folders:
-        verify_sizes(folder, read_manifest(folder))
+    manifests = {folder: read_manifest(folder) for folder in folders}
+    for folder, manifest in manifests.items():
+        verify_sizes(folder, manifest)
+    check_unchanged(tar for manifest in manifests.values() if (tar := adopted_tar(manifest)))
     return folders
 
 
 def rows_paths(acquire_uri: str) -> list[Path]:
     """Return local paths of the outcome tables of all partitions, in order."""
     return [local_copy(join(folder, ROWS)) for folder in partition_folders(acquire_uri)]
+
+
+def images_uri(folder_uri: str) -> str:
+    """Return the tar with the images of a partition, in which `offset` and `size` of its rows count."""
+    tar = adopted_tar(read_manifest(folder_uri))
+    return join(folder_uri, IMAGES) if tar is None else tar.uri

@@ -19,15 +19,26 @@ REASONS = (
     "http_4xx",
     "http_5xx",
     "opt_out_header",
+    "not_an_image",
     "undecodable",
     "too_large",
     "other_download",
     "other_resize",
+    "missing_image",
 )
-"""Every reason there is. The first three are found before anything is fetched."""
+"""Every reason there is. The first three are found before anything is fetched, the last in adopted shards."""
 
 NETWORK_REASONS = frozenset({"dns", "connection", "timeout"})
 """Reasons that a network or a server that is down would give to every row."""
+
+TRANSIENT_REASONS = NETWORK_REASONS | {
+    "truncated",
+    "http_429",
+    "http_5xx",
+    "robots_unreachable",
+    "other_download",
+}
+"""Reasons that may not hold the next time: `neuclip repair` fetches such rows again, and no others."""
 
 _DOWNLOAD_PATTERNS = (
     ("opt_out_header", r"disallowed by X-Robots-Tag"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from neuclip.acquire.raw import IMAGES, ROWS, partition_folders
+from neuclip.acquire.raw import ROWS, images_uri, partition_folders
 from neuclip.curate.run import FUNNEL, VERDICTS
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import permutation
@@ -109,7 +109,7 @@ def _read_tiles(folder: str, uids: list[str]) -> list[Tile]:
         filters=[("uid", "in", uids)],
     ).to_pylist()
     tiles: list[Tile] = []
-    with local_copy(join(folder, IMAGES)).open("rb") as images:
+    with local_copy(images_uri(folder)).open("rb") as images:
         for row in rows:
             images.seek(row["offset"])
             try:

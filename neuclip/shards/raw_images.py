@@ -4,10 +4,9 @@ import os
 from contextlib import ExitStack
 from typing import Any, BinaryIO
 
-from neuclip.acquire.raw import IMAGES
+from neuclip.acquire.raw import images_uri
 from neuclip.foundation.errors import IntegrityError
 from neuclip.storage.cache import local_copy
-from neuclip.storage.uris import join
 
 
 class RawImages:
@@ -40,6 +39,6 @@ class RawImages:
 
     def _file(self, partition: int) -> BinaryIO:
         if partition not in self._files:
-            path = local_copy(join(self._folders[partition], IMAGES))
+            path = local_copy(images_uri(self._folders[partition]))
             self._files[partition] = self._stack.enter_context(path.open("rb", buffering=0))
         return self._files[partition]

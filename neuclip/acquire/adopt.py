@@ -1,0 +1,253 @@
+"""Adopt ready-made shards: each becomes a part that names the shard's tar, which stays where it is."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuclip.acquire.adopted_tar import ADOPTED_TAR, adopted_tar, is_unchanged
+from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
+from neuclip.acquire.raw import COLUMNS, ROWS
+from neuclip.acquire.ready_account import account_for, ready_pairs, write_rows
+from neuclip.acquire.ready_shards import ReadyShard, find_shards
+from neuclip.acquire.reasons import likely_cause
+from neuclip.acquire.reconcile import add_messages
+from neuclip.acquire.run import PARTITIONS_FILE
+from neuclip.acquire.table import kept_columns
+from neuclip.foundation.errors import DataError
+from neuclip.foundation.ids import as_integers, repeats
+from neuclip.foundation.progress import Progress
+from neuclip.stages.keys import digest
+from neuclip.stages.ledger import Ledger, add_ledgers
+from neuclip.stages.manifest import Manifest, is_committed, read_manifest, verify_sizes
+from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
+from neuclip.storage.cache import local_copy
+from neuclip.storage.uris import join, name_of
+
+log = logging.getLogger(__name__)
+
+STAGE = "acquire"
+_MOST_BROKEN = 20
+_SHOWN = 3
+_MOST_PROBLEMS = 20
+
+
+def run_adopt(
+    config: AcquireConfig, *, root: str, workspace: Workspace, progress: Progress, force: bool
+) -> Outcome:
+    """Verify every shard of a folder that no committed part has, and account for the rows of all.
+
+    Each part is committed as soon as its shard is verified, so a run that is ended loses only the one it had in hand.
+
+    Args:
+        force: verify the shards of committed parts again too.
+    Raises: DataError: if shards contradict themselves, uids come twice or too many rows failed.
+    """
+    assert config.adopt is not None
+    shards = find_shards(config.adopt)
+    adoption = _Adoption(config, root, workspace, force=force)
+    manifests: list[Manifest] = []
+    broken: list[str] = []
+    for number, shard in enumerate(shards):
+        progress(STAGE, done=number, total=len(shards), note=f"verifying shard {shard.name}")
+        try:
+            manifests.append(adoption.part(shard))
+        except DataError as error:
+            broken.append(str(error))
+            if len(broken) == _MOST_BROKEN:
+                break
+    if broken:
+        raise DataError(
+            f"{len(broken)} of {len(shards)} shards in {config.adopt} cannot be adopted: "
+            f"{'; '.join(broken[:_SHOWN])}. Write these shards anew, or move their files out of the folder (gaps in "
+            "the numbers do no harm), then run again: the others are kept"
+        )
+    manifests = adoption.without_repeats(shards, manifests)
+    ledger = add_ledgers(manifest.ledger for manifest in manifests)
+    _check_failed_share(ledger, config)
+    adoption.write_columns(shards, manifests)
+    _write_index(shards, manifests, workspace)
+    progress(STAGE, done=len(shards), total=len(shards), note=ledger.describe())
+    return Outcome(
+        ledger=ledger,
+        summary={
+            "adopted": config.adopt,
+            "partitions": len(shards),
+            "reused": adoption.num_reused,
+            "reasons": ledger.dropped,
+            "messages": add_messages([manifest.summary["messages"] for manifest in manifests]),
+            **_problems(shards, manifests),
+        },
+        parts=[manifest.key for manifest in manifests],
+    )
+
+
+class _Adoption:
+    """The parts of one run."""
+
+    def __init__(
+        self, config: AcquireConfig, root: str, workspace: Workspace, *, force: bool
+    ) -> None:
+        self.num_reused = 0
+        self._config, self._root, self._workspace, self._force = config, root, workspace, force
+        names = {"url_column", "caption_column", "uid_column", "caption_columns"}
+        self._section = {name: v for name, v in config.keyed().items() if name in names}
+
+    def part(self, shard: ReadyShard) -> Manifest:
+        """Return the part of a shard; verify the shard and commit it unless that is done.
+
+        Raises: DataError: if the shard contradicts itself.
+        """
+        identity = self._identity(
+            digest({"stage_version": STAGE_VERSION, "adopted": self._section, "shard": shard.tags}),
+            shard,
+        )
+        if is_committed(identity.uri) and not self._force:
+            manifest = read_manifest(identity.uri)
+            verify_sizes(identity.uri, manifest)
+            tar = adopted_tar(manifest)
+            if tar and tar.uri == shard.tar and is_unchanged(tar, shard.stamp):
+                self.num_reused += 1
+                return manifest
+
+        def verify(workspace: Workspace) -> Outcome:
+            account = account_for(
+                shard, self._config, folder=workspace.output, scratch=workspace.scratch
+            )
+            if account.problems:
+                log.warning("shard %s: %s", shard.tar, account.problems)
+            summary = {
+                "messages": account.messages,
+                "problems": account.problems,
+                ADOPTED_TAR: account.tar.model_dump(),
+            }
+            return Outcome(ledger=account.ledger, summary=summary)
+
+        return commit_stage(identity, verify, force=True)[0]
+
+    def without_repeats(
+        self, shards: Sequence[ReadyShard], manifests: list[Manifest]
+    ) -> list[Manifest]:
+        """Return the parts with every uid once: a part with uids that an earlier row has gets another beside it.
+
+        Raises: DataError: if there are some and on_duplicate_uid is `error`.
+        """
+        counts = [manifest.ledger.entered for manifest in manifests]
+        starts = np.cumsum([0, *counts])
+        uids = np.concatenate(
+            [
+                as_integers("".join(pq.read_table(path, columns=["uid"])["uid"].to_pylist()))
+                for path in map(self._rows_path, manifests)
+            ]
+        )
+        again = repeats(uids)
+        if not len(again):
+            return manifests
+        of_part = np.searchsorted(starts, again, side="right") - 1
+        if self._config.on_duplicate_uid == "error":
+            examples = ", ".join(
+                f"{uids[place, 0]:016x}{uids[place, 1]:016x} (row {place - starts[part]} of {shards[part].name})"
+                for place, part in zip(
+                    again[:_SHOWN].tolist(), of_part[:_SHOWN].tolist(), strict=True
+                )
+            )
+            raise DataError(
+                f"{len(again)} rows of the shards in {self._config.adopt} have a uid that an earlier row has: "
+                f"{examples}; set acquire.on_duplicate_uid=keep_first, or adopt shards that hold every pair once"
+            )
+        unique = list(manifests)
+        for part in np.unique(of_part).tolist():
+            places = (again[of_part == part] - starts[part]).tolist()
+            unique[part] = self._without(shards[part], manifests[part], places)
+        return unique
+
+    def write_columns(self, shards: Sequence[ReadyShard], manifests: Sequence[Manifest]) -> None:
+        """Write the kept columns of every part beside its rows."""
+        if not self._config.keep_columns:
+            return
+        folder = self._workspace.output / COLUMNS
+        folder.mkdir()
+        for shard, manifest in zip(shards, manifests, strict=True):
+            rows = ready_pairs(shard, self._config, scratch=self._workspace.scratch)
+            kept = kept_columns([row.pair for row in rows], self._config.keep_columns)
+            pq.write_table(kept, folder / f"{manifest.key}.parquet")
+
+    def _without(self, shard: ReadyShard, part: Manifest, places: list[int]) -> Manifest:
+        """Commit a part with the rows at some places failed as repeated."""
+        identity = self._identity(digest({"part": part.key, "repeats": places}), shard)
+        if is_committed(identity.uri) and not self._force:
+            manifest = read_manifest(identity.uri)
+            if adopted_tar(manifest) == adopted_tar(part):
+                return manifest
+
+        def drop(workspace: Workspace) -> Outcome:
+            rows = pq.read_table(self._rows_path(part)).to_pylist()
+            for place in places:
+                kept = {name: rows[place][name] for name in ("uid", "url", "captions")}
+                rows[place] = {
+                    **dict.fromkeys(rows[place]),
+                    **kept,
+                    "status": "failed",
+                    "reason": "duplicate_uid",
+                }
+            ledger, messages = write_rows(rows, workspace.output / ROWS)
+            return Outcome(ledger=ledger, summary={**part.summary, "messages": messages})
+
+        return commit_stage(identity, drop, force=True)[0]
+
+    def _rows_path(self, part: Manifest) -> Path:
+        return local_copy(join(self._root, STAGE, "parts", part.key, ROWS))
+
+    def _identity(self, key: str, shard: ReadyShard) -> StageIdentity:
+        return StageIdentity(
+            stage=STAGE,
+            stage_version=STAGE_VERSION,
+            key=key,
+            section=self._section,
+            inputs={"shard": name_of(shard.tar)},
+            root=self._root,
+            part=True,
+        )
+
+
+def _check_failed_share(ledger: Ledger, config: AcquireConfig) -> None:
+    failed = ledger.entered - ledger.out
+    if failed <= config.max_failed_share * ledger.entered:
+        return
+    top = ", ".join(f"{count} {reason}" for reason, count in list(ledger.dropped.items())[:_SHOWN])
+    raise DataError(
+        f"{failed} of {ledger.entered} rows of the shards in {config.adopt} failed, {failed / ledger.entered:.0%}, "
+        f"more than acquire.max_failed_share={config.max_failed_share:g} allows: {top}. The likely cause: "
+        f"{likely_cause(ledger.dropped)}. Write the shards anew, or raise acquire.max_failed_share"
+    )
+
+
+def _problems(shards: Sequence[ReadyShard], manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """Return what is wrong with shards that no row tells: of how many, and of the first of them what."""
+    found = {
+        shard.name: manifest.summary["problems"]
+        for shard, manifest in zip(shards, manifests, strict=True)
+        if manifest.summary["problems"]
+    }
+    first = dict(list(found.items())[:_MOST_PROBLEMS])
+    return {"shards_with_problems": len(found), "problems": first}
+
+
+def _write_index(
+    shards: Sequence[ReadyShard], manifests: Sequence[Manifest], workspace: Workspace
+) -> None:
+    rows = [
+        {
+            "part": manifest.key,
+            "file": name_of(shard.table or shard.tar),
+            "first_row": 0,
+            "rows": manifest.ledger.entered,
+            "out": manifest.ledger.out,
+        }
+        for shard, manifest in zip(shards, manifests, strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), workspace.output / PARTITIONS_FILE)

@@ -1,0 +1,140 @@
+"""The account of one ready-made shard: every row gets one outcome, and its images stay in the shard's tar."""
+
+import hashlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuclip.acquire.adopted_tar import AdoptedTar
+from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.raw import ROWS
+from neuclip.acquire.ready_rows import ReadyRow, table_rows, tar_rows
+from neuclip.acquire.ready_shards import ReadyShard
+from neuclip.acquire.ready_tar import TarMembers, check_image, read_members
+from neuclip.acquire.reasons import reason_of
+from neuclip.acquire.reconcile import ROWS_SCHEMA, Messages, add_messages
+from neuclip.stages.ledger import Ledger, make_ledger
+from neuclip.storage.files import get_file
+from neuclip.storage.uris import is_local, local_part
+
+_DETAIL_CHARACTERS = 200
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShardAccount:
+    """What became of a shard's rows, and what is wrong with it that no row tells."""
+
+    ledger: Ledger
+    messages: Messages
+    problems: dict[str, int]
+    tar: AdoptedTar
+
+
+def account_for(
+    shard: ReadyShard, config: AcquireConfig, *, folder: Path, scratch: Path
+) -> ShardAccount:
+    """Verify a shard and write the outcome of its every row to rows.parquet.
+
+    A success whose image is not in the tar, or has no sound header, is a failed row with its reason; images are not
+    decoded. `width` and `height` are read from the images.
+
+    Raises: DataError: if its table or counts are unreadable or contradict each other.
+    """
+    with _here(shard.tar, scratch) as path, path.open("rb") as tar:
+        members = read_members(path)
+        rows = [_outcome(row, members, tar.fileno()) for row in _rows(shard, path, members, config)]
+        named = {row["member"] for row in rows if row["member"]}
+        without_row = sum(image.name not in named for image in members.images.values())
+        if without_row:
+            members.problems["images that no successful row names"] += without_row
+        tar.seek(0)
+        record = AdoptedTar(
+            uri=shard.tar,
+            size_bytes=path.stat().st_size,
+            stamp=shard.stamp,
+            sha256=hashlib.file_digest(tar, "sha256").hexdigest(),
+        )
+    ledger, messages = write_rows(rows, folder / ROWS)
+    return ShardAccount(ledger, messages, dict(members.problems), record)
+
+
+def ready_pairs(shard: ReadyShard, config: AcquireConfig, *, scratch: Path) -> list[ReadyRow]:
+    """Read the rows of a shard alone.
+
+    Raises: DataError: as `account_for`.
+    """
+    if shard.table is not None:
+        return list(table_rows(shard, config))
+    with _here(shard.tar, scratch) as path:
+        return list(tar_rows(shard, path, read_members(path), config))
+
+
+def write_rows(rows: list[Record], path: Path) -> tuple[Ledger, Messages]:
+    """Write outcome rows and add them up."""
+    pq.write_table(pa.Table.from_pylist(rows, schema=ROWS_SCHEMA), path, compression="zstd")
+    dropped = Counter(row["reason"] for row in rows if row["reason"])
+    ledger = make_ledger(len(rows), sum(row["status"] == "success" for row in rows), dict(dropped))
+    return ledger, add_messages([{r["reason"]: {r["detail"]: 1}} for r in rows if r["detail"]])
+
+
+@contextmanager
+def _here(uri: str, scratch: Path) -> Generator[Path]:
+    """Give a local path of a tar; one from object storage goes again, so that the disk never holds more than one."""
+    if is_local(uri):
+        yield local_part(uri)
+        return
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        path = Path(folder, "images.tar")
+        get_file(uri, path)
+        yield path
+
+
+def _rows(
+    shard: ReadyShard, path: Path, members: TarMembers, config: AcquireConfig
+) -> Iterator[ReadyRow]:
+    if shard.table is None:
+        return tar_rows(shard, path, members, config)
+    return table_rows(shard, config)
+
+
+def _outcome(row: ReadyRow, members: TarMembers, descriptor: int) -> Record:
+    outcome: Record = {
+        **dict.fromkeys(ROWS_SCHEMA.names),
+        "uid": row.pair.uid,
+        "url": row.pair.url,
+        "captions": list(row.pair.captions.items()),
+        "status": "failed",
+    }
+    if not row.is_success:
+        reason = row.pair.reason or reason_of(row.status, row.message)
+        return {**outcome, "reason": reason, "detail": (row.message or "")[:_DETAIL_CHARACTERS]}
+    image = members.images.get(row.key)
+    if image is None:
+        why = members.refused.get(row.key, "there is none of this key")
+        return {**outcome, "reason": "missing_image", "detail": f"{row.key} in the tar: {why}"}
+    match check_image(os.pread(descriptor, image.size, image.offset)):
+        case str(reason), detail:
+            return {**outcome, "reason": reason, "detail": detail}
+        case width, height:
+            return {
+                **outcome,
+                "status": "success",
+                "width": width,
+                "height": height,
+                "original_width": row.original_width,
+                "original_height": row.original_height,
+                "sha256": row.sha256,
+                "member": image.name,
+                "offset": image.offset,
+                "size": image.size,
+            }

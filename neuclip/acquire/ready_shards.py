@@ -1,0 +1,100 @@
+"""A folder of ready-made shards: which files belong together, and what tells one state of them from another.
+
+img2dataset and DataComp's download leave NNNNN.tar, NNNNN.parquet and NNNNN_stats.json; DataComp's resharder leaves
+tars with their counts but without tables.
+"""
+
+from dataclasses import dataclass
+
+from neuclip.foundation.errors import DataError
+from neuclip.stages.keys import digest
+from neuclip.storage.files import list_stamps, version_tag
+from neuclip.storage.uris import absolute, is_local, join
+
+_TAR, _TABLE, _COUNTS = ".tar", ".parquet", "_stats.json"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ReadyShard:
+    """The files of one shard by URI."""
+
+    name: str
+    tar: str
+    table: str | None
+    counts: str | None
+    stamp: str
+    """Of the tar, see `list_stamps`."""
+    tags: tuple[str | None, ...]
+    """What tells this content of the shard from another: of tar, table and counts."""
+
+
+def find_shards(folder_uri: str) -> list[ReadyShard]:
+    """Return the shards of a folder in the order of their names; gaps in their numbers do no harm.
+
+    Raises: DataError: if there are none, or naming files that a shard lacks.
+    """
+    folder = absolute(folder_uri)
+    stamps = {name: stamp for name, stamp in list_stamps(folder).items() if "/" not in name}
+    names = sorted({stem for name in stamps if (stem := _stem(name)) is not None})
+    has_tables = any(f"{name}{_TABLE}" in stamps for name in names)
+    _check_whole(folder, stamps, names, has_tables=has_tables)
+    return [_shard(folder, name, stamps, has_table=has_tables) for name in names]
+
+
+def fingerprint_shards(folder_uri: str) -> str:
+    """Return the fingerprint of all shards of a folder, the same wherever on this machine the folder lies.
+
+    Raises: DataError: as `find_shards`.
+    """
+    return digest([shard.tags for shard in find_shards(folder_uri)])
+
+
+def _stem(name: str) -> str | None:
+    """Return the name of the shard that a file belongs to, None for a file of another kind."""
+    return next(
+        (name.removesuffix(end) for end in (_TAR, _TABLE, _COUNTS) if name.endswith(end)), None
+    )
+
+
+def _check_whole(
+    folder: str, stamps: dict[str, str], names: list[str], *, has_tables: bool
+) -> None:
+    if not any(name.endswith(_TAR) for name in stamps):
+        raise DataError(
+            f"expected shards (NNNNN.tar with NNNNN.parquet and NNNNN_stats.json) directly in {folder}, found none; "
+            "set acquire.adopt to the folder that img2dataset or DataComp wrote them into"
+        )
+    needed = (_TAR, _TABLE, _COUNTS) if has_tables else (_TAR,)
+    missing = [name + end for name in names for end in needed if name + end not in stamps]
+    if missing:
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise DataError(
+            f"shards in {folder} lack {len(missing)} files: {', '.join(missing[:_SHOWN])}{more}; the counts are what "
+            "img2dataset writes last, so a shard without them was not finished: finish the download, or move what is "
+            "left of these shards out of the folder (gaps in the numbers do no harm)"
+        )
+
+
+def _shard(folder: str, name: str, stamps: dict[str, str], *, has_table: bool) -> ReadyShard:
+    files = {
+        end: join(folder, name + end) if name + end in stamps else None
+        for end in (_TAR, _TABLE, _COUNTS)
+    }
+    tar = join(folder, name + _TAR)
+    if not is_local(folder):
+        tags = tuple(stamps.get(name + end) for end in files)
+    else:
+        # The table and the counts hold times and hashes, so the tar's size beside them is enough; without a table
+        # the tar itself has to be read.
+        size = stamps[name + _TAR].rpartition(":")[2]
+        of_tar = size if has_table else version_tag(tar)
+        tags = (of_tar, *(uri and version_tag(uri) for end, uri in files.items() if end != _TAR))
+    return ReadyShard(
+        name=name,
+        tar=tar,
+        table=files[_TABLE],
+        counts=files[_COUNTS],
+        stamp=stamps[name + _TAR],
+        tags=tags,
+    )
