@@ -11,7 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.table import Row, kept_columns, read_rows, slices, table_files
+from neuclip.acquire.cut import cut_rows
+from neuclip.acquire.listing import KnownSlices
+from neuclip.acquire.refusals import REFUSED, Refusals
+from neuclip.acquire.table import Row, kept_columns, read_rows, table_files
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
 from neuclip.stages.keys import digest
@@ -38,6 +41,7 @@ _SHAPES_ROWS_ONLY = {
     "on_duplicate_uid",
     "partition_rows",
     "max_failed_share",
+    "refuse",
 }
 """Settings that a partition's key takes in by the rows they lead to, or not at all."""
 
@@ -57,6 +61,7 @@ class Partition:
     plan_path: Path
     columns_path: Path | None = None
     """The columns that are kept, row by row beside the planned rows; none if the recipe keeps none."""
+    first_uid: str | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """Read the planned rows."""
@@ -68,56 +73,122 @@ def fetch_settings(config: AcquireConfig) -> Settings:
     return {name: v for name, v in config.keyed().items() if name not in _SHAPES_ROWS_ONLY}
 
 
-def plan(config: AcquireConfig, *, stage_version: int, folder: Path) -> list[Partition]:
+def plan(
+    config: AcquireConfig,
+    *,
+    stage_version: int,
+    folder: Path,
+    known: KnownSlices | None = None,
+    taken_down: Refusals | None = None,
+) -> list[Partition]:
     """Read the whole table and cut it into partitions, in order of file name and row.
 
-    A partition's key is the hash of its rows and of the fetch settings, so a file that is added leaves
-    the partitions of the other files alone.
+    A partition's key is the hash of its rows and of the fetch settings, so a file that is added, and rows that are
+    appended, leave all other partitions alone.
+
+    Args:
+        known: slices that earlier runs made partitions of; rows that are in none are cut by `partition_rows`.
+        taken_down: pairs that are not to be fetched, and keep neither URL nor captions. Keys do not tell of them:
+            what a takedown left of a committed partition is still that partition.
+
     Raises: DataError: if the table is empty, unreadable, or has a uid twice (see on_duplicate_uid).
     """
     folder.mkdir(parents=True, exist_ok=True)
     planned: list[Partition] = []
     uids: list[_Uids] = []
     settings: Settings = {"stage_version": stage_version, "settings": fetch_settings(config)}
-    for file, first_row, rows in _slices(config):
+    for file, first_row, found in _slices(config, known or {}, settings):
         path = folder / f"{len(planned):08d}.parquet"
-        partition = _write(rows, settings, path, name_of(file), first_row)
+        key = _key(found, settings)
+        rows = [_without(row, taken_down) for row in found] if taken_down else found
+        _write(rows, path)
+        columns_path = None
         if config.keep_columns:
             columns_path = path.with_suffix(".columns.parquet")
             pq.write_table(kept_columns(rows, config.keep_columns), columns_path)
-            partition = replace(partition, columns_path=columns_path)
-        planned.append(partition)
+        planned.append(
+            Partition(
+                key=key,
+                file=name_of(file),
+                first_row=first_row,
+                num_rows=len(rows),
+                num_to_fetch=sum(row.reason is None for row in rows),
+                plan_path=path,
+                columns_path=columns_path,
+                first_uid=rows[0].uid,
+            )
+        )
         uids.append(as_integers("".join(row.uid for row in rows)))
     if not planned:
         raise DataError(
             f"the URL table {config.source} has no rows; set acquire.table to one that has"
         )
-    for index, again in _repeated(uids, planned, config):
-        old = planned[index]
-        rows = [
-            Row(
-                uid=row["uid"],
-                url=row["url"],
-                captions=dict(row["captions"]),
-                reason="duplicate_uid" if number in again else row["reason"],
-            )
-            for number, row in enumerate(old.rows())
-        ]
-        again_written = _write(rows, settings, old.plan_path, old.file, old.first_row)
-        planned[index] = replace(again_written, columns_path=old.columns_path)
+    if config.on_duplicate_uid == "error" and len(again := repeats(np.concatenate(uids))):
+        raise DataError(_describe_duplicates(again, np.concatenate(uids), planned))
     return planned
 
 
-def _slices(config: AcquireConfig) -> Iterator[tuple[str, int, list[Row]]]:
-    for file in table_files(config.source):
+def _slices(
+    config: AcquireConfig, known: KnownSlices, settings: Settings
+) -> Iterator[tuple[str, int, list[Row]]]:
+    files = table_files(config.source)
+    again = _repeated(files, config)
+    refused = _refused(config)
+    before = 0
+    for file in files:
         first_row = 0
-        for rows in slices(read_rows(file, config), config.partition_rows):
-            yield file, first_row, rows
-            first_row += len(rows)
+        rows = _marked(read_rows(file, config), before, again, refused)
+        for cut in cut_rows(
+            rows, known, lambda rows: _key(rows, settings), partition_rows=config.partition_rows
+        ):
+            yield file, first_row, cut
+            first_row += len(cut)
+        before += first_row
 
 
-def _write(rows: list[Row], settings: Settings, path: Path, file: str, first_row: int) -> Partition:
+def _refused(config: AcquireConfig) -> Refusals:
+    refuse = getattr(config, "refuse", None)
+    return Refusals.of(refuse.uids, refuse.urls, refuse.hosts) if refuse else Refusals()
+
+
+def _repeated(files: list[str], config: AcquireConfig) -> frozenset[int]:
+    """Return the places in the whole table of rows with a uid that an earlier row has, if only the first is kept.
+
+    They are known before the rows are cut, since a key tells of them.
+    """
+    if config.on_duplicate_uid == "error":
+        return frozenset()
+    uids = "".join(row.uid for file in files for row in read_rows(file, config))
+    return frozenset(repeats(as_integers(uids)).tolist())
+
+
+def _marked(
+    rows: Iterator[Row], before: int, again: frozenset[int], refused: Refusals
+) -> Iterator[Row]:
+    """Give the rows that are not to be fetched their reason; `before` rows stand before them in the table."""
+    for place, row in enumerate(rows, start=before):
+        if place in again:
+            yield replace(row, reason="duplicate_uid")
+        elif row.reason is None and refused.names_pair(row.uid, row.url):
+            yield replace(row, reason=REFUSED)
+        else:
+            yield row
+
+
+def _without(row: Row, taken_down: Refusals) -> Row:
+    """Return a row with nothing but its uid if it was taken down."""
+    if not taken_down.names_pair(row.uid, row.url):
+        return row
+    kept = tuple(None for _ in row.kept)
+    return replace(row, url=None, captions={}, reason=row.reason or REFUSED, kept=kept)
+
+
+def _key(rows: list[Row], settings: Settings) -> str:
     content = [[row.uid, row.url, row.captions, row.reason] for row in rows]
+    return digest({**settings, "rows": content})
+
+
+def _write(rows: list[Row], path: Path) -> None:
     table = pa.table(
         {
             "uid": [row.uid for row in rows],
@@ -128,41 +199,12 @@ def _write(rows: list[Row], settings: Settings, path: Path, file: str, first_row
         schema=PLAN_SCHEMA,
     )
     pq.write_table(table, path)
-    return Partition(
-        key=digest({**settings, "rows": content}),
-        file=file,
-        first_row=first_row,
-        num_rows=len(rows),
-        num_to_fetch=sum(row.reason is None for row in rows),
-        plan_path=path,
-    )
-
-
-def _repeated(
-    uids: list[_Uids], planned: list[Partition], config: AcquireConfig
-) -> Iterator[tuple[int, set[int]]]:
-    """Yield, for each partition that has some, the rows whose uid an earlier row has already.
-
-    Raises: DataError: if there are some and on_duplicate_uid is `error`.
-    """
-    every = np.concatenate(uids)
-    again = repeats(every)
-    if not len(again):
-        return
-    starts = np.cumsum([0] + [partition.num_rows for partition in planned])
-    if config.on_duplicate_uid == "error":
-        raise DataError(_describe_duplicates(again, every, starts, planned))
-    of_partition = np.searchsorted(starts, again, side="right") - 1
-    for index in np.unique(of_partition).tolist():
-        yield index, set((again[of_partition == index] - starts[index]).tolist())
 
 
 def _describe_duplicates(
-    again: npt.NDArray[np.int64],
-    every: _Uids,
-    starts: npt.NDArray[np.int64],
-    planned: list[Partition],
+    again: npt.NDArray[np.int64], every: _Uids, planned: list[Partition]
 ) -> str:
+    starts = np.cumsum([0] + [partition.num_rows for partition in planned])
     examples: list[str] = []
     for position in again[:3].tolist():
         index = int(np.searchsorted(starts, position, side="right")) - 1

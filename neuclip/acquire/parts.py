@@ -9,7 +9,7 @@ from neuclip.acquire.partitions import Partition, fetch_settings
 from neuclip.acquire.reconcile import Account, Messages, reconcile
 from neuclip.foundation.progress import Progress
 from neuclip.stages.ledger import Ledger
-from neuclip.stages.manifest import is_committed, read_manifest, verify_sizes
+from neuclip.stages.manifest import Manifest, is_committed, read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 
 STAGE = "acquire"
@@ -33,8 +33,9 @@ class Parts:
         force: bool,
     ) -> None:
         self.ledgers: dict[str, Ledger] = {}
+        self.committed: dict[str, Manifest] = {}
         self.messages: list[Messages] = []
-        self._planned = planned
+        self.planned = planned
         self._config = config
         self._root = root
         self._folder = folder
@@ -48,11 +49,12 @@ class Parts:
         Raises: IntegrityError: if a committed partition has lost a file.
         """
         missing: dict[str, Partition] = {}
-        for partition in self._planned:
+        for partition in self.planned:
             uri = self._identity(partition).uri
             if is_committed(uri) and not self._force:
                 manifest = read_manifest(uri)
                 verify_sizes(uri, manifest)
+                self.committed[partition.key] = manifest
                 self._take(partition, manifest.ledger, manifest.summary["messages"])
             else:
                 missing[partition.key] = partition
@@ -75,10 +77,10 @@ class Parts:
 
     def report(self, images: int = 0) -> None:
         """Report progress in rows; `images` are those of partitions not finished yet."""
-        total = sum(partition.num_rows for partition in self._planned)
+        total = sum(partition.num_rows for partition in self.planned)
         done = sum(ledger.entered for ledger in self.ledgers.values())
         failed = done - sum(ledger.out for ledger in self.ledgers.values())
-        note = f"{len(self.ledgers)} of {len(self._planned)} partitions, {failed} rows failed"
+        note = f"{len(self.ledgers)} of {len(self.planned)} partitions, {failed} rows failed"
         self._progress(STAGE, done=min(done + images, total), total=total, note=note)
 
     def _take(self, partition: Partition, ledger: Ledger, messages: Messages) -> None:
@@ -86,20 +88,37 @@ class Parts:
         self.messages.append(messages)
 
     def _commit(self, partition: Partition, account: Account) -> None:
-        def move(workspace: Workspace) -> Outcome:
-            for path in account.folder.iterdir():
-                path.rename(workspace.output / path.name)
-            return Outcome(ledger=account.ledger, summary={"messages": account.messages})
-
-        commit_stage(self._identity(partition), move, force=self._force)
+        self.committed[partition.key] = commit_account(
+            self._identity(partition), account, force=self._force
+        )
 
     def _identity(self, partition: Partition) -> StageIdentity:
-        return StageIdentity(
-            stage=STAGE,
-            stage_version=STAGE_VERSION,
-            key=partition.key,
-            section=fetch_settings(self._config),
-            inputs={"rows": f"{partition.num_rows} of {partition.file}"},
-            root=self._root,
-            part=True,
-        )
+        rows = {"rows": f"{partition.num_rows} of {partition.file}"}
+        return part_identity(self._config, partition.key, rows, root=self._root)
+
+
+def part_identity(
+    config: AcquireConfig, key: str, inputs: dict[str, str], *, root: str
+) -> StageIdentity:
+    """Return the identity of a partition that is fetched."""
+    return StageIdentity(
+        stage=STAGE,
+        stage_version=STAGE_VERSION,
+        key=key,
+        section=fetch_settings(config),
+        inputs=inputs,
+        root=root,
+        part=True,
+    )
+
+
+def commit_account(identity: StageIdentity, account: Account, *, force: bool = False) -> Manifest:
+    """Commit what became of a partition."""
+
+    def move(workspace: Workspace) -> Outcome:
+        for path in account.folder.iterdir():
+            path.rename(workspace.output / path.name)
+        return Outcome(ledger=account.ledger, summary={"messages": account.messages})
+
+    manifest, _ = commit_stage(identity, move, force=force)
+    return manifest

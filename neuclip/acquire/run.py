@@ -1,26 +1,34 @@
 """The acquire stage: URL table in, partitions of images and outcome rows out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
-from neuclip.acquire.download import download
+from neuclip.acquire.download import Shard, download
+from neuclip.acquire.listing import PARTITIONS_FILE, Listed, known_slices, write_listing
 from neuclip.acquire.partitions import Partition, plan
 from neuclip.acquire.parts import STAGE, Parts
-from neuclip.acquire.raw import COLUMNS
+from neuclip.acquire.raw import COLUMNS, ROWS
 from neuclip.acquire.reasons import likely_cause
 from neuclip.acquire.reconcile import add_messages
+from neuclip.acquire.refusals import takedowns_at
+from neuclip.acquire.supplements import (
+    family_ledger,
+    find_families,
+    in_rounds,
+    total_ledger,
+)
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
 from neuclip.stages.ledger import Ledger, add_ledgers
+from neuclip.stages.manifest import PARTS, Manifest
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.cache import cache_folder
+from neuclip.storage.cache import cache_folder, local_copy
+from neuclip.storage.uris import join
 
-PARTITIONS_FILE = "partitions.parquet"
-"""In the stage's folder, one row for each partition in order: part, file, first_row, rows, out."""
+OnShard = Callable[[Partition, Shard | None], None]
 
 
 def run_acquire(
@@ -29,53 +37,134 @@ def run_acquire(
     """Fetch every row of the URL table that no committed partition has, and account for all of them.
 
     Each partition is committed as soon as it is fetched, so a run that is ended loses only what it had
-    not finished.
+    not finished. What `neuclip repair` fetched again of a partition is taken over with it.
 
     Args:
         force: fetch committed partitions again too.
-    Raises: DataError: if the table is wrong or too many rows failed. ChildError: if img2dataset failed.
-        IntegrityError: if its output does not add up.
+    Raises: DataError: if the table is wrong, too many rows failed, or a takedown at this root was not finished.
+        ChildError: if img2dataset failed. IntegrityError: if its output does not add up.
     """
-    progress(STAGE, done=0, total=1, note="reading the URL table")
-    planned = plan(config, stage_version=STAGE_VERSION, folder=workspace.scratch / "plan")
-    parts = Parts(
-        planned,
-        config,
-        root=root,
-        folder=workspace.scratch / "parts",
-        progress=progress,
-        force=force,
-    )
+    parts = plan_parts(config, root=root, scratch=workspace.scratch, progress=progress, force=force)
     missing = parts.missing()
-    num_reused = len(planned) - len(missing)
-    for partition in missing:
-        if not partition.num_to_fetch:
-            parts.finish(partition, None)
+    num_reused = len(parts.planned) - len(missing)
     parts.report()
-    if to_fetch := [partition for partition in missing if partition.num_to_fetch]:
+    fetch(missing, config, scratch=workspace.scratch, on_shard=parts.finish, on_images=parts.report)
+    acquire_uri = join(root, STAGE)
+    _check_failed_share(_ledger(parts, acquire_uri), config)
+    parts.commit_held()
+    return assemble(parts, acquire_uri, workspace, num_reused=num_reused)
+
+
+def plan_parts(
+    config: AcquireConfig, *, root: str, scratch: Path, progress: Progress, force: bool
+) -> Parts:
+    """Read the table and cut it into partitions, along what earlier runs at the root have cut."""
+    progress(STAGE, done=0, total=1, note="reading the URL table")
+    planned = plan(
+        config,
+        stage_version=STAGE_VERSION,
+        folder=scratch / "plan",
+        known=known_slices(join(root, STAGE)),
+        taken_down=takedowns_at(root),
+    )
+    return Parts(
+        planned, config, root=root, folder=scratch / "parts", progress=progress, force=force
+    )
+
+
+def fetch(
+    partitions: Sequence[Partition],
+    config: AcquireConfig,
+    *,
+    scratch: Path,
+    on_shard: OnShard,
+    on_images: Callable[[int], None],
+) -> None:
+    """Fetch partitions; hand over each as soon as it is done, those without a row to fetch at once."""
+    for partition in partitions:
+        if not partition.num_to_fetch:
+            on_shard(partition, None)
+    if to_fetch := [partition for partition in partitions if partition.num_to_fetch]:
         download(
             to_fetch,
             config,
-            folder=workspace.scratch / "img2dataset",
+            folder=scratch / "img2dataset",
             log_path=_log_path(to_fetch),
-            on_shard=parts.finish,
-            on_images=parts.report,
+            on_shard=on_shard,
+            on_images=on_images,
         )
-    ledger = add_ledgers(parts.ledgers[partition.key] for partition in planned)
-    _check_failed_share(ledger, config)
-    parts.commit_held()
-    _write_index(planned, parts.ledgers, workspace.output / PARTITIONS_FILE)
-    for partition in planned:
+
+
+def assemble(parts: Parts, acquire_uri: str, workspace: Workspace, *, num_reused: int) -> Outcome:
+    """Write what the stage says of its partitions: they first, in the order of the table, supplements after them."""
+    families = find_families(acquire_uri, [parts.committed[part.key] for part in parts.planned])
+    partition_of = {partition.key: partition for partition in parts.planned}
+    supplements = list(in_rounds(families))
+    ledger = total_ledger(acquire_uri, families)
+    listed = [_listed(partition, parts.committed) for partition in parts.planned]
+    for number, family, manifest in supplements:
+        base = partition_of[family.base.key]
+        listed.append(
+            Listed(
+                part=manifest.key,
+                file=base.file,
+                first_row=None,
+                rows=manifest.ledger.entered,
+                out=manifest.ledger.out,
+                repairs=base.key,
+                round=number,
+            )
+        )
+        _write_columns(base, join(acquire_uri, PARTS, manifest.key), manifest, workspace.output)
+    for partition in parts.planned:
         if partition.columns_path is not None:
             (workspace.output / COLUMNS).mkdir(exist_ok=True)
             partition.columns_path.replace(workspace.output / COLUMNS / f"{partition.key}.parquet")
+    write_listing(listed, workspace.output / PARTITIONS_FILE)
     summary = {
-        "partitions": len(planned),
+        "partitions": len(parts.planned),
         "reused": num_reused,
+        "supplements": len(supplements),
+        "repaired": sum(manifest.ledger.out for _, _, manifest in supplements),
         "reasons": ledger.dropped,
         "messages": add_messages(parts.messages),
     }
-    return Outcome(ledger=ledger, summary=summary, parts=[partition.key for partition in planned])
+    return Outcome(ledger=ledger, summary=summary, parts=[row.part for row in listed])
+
+
+def _listed(partition: Partition, committed: dict[str, Manifest]) -> Listed:
+    return Listed(
+        part=partition.key,
+        file=partition.file,
+        first_row=partition.first_row,
+        rows=partition.num_rows,
+        out=committed[partition.key].ledger.out,
+        first_uid=partition.first_uid,
+    )
+
+
+def _write_columns(base: Partition, part_uri: str, manifest: Manifest, output: Path) -> None:
+    """Give a supplement the kept columns of its rows; the first row of a uid is the one that was fetched."""
+    if base.columns_path is None:
+        return
+    columns = pq.read_table(base.columns_path)
+    place = {uid: number for number, uid in reversed(list(enumerate(columns["uid"].to_pylist())))}
+    uids = pq.read_table(local_copy(join(part_uri, ROWS)), columns=["uid"])["uid"].to_pylist()
+    (output / COLUMNS).mkdir(exist_ok=True)
+    target = output / COLUMNS / f"{manifest.key}.parquet"
+    pq.write_table(columns.take([place[uid] for uid in uids]), target)
+
+
+def _ledger(parts: Parts, acquire_uri: str) -> Ledger:
+    """Return the ledger of a run of which some partitions may not be committed yet."""
+    families = {
+        family.base.key: family
+        for family in find_families(acquire_uri, list(parts.committed.values()))
+    }
+    return add_ledgers(
+        family_ledger(acquire_uri, families[key]) if key in families else ledger
+        for key, ledger in ((part.key, parts.ledgers[part.key]) for part in parts.planned)
+    )
 
 
 def _log_path(partitions: Sequence[Partition]) -> Path:
@@ -97,17 +186,3 @@ def _check_failed_share(ledger: Ledger, config: AcquireConfig) -> None:
         "The next run fetches again the partitions in which the network alone failed that many; "
         "for the others too, run `--only acquire --force`"
     )
-
-
-def _write_index(planned: Sequence[Partition], ledgers: dict[str, Ledger], path: Path) -> None:
-    rows = [
-        {
-            "part": partition.key,
-            "file": partition.file,
-            "first_row": partition.first_row,
-            "rows": partition.num_rows,
-            "out": ledgers[partition.key].out,
-        }
-        for partition in planned
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), path)

@@ -6,7 +6,6 @@ A row that cannot be fetched keeps its place and gets a reason; a table that con
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +73,6 @@ def read_rows(uri: str, config: AcquireConfig) -> Iterator[Row]:
             f"cannot read the URL table {uri}: {error}; "
             f"expected a readable {Path(uri).suffix} file, write it again or take it out of acquire.table"
         ) from error
-
-
-def slices(rows: Iterator[Row], num_rows: int) -> Iterator[list[Row]]:
-    """Cut rows into consecutive lists of `num_rows`; the last may be shorter."""
-    while part := list(islice(rows, num_rows)):
-        yield part
 
 
 def kept_columns(rows: list[Row], names: list[str]) -> Any:  # noqa: ANN401  # pyarrow has no types

@@ -6,8 +6,8 @@ from typing import Any
 
 import duckdb
 
+from neuclip.acquire.listing import PARTITIONS_FILE
 from neuclip.acquire.raw import ROWS, partition_folders
-from neuclip.acquire.run import PARTITIONS_FILE
 from neuclip.captions.run import CAPTIONS
 from neuclip.curate.pool import SCORES
 from neuclip.curate.run import CONTAMINATION, GROUPS, VERDICTS

@@ -1,0 +1,66 @@
+"""Cut the rows of a file into partitions, along what was cut before as far as the rows are the same."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from neuclip.acquire.listing import KnownSlices
+from neuclip.acquire.table import Row
+
+KeyOf = Callable[[list[Row]], str]
+
+
+def cut_rows(
+    rows: Iterator[Row], known: KnownSlices, key_of: KeyOf, *, partition_rows: int
+) -> Iterator[list[Row]]:
+    """Yield consecutive runs of rows: each is a known slice, or up to `partition_rows` rows that are in none.
+
+    A known slice is found by the uid of its first row, wherever it stands now, and taken if its rows have kept their
+    key. So what stands before it may grow, shrink or change without the slice being cut anew.
+    """
+    window = _Window(rows)
+    new: list[Row] = []
+    while (row := window.first()) is not None:
+        if (whole := _known_here(window, row, known, key_of)) is not None:
+            if new:
+                yield new
+            yield whole
+            new = []
+            continue
+        new.append(window.take(1)[0])
+        if len(new) == partition_rows:
+            yield new
+            new = []
+    if new:
+        yield new
+
+
+def _known_here(window: "_Window", row: Row, known: KnownSlices, key_of: KeyOf) -> list[Row] | None:
+    """Take the known slice that begins here, if there is one."""
+    for cut in known.get(row.uid, ()):
+        found = window.ahead(cut.rows)
+        if len(found) == cut.rows and key_of(found) == cut.key:
+            return window.take(cut.rows)
+    return None
+
+
+class _Window:
+    """Rows of which some have been looked at ahead."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self._rows = rows
+        self._seen: deque[Row] = deque()
+
+    def first(self) -> Row | None:
+        """Return the next row, None at the end; it is not taken."""
+        found = self.ahead(1)
+        return found[0] if found else None
+
+    def ahead(self, count: int) -> list[Row]:
+        """Return the next rows, fewer at the end; they are not taken."""
+        self._seen.extend(islice(self._rows, max(0, count - len(self._seen))))
+        return list(islice(self._seen, count))
+
+    def take(self, count: int) -> list[Row]:
+        """Return the next rows and go on behind them."""
+        return [self._seen.popleft() for _ in range(count)]
