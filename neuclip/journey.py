@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from neuclip.acquire import config as acquire
+from neuclip.acquire.amendments import AMENDMENTS, amended_inputs
 from neuclip.acquire.ready_shards import fingerprint_shards
 from neuclip.captions import config as captions
 from neuclip.curate import config as curate
@@ -28,12 +29,19 @@ from neuclip.selection import config as selection
 from neuclip.shards import config as shards
 from neuclip.stages.keys import digest, fingerprint, stage_key
 from neuclip.stages.manifest import Manifest, committed_manifests, is_committed, read_manifest
-from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
+from neuclip.stages.workspace import (
+    Outcome,
+    StageIdentity,
+    Workspace,
+    commit_stage,
+    scratch_folder,
+)
 from neuclip.storage.files import list_files
 from neuclip.storage.uris import is_local, join, local_part, name_of
 from neuclip.training import config as training
 
 if TYPE_CHECKING:
+    from neuclip.acquire.repair import Repair
     from neuclip.index.features import SampleEncoder
 
 STAGES = (
@@ -128,6 +136,14 @@ def identify(recipe: Recipe) -> dict[str, StageIdentity]:
         inputs = {above: identities[above].key for above in _ABOVE[stage]} | _outside_inputs(
             recipe, stage
         )
+        if stage == "acquire":
+            inputs = amended_inputs(
+                join(recipe.root, stage),
+                inputs,
+                lambda now: stage_key(
+                    "acquire", _VERSION["acquire"], _section(recipe, "acquire"), now
+                ),
+            )
         identities[stage] = StageIdentity(
             stage=stage,
             stage_version=_VERSION[stage],
@@ -195,6 +211,41 @@ def run_journey(
         if on_stage is not None:
             on_stage(report)
     return reports
+
+
+def repair(recipe: Recipe, *, progress: Progress = silent) -> "tuple[Repair, StageReport]":
+    """Fetch again what may not fail the next time; return what that did, and acquire as it stands now.
+
+    Raises: ConfigError: if acquire has not been done with this recipe.
+    """
+    from neuclip.acquire.repair import run_repair
+
+    identity = identify(recipe)["acquire"]
+    if recipe.acquire.table is None:
+        raise ConfigError(
+            f"the shards of {recipe.acquire.source} were adopted, so there is nothing to fetch again"
+        )
+    if not is_committed(identity.uri):
+        if AMENDMENTS not in identity.inputs:
+            raise ConfigError(
+                f"there is nothing to repair: acquire has not been done with this recipe ({identity.uri} is not "
+                "committed); run `--only acquire` first"
+            )
+        run_stage(
+            recipe, "acquire", progress=progress
+        )  # an earlier repair ended before it was put together
+    with (
+        scratch_folder(recipe.root) as scratch,
+        _made_web(recipe, "acquire", is_needed=True),
+    ):
+        done = run_repair(
+            recipe.acquire,
+            read_manifest(identity.uri),
+            root=recipe.root,
+            scratch=scratch,
+            progress=progress,
+        )
+    return done, run_stage(recipe, "acquire", progress=progress)
 
 
 def preflight(recipe: Recipe) -> dict[str, Callable[[], str]]:

@@ -132,6 +132,16 @@ def commit_stage(
 
 
 @contextmanager
+def scratch_folder(root: str) -> Generator[Path]:
+    """Make a local folder for work at a root that is not a stage's; it is removed afterwards."""
+    base = _scratch_base(root)
+    try:
+        yield base
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@contextmanager
 def _one_at_a_time(identity: StageIdentity) -> Generator[None]:
     """Let one process of this machine commit a folder at a time; the kernel releases the lock of one that dies.
 
