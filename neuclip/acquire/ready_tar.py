@@ -62,7 +62,7 @@ def read_members(path: Path) -> TarMembers:
         try:
             with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:
                 for info in tar:
-                    if tar.offset <= position or tar.offset > size_bytes:
+                    if info.size < 0 or not position < tar.offset <= size_bytes:
                         raise tarfile.ReadError(f"member {info.name!r} does not lie in the file")
                     position = tar.offset
                     _sort_in(found, info)
