@@ -37,6 +37,11 @@ class Child:
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
     @property
+    def pid(self) -> int:
+        """Its process id, which is its group's too."""
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         """Tell whether it has not ended yet."""
         return self._process.poll() is None

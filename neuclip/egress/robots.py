@@ -1,0 +1,70 @@
+"""robots.txt: fetched once a host, parsed by protego, obeyed."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from protego import Protego
+from yarl import URL
+
+from neuclip.egress.refusal import Refusal
+
+PRODUCT_TOKEN = "neuclip"  # noqa: S105  # a name, no secret
+MAX_BYTES = 512_000
+"""What is read of a robots.txt (RFC 9309 asks for at least 500 KiB)."""
+
+_KEPT_S, _SILENCE_KEPT_S = 24 * 3600.0, 300.0
+"""How long rules count (RFC 9309, 2.4), and how long a host that did not answer is not asked again."""
+_LONGEST_CRAWL_DELAY_S = 30.0
+_UNREACHABLE = frozenset(
+    {"http_5xx", "http_429", "timeout", "connection", "dns", "truncated", "bad_response"}
+)
+
+Get = Callable[[URL], Awaitable[bytes]]
+
+
+class Robots:
+    """Answers of hosts, asked once, however many wait, and kept for a while.
+
+    Args:
+        get: fetches a URL; its Refusal tells what a host without rules answers.
+    """
+
+    def __init__(self, get: Get) -> None:
+        self._get = get
+        self._rules: dict[URL, tuple[float, asyncio.Task[Protego]]] = {}
+
+    async def check(self, url: URL) -> float:
+        """Return the crawl delay of the URL's host in seconds, 0 if it names none.
+
+        Raises: Refusal: `robots_disallow`, or `robots_unreachable` if the host does not say (RFC 9309, 2.3.1.4).
+        """
+        origin = url.origin()
+        rules = await asyncio.shield(self._asked(origin))
+        if not rules.can_fetch(str(url), PRODUCT_TOKEN):
+            raise Refusal("robots_disallow", f"{origin}/robots.txt disallows it")
+        return min(rules.crawl_delay(PRODUCT_TOKEN) or 0.0, _LONGEST_CRAWL_DELAY_S)
+
+    def _asked(self, origin: URL) -> asyncio.Task[Protego]:
+        """Return the question that is under way, or whose answer still counts; else ask."""
+        at, task = self._rules.get(origin, (0.0, None))
+        if task is not None and not task.done():
+            return task
+        if task is not None:
+            kept_s = _SILENCE_KEPT_S if task.exception() else _KEPT_S
+            if time.monotonic() - at < kept_s:
+                return task
+        task = asyncio.create_task(self._read(origin / "robots.txt"))
+        self._rules[origin] = time.monotonic(), task
+        return task
+
+    async def _read(self, url: URL) -> Protego:
+        try:
+            body = await self._get(url)
+        except Refusal as refusal:
+            if refusal.reason in _UNREACHABLE:
+                raise Refusal("robots_unreachable", f"{url}: {refusal}") from refusal
+            if refusal.reason in ("private_address", "tls"):
+                raise
+            body = b""  # there is none, so nothing is disallowed
+        return Protego.parse(body[:MAX_BYTES].decode("utf-8", errors="replace"))
