@@ -10,7 +10,6 @@ from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.listing import known_slices
 from neuclip.acquire.partitions import plan
 from neuclip.acquire.refusals import Refusals
-from neuclip.stages.manifest import read_manifest
 from tests.acquire.tables import uid, write_table
 
 CUT = 4
@@ -171,4 +170,4 @@ def test_a_reading_of_the_root_reads_committed_stages_alone(acquire, first, tmp_
 
 
 def read_rows(manifest, key):
-    return {part: rows for part, rows in zip(manifest.parts, (4, 4, 2), strict=True)}[key]
+    return dict(zip(manifest.parts, (4, 4, 2), strict=True))[key]
