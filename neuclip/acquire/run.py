@@ -44,11 +44,17 @@ def run_acquire(
     Raises: DataError: if the table is wrong, too many rows failed, or a takedown at this root was not finished.
         ChildError: if img2dataset failed. IntegrityError: if its output does not add up.
     """
+    taken_down = takedowns_at(root)
     parts = plan_parts(config, root=root, scratch=workspace.scratch, progress=progress, force=force)
     missing = parts.missing()
     num_reused = len(parts.planned) - len(missing)
     parts.report()
     fetch(missing, config, scratch=workspace.scratch, on_shard=parts.finish, on_images=parts.report)
+    if takedowns_at(root) != taken_down:
+        raise DataError(
+            f"a takedown was made at {root} while acquire ran, so it may have been fetched after all; run "
+            "`neuclip takedown` with its lists again, then run again"
+        )
     acquire_uri = join(root, STAGE)
     _check_failed_share(_ledger(parts, acquire_uri), config)
     parts.commit_held()
