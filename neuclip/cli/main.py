@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,7 @@ from neuclip.journey import (
     preflight,
     run_journey,
 )
+from neuclip.journey import repair as mend
 from neuclip.recipe import Recipe, load_recipe, parse_override
 from neuclip.stages.manifest import read_manifest
 from neuclip.storage.files import read_bytes
@@ -192,8 +193,72 @@ def explain(
         if as_json:
             _print_json(asdict(story))
             return
-        for line in story_lines(story):
-            Console().print(line, markup=False, highlight=False, soft_wrap=True)
+        _print_lines(story_lines(story))
+
+
+@app.command()
+def repair(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    *,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Fetch again what acquire lost to time-outs, busy servers and the like; what failed for good is left alone."""
+    from neuclip.cli.amending import repair_lines
+
+    set_up_logging(screen, verbose=verbose)
+    with _explained(as_json=as_json):
+        with LiveProgress(screen).shown() as progress:
+            done, report = mend(_load(recipe, overrides), progress=progress)
+        if as_json:
+            ledger = report.manifest.ledger.model_dump(by_alias=True)
+            _print_json(
+                {
+                    "repair": asdict(done),
+                    "acquire": {"key": report.key, "uri": report.uri, "ledger": ledger},
+                }
+            )
+            return
+        _print_lines(repair_lines(done, report))
+
+
+@app.command()
+def takedown(
+    place: Annotated[
+        str, typer.Argument(metavar="RECIPE|ROOT", help="recipe (YAML), or the root of some")
+    ],
+    uids: Annotated[str | None, typer.Option(metavar="FILE", help="uids, one a line")] = None,
+    urls: Annotated[str | None, typer.Option(metavar="FILE", help="URLs, one a line")] = None,
+    hosts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="hosts, one a line; those below them go too")
+    ] = None,
+    overrides: SetOption = None,
+    *,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Erase pairs from a root for good, refuse them from now on, and list what was made with them.
+
+    Without a list it finishes a takedown that was ended before it was done.
+    """
+    from neuclip.cli.amending import places_table, takedown_end, takedown_lines
+    from neuclip.takedown.lists import read_wanted
+    from neuclip.takedown.run import run_takedown
+
+    set_up_logging(screen, verbose=verbose)
+    with _explained(as_json=as_json):
+        root = _load(place, overrides).root if place.endswith((".yaml", ".yml")) else place
+        wanted = read_wanted(uids=uids, urls=urls, hosts=hosts)
+        with LiveProgress(screen).shown() as progress:
+            report = run_takedown(root, wanted, progress=progress)
+        if as_json:
+            _print_json(asdict(report))
+            return
+        _print_lines(takedown_lines(report))
+        if report.contained:
+            Console().print(places_table(report))
+        _print_lines(takedown_end(report))
 
 
 @app.command()
@@ -357,6 +422,11 @@ def _lineage(root: str, inputs: dict[str, str]) -> dict[str, Any]:
             "inputs": manifest.inputs,
         }
     return lineage
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_finding(check: str, state: str, says: str) -> None:
