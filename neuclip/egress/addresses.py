@@ -15,8 +15,18 @@ _NAME = re.compile(r"[a-z0-9._-]+", re.IGNORECASE)
 _LABEL_CHARACTERS, _NAME_CHARACTERS = 63, 253
 _SCHEMES = ("http", "https")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
-_COMPATIBLE = ipaddress.ip_network("::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""The only part of IPv6 that hosts of the public internet have addresses from (RFC 4291; IANA hands out no other)."""
+_NOT_PUBLIC = [
+    ipaddress.ip_network(text)
+    for text in (
+        "192.0.0.0/24",  # protocol assignments; a cloud keeps its metadata there
+        "192.88.99.0/24",  # relays of 6to4, which is gone
+        "168.63.129.16/32",  # the inner service of a cloud, at an address that looks public
+        "3fff::/20",  # documentation
+    )
+]
+"""What `is_global` of some Python releases lets through."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -55,13 +65,11 @@ def literal(host: str) -> Address | None:
 
 def is_public(address: Address) -> bool:
     """Tell whether an address is one of the public internet, also the one that it embeds."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return (
-            address.is_global
-            and not address.is_multicast
-            and all(map(is_public, _embedded(address)))
-        )
-    return address.is_global and not address.is_multicast
+    if address.is_multicast or not address.is_global or any(address in net for net in _NOT_PUBLIC):
+        return False
+    if isinstance(address, ipaddress.IPv4Address):
+        return True
+    return (address in _UNICAST or address in _NAT64) and all(map(is_public, _embedded(address)))
 
 
 def is_allowed(host: str, port: int, allow_hosts: Iterable[str]) -> bool:
@@ -74,7 +82,7 @@ def is_allowed(host: str, port: int, allow_hosts: Iterable[str]) -> bool:
 def _embedded(address: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
     """Return the IPv4 addresses that an IPv6 address leads to."""
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64 or address in _NAT64_LOCAL or address in _COMPATIBLE:
+    if address in _NAT64:
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return [each for each in found if each is not None]
 
