@@ -2,22 +2,23 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.adopted_tar import ADOPTED_TAR, adopted_tar, is_unchanged
 from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
+from neuclip.acquire.listing import PARTITIONS_FILE, Listed, write_listing
 from neuclip.acquire.raw import COLUMNS, ROWS
 from neuclip.acquire.ready_account import account_for, ready_pairs, write_rows
 from neuclip.acquire.ready_shards import ReadyShard, find_shards
 from neuclip.acquire.reasons import likely_cause
 from neuclip.acquire.reconcile import add_messages
-from neuclip.acquire.run import PARTITIONS_FILE
-from neuclip.acquire.table import kept_columns
+from neuclip.acquire.refusals import REFUSED, Refusals, takedowns_at
+from neuclip.acquire.table import Row, kept_columns
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
 from neuclip.foundation.progress import Progress
@@ -49,7 +50,8 @@ def run_adopt(
     """
     assert config.adopt is not None
     shards = find_shards(config.adopt)
-    adoption = _Adoption(config, root, workspace, force=force)
+    taken_down = takedowns_at(root)
+    adoption = _Adoption(config, root, workspace, taken_down, force=force)
     manifests: list[Manifest] = []
     broken: list[str] = []
     for number, shard in enumerate(shards):
@@ -66,7 +68,12 @@ def run_adopt(
             f"{'; '.join(broken[:_SHOWN])}. Write these shards anew, or move their files out of the folder (gaps in "
             "the numbers do no harm), then run again: the others are kept"
         )
-    manifests = adoption.without_repeats(shards, manifests)
+    manifests = adoption.without_unwanted(shards, manifests)
+    if takedowns_at(root) != taken_down:
+        raise DataError(
+            f"a takedown was made at {root} while shards were adopted; run `neuclip takedown` with its lists again, "
+            "then run again"
+        )
     ledger = add_ledgers(manifest.ledger for manifest in manifests)
     _check_failed_share(ledger, config)
     adoption.write_columns(shards, manifests)
@@ -90,10 +97,17 @@ class _Adoption:
     """The parts of one run."""
 
     def __init__(
-        self, config: AcquireConfig, root: str, workspace: Workspace, *, force: bool
+        self,
+        config: AcquireConfig,
+        root: str,
+        workspace: Workspace,
+        taken_down: Refusals,
+        *,
+        force: bool,
     ) -> None:
         self.num_reused = 0
         self._config, self._root, self._workspace, self._force = config, root, workspace, force
+        self._taken_down = taken_down
         names = {"url_column", "caption_column", "uid_column", "caption_columns"}
         self._section = {name: v for name, v in config.keyed().items() if name in names}
 
@@ -116,7 +130,11 @@ class _Adoption:
 
         def verify(workspace: Workspace) -> Outcome:
             account = account_for(
-                shard, self._config, folder=workspace.output, scratch=workspace.scratch
+                shard,
+                self._config,
+                folder=workspace.output,
+                scratch=workspace.scratch,
+                taken_down=self._taken_down,
             )
             if account.problems:
                 log.warning("shard %s: %s", shard.tar, account.problems)
@@ -129,41 +147,60 @@ class _Adoption:
 
         return commit_stage(identity, verify, force=True)[0]
 
-    def without_repeats(
+    def without_unwanted(
         self, shards: Sequence[ReadyShard], manifests: list[Manifest]
     ) -> list[Manifest]:
-        """Return the parts with every uid once: a part with uids that an earlier row has gets another beside it.
+        """Return the parts with every uid once and without what the recipe refuses.
 
-        Raises: DataError: if there are some and on_duplicate_uid is `error`.
+        A part with rows that are not wanted gets another beside it, in which these have failed.
+
+        Raises: DataError: if a uid comes twice and on_duplicate_uid is `error`.
         """
-        counts = [manifest.ledger.entered for manifest in manifests]
-        starts = np.cumsum([0, *counts])
-        uids = np.concatenate(
-            [
-                as_integers("".join(pq.read_table(path, columns=["uid"])["uid"].to_pylist()))
-                for path in map(self._rows_path, manifests)
-            ]
-        )
+        unwanted = self._repeated(shards, manifests)
+        for part, places in self._refused(manifests).items():
+            unwanted[part] = dict.fromkeys(places, REFUSED) | unwanted.get(part, {})
+        wanted = list(manifests)
+        for part, reasons in sorted(unwanted.items()):
+            wanted[part] = self._without(shards[part], manifests[part], reasons)
+        return wanted
+
+    def _repeated(
+        self, shards: Sequence[ReadyShard], manifests: Sequence[Manifest]
+    ) -> dict[int, dict[int, str]]:
+        """Return part -> row -> reason of the rows with a uid that an earlier row has."""
+        starts = np.cumsum([0, *(manifest.ledger.entered for manifest in manifests)])
+        tables = (pq.read_table(self._rows_path(part), columns=["uid"]) for part in manifests)
+        uids = as_integers("".join("".join(table["uid"].to_pylist()) for table in tables))
         again = repeats(uids)
-        if not len(again):
-            return manifests
         of_part = np.searchsorted(starts, again, side="right") - 1
-        if self._config.on_duplicate_uid == "error":
+        places = list(zip(of_part.tolist(), (again - starts[of_part]).tolist(), strict=True))
+        if places and self._config.on_duplicate_uid == "error":
             examples = ", ".join(
-                f"{uids[place, 0]:016x}{uids[place, 1]:016x} (row {place - starts[part]} of {shards[part].name})"
-                for place, part in zip(
-                    again[:_SHOWN].tolist(), of_part[:_SHOWN].tolist(), strict=True
-                )
+                f"{uids[at, 0]:016x}{uids[at, 1]:016x} (row {place} of {shards[part].name})"
+                for at, (part, place) in zip(again.tolist(), places[:_SHOWN], strict=False)
             )
             raise DataError(
                 f"{len(again)} rows of the shards in {self._config.adopt} have a uid that an earlier row has: "
                 f"{examples}; set acquire.on_duplicate_uid=keep_first, or adopt shards that hold every pair once"
             )
-        unique = list(manifests)
-        for part in np.unique(of_part).tolist():
-            places = (again[of_part == part] - starts[part]).tolist()
-            unique[part] = self._without(shards[part], manifests[part], places)
-        return unique
+        repeated: dict[int, dict[int, str]] = {}
+        for part, place in places:
+            repeated.setdefault(part, {})[place] = "duplicate_uid"
+        return repeated
+
+    def _refused(self, manifests: Sequence[Manifest]) -> dict[int, list[int]]:
+        """Return part -> rows that the recipe's lists name."""
+        lists = self._config.refuse
+        refusals = Refusals.of(lists.uids, lists.urls, lists.hosts)
+        if not refusals:
+            return {}
+        refused: dict[int, list[int]] = {}
+        for part, manifest in enumerate(manifests):
+            table = pq.read_table(self._rows_path(manifest), columns=["uid", "url", "status"])
+            for place, row in enumerate(table.to_pylist()):
+                if row["status"] == "success" and refusals.names_pair(row["uid"], row["url"]):
+                    refused.setdefault(part, []).append(place)
+        return refused
 
     def write_columns(self, shards: Sequence[ReadyShard], manifests: Sequence[Manifest]) -> None:
         """Write the kept columns of every part beside its rows."""
@@ -173,12 +210,20 @@ class _Adoption:
         folder.mkdir()
         for shard, manifest in zip(shards, manifests, strict=True):
             rows = ready_pairs(shard, self._config, scratch=self._workspace.scratch)
-            kept = kept_columns([row.pair for row in rows], self._config.keep_columns)
+            kept = kept_columns([self._kept(row.pair) for row in rows], self._config.keep_columns)
             pq.write_table(kept, folder / f"{manifest.key}.parquet")
 
-    def _without(self, shard: ReadyShard, part: Manifest, places: list[int]) -> Manifest:
-        """Commit a part with the rows at some places failed as repeated."""
-        identity = self._identity(digest({"part": part.key, "repeats": places}), shard)
+    def _kept(self, pair: Row) -> Row:
+        """Return a pair with nothing in its kept columns if it was taken down."""
+        if not self._taken_down.names_pair(pair.uid, pair.url):
+            return pair
+        return replace(pair, kept=tuple(None for _ in pair.kept))
+
+    def _without(self, shard: ReadyShard, part: Manifest, reasons: dict[int, str]) -> Manifest:
+        """Commit a part with the rows at some places failed for a reason."""
+        identity = self._identity(
+            digest({"part": part.key, "unwanted": sorted(reasons.items())}), shard
+        )
         if is_committed(identity.uri) and not self._force:
             manifest = read_manifest(identity.uri)
             if adopted_tar(manifest) == adopted_tar(part):
@@ -186,13 +231,13 @@ class _Adoption:
 
         def drop(workspace: Workspace) -> Outcome:
             rows = pq.read_table(self._rows_path(part)).to_pylist()
-            for place in places:
+            for place, reason in reasons.items():
                 kept = {name: rows[place][name] for name in ("uid", "url", "captions")}
                 rows[place] = {
                     **dict.fromkeys(rows[place]),
                     **kept,
                     "status": "failed",
-                    "reason": "duplicate_uid",
+                    "reason": reason,
                 }
             ledger, messages = write_rows(rows, workspace.output / ROWS)
             return Outcome(ledger=ledger, summary={**part.summary, "messages": messages})
@@ -241,13 +286,13 @@ def _write_index(
     shards: Sequence[ReadyShard], manifests: Sequence[Manifest], workspace: Workspace
 ) -> None:
     rows = [
-        {
-            "part": manifest.key,
-            "file": name_of(shard.table or shard.tar),
-            "first_row": 0,
-            "rows": manifest.ledger.entered,
-            "out": manifest.ledger.out,
-        }
+        Listed(
+            part=manifest.key,
+            file=name_of(shard.table or shard.tar),
+            first_row=0,
+            rows=manifest.ledger.entered,
+            out=manifest.ledger.out,
+        )
         for shard, manifest in zip(shards, manifests, strict=True)
     ]
-    pq.write_table(pa.Table.from_pylist(rows), workspace.output / PARTITIONS_FILE)
+    write_listing(rows, workspace.output / PARTITIONS_FILE)

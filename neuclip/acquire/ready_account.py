@@ -21,6 +21,7 @@ from neuclip.acquire.ready_shards import ReadyShard
 from neuclip.acquire.ready_tar import TarMembers, check_image, read_members
 from neuclip.acquire.reasons import reason_of
 from neuclip.acquire.reconcile import ROWS_SCHEMA, Messages, add_messages
+from neuclip.acquire.refusals import REFUSED, Refusals
 from neuclip.stages.ledger import Ledger, make_ledger
 from neuclip.storage.files import get_file
 from neuclip.storage.uris import is_local, local_part
@@ -41,18 +42,28 @@ class ShardAccount:
 
 
 def account_for(
-    shard: ReadyShard, config: AcquireConfig, *, folder: Path, scratch: Path
+    shard: ReadyShard,
+    config: AcquireConfig,
+    *,
+    folder: Path,
+    scratch: Path,
+    taken_down: Refusals | None = None,
 ) -> ShardAccount:
     """Verify a shard and write the outcome of its every row to rows.parquet.
 
     A success whose image is not in the tar, or has no sound header, is a failed row with its reason; images are not
     decoded. `width` and `height` are read from the images.
 
+    Args:
+        taken_down: pairs that keep nothing but their uid.
     Raises: DataError: if its table or counts are unreadable or contradict each other.
     """
     with _here(shard.tar, scratch) as path, path.open("rb") as tar:
         members = read_members(path)
-        rows = [_outcome(row, members, tar.fileno()) for row in _rows(shard, path, members, config)]
+        rows = [
+            _outcome(row, members, tar.fileno(), taken_down or Refusals())
+            for row in _rows(shard, path, members, config)
+        ]
         named = {row["member"] for row in rows if row["member"]}
         without_row = sum(image.name not in named for image in members.images.values())
         if without_row:
@@ -107,14 +118,12 @@ def _rows(
     return table_rows(shard, config)
 
 
-def _outcome(row: ReadyRow, members: TarMembers, descriptor: int) -> Record:
-    outcome: Record = {
-        **dict.fromkeys(ROWS_SCHEMA.names),
-        "uid": row.pair.uid,
-        "url": row.pair.url,
-        "captions": list(row.pair.captions.items()),
-        "status": "failed",
-    }
+def _outcome(row: ReadyRow, members: TarMembers, descriptor: int, taken_down: Refusals) -> Record:
+    nothing: Record = dict.fromkeys(ROWS_SCHEMA.names)
+    outcome: Record = {**nothing, "uid": row.pair.uid, "captions": [], "status": "failed"}
+    if taken_down.names_pair(row.pair.uid, row.pair.url):
+        return {**outcome, "reason": REFUSED}
+    outcome |= {"url": row.pair.url, "captions": list(row.pair.captions.items())}
     if not row.is_success:
         reason = row.pair.reason or reason_of(row.status, row.message)
         return {**outcome, "reason": reason, "detail": (row.message or "")[:_DETAIL_CHARACTERS]}

@@ -10,6 +10,7 @@ from made.ready import Sample, add, failed, write_ready, write_resharded, write_
 
 from neuclip.acquire.raw import partition_folders
 from neuclip.acquire.reasons import REASONS
+from neuclip.acquire.refusals import TAKEDOWNS, TakedownRecord
 from neuclip.foundation.errors import DataError, IntegrityError
 from neuclip.foundation.ids import uid_of
 from neuclip.stages.manifest import is_committed, part_uri, read_manifest
@@ -200,6 +201,43 @@ def test_a_uid_that_comes_twice(adopt, tmp_path):
     again = adopt(tmp_path / "ready", on_duplicate_uid="keep_first")
     assert again.manifest.parts[:2] == adopted.manifest.parts
     assert again.manifest.summary["reused"] == 2
+
+
+def test_pairs_that_the_recipe_refuses(adopt, tmp_path):
+    """Oracle: the rows on the lists fail, others keep their part; without the lists the first parts count again."""
+    elsewhere = {"url": "https://pictures.example.org/a.png"}
+    write_ready(tmp_path / "ready", "00000", [Sample(0), Sample(1, extra=elsewhere), failed(2)])
+    write_ready(tmp_path / "ready", "00001", [Sample(3)])
+    before = adopt(tmp_path / "ready")
+    refuse = {"hosts": ["example.org"], "uids": [f"{2:032x}"]}
+    adopted = adopt(tmp_path / "ready", refuse=refuse)
+    assert adopted.reasons() == [None, "refused", "http_404", None]
+    assert adopted.manifest.parts[1] == before.manifest.parts[1]
+    assert adopted.manifest.parts[0] != before.manifest.parts[0]
+    assert adopt(tmp_path / "ready").manifest.parts == before.manifest.parts
+
+
+def test_what_was_taken_down_at_the_root_stays_down(adopt, tmp_path):
+    """Oracle: its row keeps the uid alone, kept columns too."""
+    record = TakedownRecord(
+        number=1,
+        made_at="2026-11-21",
+        uids=[f"{1:032x}"],
+        url_hashes=[],
+        hosts=[],
+        found=[],
+        is_finished=True,
+    )
+    write_bytes(f"{tmp_path}/lake/{TAKEDOWNS}/{record.name}", record.model_dump_json().encode())
+    write_ready(
+        tmp_path / "ready", "00000", [Sample(0, extra={"score": 1}), Sample(1, extra={"score": 2})]
+    )
+    adopted = adopt(tmp_path / "ready", keep_columns=["score"])
+    row = adopted.rows()[1]
+    kept = f"{adopted.uri}/columns/{adopted.manifest.parts[0]}.parquet"
+    assert {name for name, value in row.items() if value} == {"uid", "status", "reason"}
+    assert row["reason"] == "refused"
+    assert pq.read_table(kept)["score"].to_pylist() == [1, None]
 
 
 def test_resharded_tars_without_tables(adopt, tmp_path):
