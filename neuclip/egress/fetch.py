@@ -176,6 +176,8 @@ class Fetcher:
             if is_picture and self._config.header_opt_outs:
                 opt_outs.check(response.headers.getall("X-Robots-Tag", []))
             try:
+                if not is_picture:
+                    return await self._beginning(response)
                 return await self._body(response)
             except Refusal:
                 response.close()  # the rest is not waited for
@@ -202,6 +204,16 @@ class Fetcher:
         finally:
             if is_large:
                 self._large.release()
+
+    async def _beginning(self, response: aiohttp.ClientResponse) -> bytes:
+        """Read as much as is looked at of a robots.txt, however long it is."""
+        body = b""
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) >= robots.MAX_BYTES:
+                response.close()
+                break
+        return body[: robots.MAX_BYTES]
 
     async def _get_robots(self, url: URL) -> bytes:
         budget = _Budget(self._config.deadline_s)

@@ -16,9 +16,9 @@ MAX_BYTES = 512_000
 _KEPT_S, _SILENCE_KEPT_S = 24 * 3600.0, 300.0
 """How long rules count (RFC 9309, 2.4), and how long a host that did not answer is not asked again."""
 _LONGEST_CRAWL_DELAY_S = 30.0
-_UNREACHABLE = frozenset(
-    {"http_5xx", "http_429", "timeout", "connection", "dns", "truncated", "bad_response"}
-)
+_UNREACHABLE = frozenset({"http_5xx", "http_429", "timeout", "truncated", "bad_response"})
+_NOTHING_THERE = frozenset({"private_address", "tls", "dns", "connection"})
+"""Reasons that the picture itself would give."""
 
 Get = Callable[[URL], Awaitable[bytes]]
 
@@ -64,7 +64,7 @@ class Robots:
         except Refusal as refusal:
             if refusal.reason in _UNREACHABLE:
                 raise Refusal("robots_unreachable", f"{url}: {refusal}") from refusal
-            if refusal.reason in ("private_address", "tls"):
+            if refusal.reason in _NOTHING_THERE:
                 raise
             body = b""  # there is none, so nothing is disallowed
-        return Protego.parse(body[:MAX_BYTES].decode("utf-8", errors="replace"))
+        return Protego.parse(body[:MAX_BYTES].decode("utf-8-sig", errors="replace"))
