@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from neuclip.acquire.raw import ROWS
 from neuclip.captions.run import CAPTIONS
+from neuclip.curate.pool import SCORES
 from neuclip.curate.run import VERDICTS
 from neuclip.shards.members import MEMBERS
 from neuclip.stages.manifest import (
@@ -97,20 +97,19 @@ def _committed(root: str, stage: str) -> list[Manifest]:
 
 
 def _scores(root: str, wanted: set[str]) -> Iterator[Place]:
-    """Yield the score folders of partitions with one of the pairs."""
-    counts: dict[str, int] = {}
+    """Yield the score folders with a value of one of the pairs; those of evaluation sets hold other samples."""
     for key in list_folders(join(root, "score", PARTS)):
         uri = join(root, "score", PARTS, key)
-        if not is_committed(uri):
+        if not is_committed(uri) or "partition" not in read_manifest(uri).inputs:
             continue
-        part = read_manifest(uri).inputs.get("partition")
-        if part is None:
-            continue
-        if part not in counts:
-            part_uri = join(root, "acquire", PARTS, part)
-            counts[part] = _count(join(part_uri, ROWS), wanted) if is_committed(part_uri) else 0
-        if counts[part]:
-            yield Place("score", key, uri, counts[part], _STAYS["score"])
+        table = pq.read_table(local_copy(join(uri, SCORES)))
+        values = table.drop_columns(["uid"]).to_pylist()
+        count = sum(
+            uid in wanted and (not row or any(value is not None for value in row.values()))
+            for uid, row in zip(table["uid"].to_pylist(), values, strict=True)
+        )
+        if count:
+            yield Place("score", key, uri, count, _STAYS["score"])
 
 
 def _count(table_uri: str, wanted: set[str]) -> int:

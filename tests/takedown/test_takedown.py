@@ -1,0 +1,295 @@
+"""Oracle: the bytes on the disk, read by tarfile and by a search for what must be gone."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from made.fetched import picture_of
+from takedown.conftest import FAILED, PAIRS, Lake, caption_of, table_rows, url_of
+
+import neuclip.takedown.run as takedown_run
+from neuclip.acquire.refusals import read_takedowns
+from neuclip.foundation.errors import DataError
+from neuclip.foundation.progress import silent
+from neuclip.journey import plan, run_stage
+from neuclip.loading.shard_files import ShardFiles
+from neuclip.stages.manifest import read_manifest, verify_sizes
+from neuclip.storage.files import sha256_of
+from neuclip.takedown.lists import Wanted, read_wanted
+from neuclip.takedown.run import run_takedown
+from tests.acquire.tables import uid, write_table
+
+BY_UID, BY_URL, BY_HOST = [1, 22], [33, 4], [7, 27, 47]
+GONE = sorted([*BY_UID, *BY_URL, *BY_HOST])
+WANTED = Wanted(
+    uids=[uid(1), uid(22), uid(999)],
+    urls=[url_of(33), "http://good.example.org/4.png", "http://nowhere.example.org/x"],
+    hosts=["bad.example.org"],
+)
+
+
+def take_down(lake: Lake, wanted: Wanted = WANTED):
+    return run_takedown(str(lake.root), wanted, progress=silent)
+
+
+def rows_of(lake: Lake, acquire_key: str) -> list[dict]:
+    parts = read_manifest(str(lake.root / "acquire" / acquire_key)).parts
+    return [
+        row
+        for part in parts
+        for row in pq.read_table(
+            lake.root / "acquire" / "parts" / part / "rows.parquet"
+        ).to_pylist()
+    ]
+
+
+def committed_folders(root: Path) -> list[Path]:
+    return [path.parent for path in sorted(root.rglob("manifest.json"))]
+
+
+def check_manifests(root: Path) -> None:
+    """Every committed folder is what its manifest says, byte for byte."""
+    for folder in committed_folders(root):
+        manifest = read_manifest(str(folder))
+        verify_sizes(str(folder), manifest)
+        assert all(sha256_of(str(folder / file.name)) == file.sha256 for file in manifest.files)
+        manifest.ledger.check(str(folder))
+
+
+def tars_below(root: Path) -> list[Path]:
+    return sorted(root.rglob("*.tar"))
+
+
+def members(path: Path) -> dict[str, tuple[int, int]]:
+    with tarfile.open(path) as tar:
+        return {member.name: (member.offset_data, member.size) for member in tar}
+
+
+def test_nothing_of_a_pair_is_left_where_bytes_can_be_erased(lake):
+    """The places of all members stay, and the bytes of all other pairs."""
+    acquired = lake.uri("acquire").name
+    before = {path: members(path) for path in tars_below(lake.root)}
+    assert before
+    report = take_down(lake)
+    assert {path: members(path) for path in tars_below(lake.root)} == before
+    check_manifests(lake.root)
+    erasable = [*lake.root.glob("acquire/parts/*/*"), *lake.root.glob("shard/parts/*/*.tar")]
+    content = b"".join(path.read_bytes() for path in erasable)
+    rows = rows_of(lake, acquired)
+    for number in range(PAIRS):
+        row = rows[number]
+        here = [picture_of(uid(number)) in content, url_of(number).encode() in content]
+        if number in GONE:
+            assert here == [False, False]
+            assert (row["status"], row["reason"], row["url"]) == ("failed", "taken_down", None)
+            assert (row["uid"], dict(row["captions"]), row["detail"]) == (uid(number), {}, None)
+        elif number in FAILED:
+            assert (row["reason"], row["url"]) == (FAILED[number], url_of(number))
+        else:
+            assert here == [True, True]
+            assert dict(row["captions"]) == {"alt": [caption_of(number)]}
+    assert (report.rows, report.images) == (len(GONE), len(GONE) - 1)  # one had failed
+    assert report.not_found == [uid(999), "http://nowhere.example.org/x"]
+
+
+def test_kept_columns_and_accounts_follow(lake):
+    stage = lake.uri("acquire")
+    take_down(lake)
+    manifest = read_manifest(str(stage))
+    tags = [
+        tag
+        for part in manifest.parts
+        for tag in pq.read_table(stage / "columns" / f"{part}.parquet")["tag"].to_pylist()
+    ]
+    assert tags == [None if n in GONE else f"tag {n}" for n in range(PAIRS)]
+    assert manifest.ledger.dropped == {"taken_down": 7, "timeout": 2}
+    assert manifest.ledger.out == PAIRS - 9
+    listed = pq.read_table(stage / "partitions.parquet")
+    assert sum(listed["out"].to_pylist()) == PAIRS - 9
+    assert manifest.summary["takedowns"] == [1]
+    (record,) = read_takedowns(str(lake.root))
+    assert record.is_finished
+    text = (lake.root / "takedowns" / "0001.json").read_text()
+    assert set(record.found) == {uid(n) for n in GONE}
+    assert url_of(33) not in text
+    assert "secret" not in text
+
+
+def test_the_next_run_drops_the_pairs_everywhere_and_fetches_nothing(lake):
+    """Every partition keeps its key: acquire runs without a download, so no server need be there."""
+    before = {stage: lake.uri(stage) for stage in ("acquire", "curate", "shard", "index")}
+    parts = read_manifest(str(before["acquire"])).parts
+    take_down(lake)
+    assert {item.state for item in plan(lake.recipe)[:5]} == {"missing"}
+    lake.run()
+    after = {stage: lake.uri(stage) for stage in before}
+    assert not set(before.values()) & set(after.values())
+    assert read_manifest(str(after["acquire"])).parts == parts
+    packed = pq.read_table(after["shard"] / "members.parquet")["uid"].to_pylist()
+    assert sorted(packed) == [uid(n) for n in range(PAIRS) if n not in {*GONE, *FAILED}]
+    check_manifests(lake.root)
+
+
+def test_what_was_taken_down_is_refused_when_the_table_grows(lake):
+    """Oracle: rows by each of the three lists in a partition that is new."""
+    take_down(lake)
+    more = [
+        {"uid": uid(100), "url": "http://x.bad.example.org/1", "caption": "c", "tag": ""},
+        {"uid": uid(999), "url": "http://fine.example.org/1", "caption": "c", "tag": ""},
+        {"uid": uid(101), "url": "https://nowhere.example.org/x", "caption": "c", "tag": ""},
+    ]
+    write_table(Path(lake.table), [*table_rows(PAIRS), *more])
+    run_stage(lake.recipe, "acquire")
+    rows = rows_of(lake, lake.uri("acquire").name)[PAIRS:]
+    assert [(row["reason"], row["url"], dict(row["captions"])) for row in rows] == [
+        ("refused", None, {})
+    ] * 3
+
+
+def test_the_same_lists_again_change_nothing(lake):
+    take_down(lake)
+    before = {path: path.stat().st_mtime_ns for path in lake.root.rglob("*") if path.is_file()}
+    again = take_down(lake)
+    assert {p: p.stat().st_mtime_ns for p in lake.root.rglob("*") if p.is_file()} == before
+    assert (again.rows, again.images, again.erased, again.records) == (0, 0, [], [])
+    assert set(again.taken_down_before) == {*WANTED.uids, *WANTED.urls, *WANTED.hosts}
+    assert again.not_found == []
+    assert [place.stage for place in again.contained]
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_takedown_that_is_ended_at_any_step_is_finished_by_the_next(lake, monkeypatch, step):
+    """Oracle: the same end as of one that was not ended; until then acquire refuses to run."""
+    steps = ("amend", "erase_part", "update_stage", "erase_from_shards", "_write")
+    calls = 0
+
+    def ended(work):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == step + 2:  # the record is the first
+                if work.__name__ != "_write":
+                    monkeypatch.setattr(
+                        "neuclip.takedown.folders.OpenFolder.close", _killed
+                    )  # files changed, manifest not
+                    work(*args, **kwargs)
+                raise _KilledError
+            return work(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        monkeypatch = patched
+        for name in steps:
+            patched.setattr(takedown_run, name, ended(getattr(takedown_run, name)))
+        with pytest.raises(_KilledError):
+            take_down(lake)
+    with pytest.raises(DataError, match="run `neuclip takedown"):
+        run_stage(lake.recipe, "acquire", force=True)
+    report = take_down(lake, Wanted([], [], []))
+    assert len(report.records) == 1
+    check_manifests(lake.root)
+    rows = rows_of(lake, read_manifest(str(next_stage(lake))).key)
+    assert [n for n, row in enumerate(rows) if row["reason"] == "taken_down"] == GONE
+    lake.run()
+    packed = pq.read_table(lake.uri("shard") / "members.parquet")["uid"].to_pylist()
+    assert not {uid(n) for n in GONE} & set(packed)
+    content = b"".join(path.read_bytes() for path in tars_below(lake.root))
+    assert not any(picture_of(uid(n)) in content for n in GONE)
+
+
+class _KilledError(Exception):
+    pass
+
+
+def _killed(*_, **__):
+    raise _KilledError
+
+
+def next_stage(lake: Lake) -> Path:
+    (stage,) = [p.parent for p in lake.root.glob("acquire/*/manifest.json")]
+    return stage
+
+
+def test_everything_made_with_the_pairs_is_listed(lake):
+    """Oracle: the stages of the journey; pair 4 had failed, so nothing was made with it."""
+    report = take_down(lake)
+    places = {(place.stage, place.uri): place.pairs for place in report.contained}
+    shard = identify_before(lake, "shard")
+    members = pq.read_table(shard / "members.parquet")["uid"].to_pylist()
+    packed = sum(uid(n) in members for n in GONE)
+    assert places["shard", str(shard)] == packed == len(GONE) - 1
+    assert places["caption", str(identify_before(lake, "caption"))] == packed
+    assert places["index", str(identify_before(lake, "index"))] == packed
+    assert sum(stage == "score" for stage, _ in places) == 4  # partitions of ten with one of them
+    alone = take_down(lake, Wanted([], ["https://good.example.org/4.png"], []))
+    assert all(place.stage != "train" for place in alone.contained)
+
+
+def identify_before(lake: Lake, stage: str) -> Path:
+    (folder,) = [path.parent for path in lake.root.glob(f"{stage}/*/manifest.json")]
+    return folder
+
+
+def test_old_shards_can_still_be_read_and_the_sample_counts_as_corrupt(lake):
+    shard = identify_before(lake, "shard")
+    take_down(lake)
+    files = ShardFiles(str(shard), cache_gb=1)
+    rows = pq.read_table(shard / "members.parquet").to_pylist()
+    erased = [row for row in rows if row["uid"] in {uid(n) for n in GONE}]
+    for row in erased:
+        shard_file = files.open(row["shard"])
+        record = json.loads(shard_file.read(row["json_offset"], row["json_size"]))
+        assert record == {
+            "uid": row["uid"],
+            "sample_id": row["sample_id"],
+            "captions": {"alt": [""]},
+        }
+        assert not any(shard_file.read(row["image_offset"], row["image_size"]))
+
+
+def test_a_pair_that_had_failed_keeps_what_is_below(lake):
+    """Nothing was made with it, so nothing is to be made again."""
+    before = {stage: lake.uri(stage) for stage in ("acquire", "index")}
+    report = take_down(lake, Wanted([uid(4)], [], []))
+    assert (report.rows, report.images, report.contained) == (1, 0, [])
+    assert {stage: lake.uri(stage) for stage in before} == before
+    assert read_manifest(str(before["acquire"])).ledger.dropped == {"timeout": 2, "taken_down": 1}
+
+
+def test_lists_are_read_line_by_line(tmp_path):
+    (tmp_path / "uids").write_text(f"# mine\n{uid(1).upper()}  # asked for by mail\n\n{uid(2)}\n")
+    (tmp_path / "urls").write_text("https://a.example.org/x#top\n")
+    (tmp_path / "hosts").write_text("\ufeffExample.ORG\n", encoding="utf-8")
+    wanted = read_wanted(
+        uids=str(tmp_path / "uids"), urls=str(tmp_path / "urls"), hosts=str(tmp_path / "hosts")
+    )
+    assert wanted.refusals.uids == {uid(1), uid(2)}
+    assert wanted.refusals.names_pair("", "http://a.example.org/x")
+    assert wanted.refusals.names_pair("", "http://a.b.example.org")
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "words"),
+    [
+        ("uids", "12", ["entry 2", "'12'", "32 hex digits"]),
+        ("urls", "example.org/x", ["http://"]),
+        ("hosts", "https://example.org", ["img.example.org"]),
+        ("hosts", "example.org/path", ["img.example.org"]),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, kind, line, words):
+    first = {"uids": uid(1), "urls": "http://a/b", "hosts": "a.b"}[kind]
+    (tmp_path / "list").write_text(f"{first}\n{line}\n")
+    lists = dict.fromkeys(("uids", "urls", "hosts"))
+    with pytest.raises(DataError) as error:
+        read_wanted(**{**lists, kind: str(tmp_path / "list")})
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_root_where_nothing_was_acquired_is_refused(tmp_path):
+    with pytest.raises(DataError, match="nothing was acquired"):
+        run_takedown(str(tmp_path / "laek"), WANTED, progress=silent)
+    assert not (tmp_path / "laek" / "takedowns").exists()
