@@ -9,7 +9,8 @@ from yarl import URL
 
 from neuclip.egress.refusal import Refusal
 
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
+"""Control characters, backslashes, and bytes that are no UTF-8."""
 _LAST_LABEL_IS_A_NUMBER = re.compile(r"(^|\.)(0x[0-9a-f]*|[0-9]+)\.?$", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9._-]+", re.IGNORECASE)
 _LABEL_CHARACTERS, _NAME_CHARACTERS = 63, 253
@@ -38,7 +39,7 @@ def parse(text: str) -> URL:
         `private_address` if it names the host by a number in an odd form that means a private address.
     """
     if _FORBIDDEN.search(text):
-        raise Refusal("bad_url", "backslash or control character")
+        raise Refusal("bad_url", "backslash, control character, or not UTF-8")
     try:
         url = URL(text)
         scheme, host, port = url.scheme.lower(), url.raw_host, url.port

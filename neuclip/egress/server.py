@@ -134,7 +134,9 @@ class _Door:
             return web.Response(status=407, reason="this guard serves another program")
         try:
             target = urlsplit(request.raw_path)
-            asked = parse_qs(target.query, keep_blank_values=True, strict_parsing=True)
+            asked = parse_qs(
+                target.query, keep_blank_values=True, strict_parsing=True, errors="surrogateescape"
+            )
             uid, text, sha256 = target.path.strip("/"), asked["url"][0], asked["sha256"][0]
         except (ValueError, KeyError):
             return _not_served(request)

@@ -91,7 +91,10 @@ def gray_with_alpha() -> Image.Image:
 def animation(format: str, num_frames: int = 3) -> bytes:
     """The quadrants, then frames of one gray each, all different."""
     others = [Image.new("RGB", (WIDTH, HEIGHT), (n % 250, n // 250, 9)) for n in range(num_frames)]
-    return written(quadrants(), format, save_all=True, append_images=others[1:], duration=50)
+    options = {"save_all": True, "append_images": others[1:], "duration": 50}
+    if format == "WEBP":
+        options["lossless"] = True  # otherwise frames that look the same become one
+    return written(quadrants(), format, **options)
 
 
 def png(width: int, height: int, depth: int, colour_type: int, data: bytes, *extra: bytes) -> bytes:

@@ -67,12 +67,21 @@ Answer = Callable[[Request, Reply], Awaitable[None]]
 Field = tuple[str, object]
 
 
+class NoHttp(Exception):  # noqa: N818  # it is no error of ours
+    """The visitor speaks something else, TLS probably."""
+
+
 async def read_request(reader: asyncio.StreamReader) -> Request:
     """Read one request without a body.
 
-    Raises: asyncio.IncompleteReadError: if there is none.
+    Raises: asyncio.IncompleteReadError: if there is none. NoHttp
     """
-    lines = (await reader.readuntil(_END_OF_HEAD)).decode("latin-1").split("\r\n")
+    first = await reader.readexactly(1)
+    if not first.isalpha():
+        await reader.read(_HEAD_LIMIT_BYTES)
+        raise NoHttp
+    rest = await reader.readuntil(_END_OF_HEAD)
+    lines = (first + rest).decode("latin-1").split("\r\n")
     fields = (line.partition(":") for line in lines[1:] if line)
     headers = {name.strip().lower(): value.strip() for name, _, value in fields}
     host = headers.get("host", "").lower()
@@ -92,7 +101,10 @@ async def start(
         try:
             await connected(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            return  # the visitor went away, or sent something else than a request
+            return  # the visitor went away, or sent too much
+        except NoHttp:
+            writer.write(whole(b"", status=400))
+            writer.close()
         finally:
             if not writer.is_closing():
                 writer.transport.abort()
