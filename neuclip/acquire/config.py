@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from neuclip.egress.config import EgressConfig
 from neuclip.foundation.config import Section, unkeyed
 
 STAGE_VERSION = 1
@@ -38,6 +39,18 @@ class ScaleConfig(Section):
         return self
 
 
+class RefuseConfig(Section):
+    """Who asked not to be fetched, or must not be."""
+
+    hosts: list[str] = Field(
+        default_factory=list[str], description="host names; those below them are refused too"
+    )
+    urls: list[str] = Field(
+        default_factory=list[str], description="URLs; http and https are the same"
+    )
+    uids: list[str] = Field(default_factory=list[str], description="uids of pairs")
+
+
 class AcquireConfig(Section):
     """Which pairs to bring home, and how: a URL table to fetch, or shards that others fetched."""
 
@@ -57,6 +70,10 @@ class AcquireConfig(Section):
     uid_column: str = Field(
         default="uid",
         description="column with 32 hex digits; where the table has none, the hash of url and caption",
+    )
+    sha256_column: str = Field(
+        default="sha256",
+        description="column with the hex sha256 that the downloaded bytes must have; used where the table has it",
     )
     caption_columns: dict[str, str] = Field(
         default_factory=dict,
@@ -95,27 +112,28 @@ class AcquireConfig(Section):
         le=1_000_000,
         description="rows of the table in one partition and raw shard",
     )
-    timeout_s: int = Field(
-        default=10, ge=1, le=600, description="seconds without a byte after which a download fails"
-    )
-    retries: int = Field(default=1, ge=0, le=10, description="further tries of a failed download")
-    user_agent: str | None = Field(
-        default=None, description="name and contact that the user agent shows to hosts"
-    )
-    max_image_pixels: int = Field(
-        default=100_000_000,
-        ge=1_000,
-        le=1_000_000_000,
-        description="pixels above which an image is refused before it is decoded",
-    )
     max_failed_share: float = Field(
         default=0.8,
         ge=0,
         le=1,
         description="share of rows that may fail before the stage is failed as a whole",
     )
+    egress: EgressConfig = Field(
+        default=EgressConfig(), description="what may be fetched from the web, and how gently"
+    )
+    refuse: RefuseConfig = Field(
+        default=RefuseConfig(), description="kill list: pairs that are not fetched"
+    )
     stall_s: int = unkeyed(
         300, ge=10, description="seconds without any progress after which the download is ended"
+    )
+    longest_s: int | None = unkeyed(
+        None,
+        ge=10,
+        description="seconds after which the download is ended although it goes on; finished partitions are kept",
+    )
+    worker_memory_mib: int = unkeyed(
+        3_000, ge=500, description="resident MiB of one process above which the download is ended"
     )
     processes: int = unkeyed(2, ge=1, le=256, description="downloading processes")
     threads: int = unkeyed(32, ge=1, le=1024, description="downloading threads in each process")

@@ -26,9 +26,11 @@ PLAN_SCHEMA = pa.schema(
         ("url", pa.string()),
         ("captions", pa.map_(pa.string(), pa.list_(pa.string()))),
         ("reason", pa.string()),
+        ("sha256", pa.string()),
     ]
 )
-"""A planned row: `reason` says why it is not handed to the downloader, null if it is."""
+"""A planned row: `reason` says why it is not handed to the downloader, null if it is; sha256: of the bytes it
+must have, null if the table does not say."""
 
 _SHAPES_ROWS_ONLY = {
     "table",
@@ -36,6 +38,7 @@ _SHAPES_ROWS_ONLY = {
     "url_column",
     "caption_column",
     "uid_column",
+    "sha256_column",
     "caption_columns",
     "keep_columns",
     "on_duplicate_uid",
@@ -147,8 +150,7 @@ def _slices(
 
 
 def _refused(config: AcquireConfig) -> Refusals:
-    refuse = getattr(config, "refuse", None)
-    return Refusals.of(refuse.uids, refuse.urls, refuse.hosts) if refuse else Refusals()
+    return Refusals.of(config.refuse.uids, config.refuse.urls, config.refuse.hosts)
 
 
 def _repeated(files: list[str], config: AcquireConfig) -> frozenset[int]:
@@ -184,7 +186,9 @@ def _without(row: Row, taken_down: Refusals) -> Row:
 
 
 def _key(rows: list[Row], settings: Settings) -> str:
-    content = [[row.uid, row.url, row.captions, row.reason] for row in rows]
+    content = [
+        [row.uid, row.url, row.captions, row.reason, *filter(None, [row.sha256])] for row in rows
+    ]
     return digest({**settings, "rows": content})
 
 
@@ -195,6 +199,7 @@ def _write(rows: list[Row], path: Path) -> None:
             "url": [row.url for row in rows],
             "captions": [list(row.captions.items()) for row in rows],
             "reason": [row.reason for row in rows],
+            "sha256": [row.sha256 for row in rows],
         },
         schema=PLAN_SCHEMA,
     )

@@ -1,10 +1,12 @@
 """The partitions of one run: reused, fetched and committed one by one, or held back on suspicion."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
 from neuclip.acquire.download import Shard
+from neuclip.acquire.pace import Pace
 from neuclip.acquire.partitions import Partition, fetch_settings
 from neuclip.acquire.reconcile import Account, Messages, reconcile
 from neuclip.foundation.progress import Progress
@@ -42,6 +44,8 @@ class Parts:
         self._progress = progress
         self._force = force
         self._held: list[tuple[Partition, Account]] = []
+        self._pace = Pace()
+        self._out, self._dropped = 0, Counter[str]()
 
     def missing(self) -> list[Partition]:
         """Take over what is committed, unless forced; return the partitions that are to be done.
@@ -64,6 +68,8 @@ class Parts:
         """Account for a partition that has been fetched, and commit it or hold it back."""
         account = reconcile(partition, shard, folder=self._folder / partition.key)
         self._take(partition, account.ledger, account.messages)
+        self._out += account.ledger.out
+        self._dropped.update(account.ledger.dropped)
         if account.failed_by_network() > self._config.max_failed_share:
             self._held.append((partition, account))
         else:
@@ -75,13 +81,25 @@ class Parts:
             self._commit(partition, account)
         self._held.clear()
 
-    def report(self, images: int = 0) -> None:
-        """Report progress in rows; `images` are those of partitions not finished yet."""
+    def failed_hosts(self) -> dict[str, int]:
+        """Return the hosts with most failures, those held back among them."""
+        counts: Counter[str] = Counter()
+        for manifest in self.committed.values():
+            counts.update(manifest.summary["failed_hosts"])
+        for _, account in self._held:
+            counts.update(account.failed_hosts)
+        return dict(counts.most_common())
+
+    def report(self, fetched: Counter[str | None] | None = None) -> None:
+        """Report progress in rows; `fetched` are those of partitions not finished yet, by reason."""
+        now = fetched or Counter[str | None]()
         total = sum(partition.num_rows for partition in self.planned)
-        done = sum(ledger.entered for ledger in self.ledgers.values())
-        failed = done - sum(ledger.out for ledger in self.ledgers.values())
-        note = f"{len(self.ledgers)} of {len(self.planned)} partitions, {failed} rows failed"
-        self._progress(STAGE, done=min(done + images, total), total=total, note=note)
+        done = sum(ledger.entered for ledger in self.ledgers.values()) + now.total()
+        dropped = self._dropped + Counter({r: n for r, n in now.items() if r is not None})
+        pace = self._pace.say(self._out + now[None], dropped, max(0, total - done))
+        note = f"{len(self.ledgers)} of {len(self.planned)} partitions"
+        note = ", ".join(filter(None, [note, pace]))
+        self._progress(STAGE, done=min(done, total), total=total, note=note)
 
     def _take(self, partition: Partition, ledger: Ledger, messages: Messages) -> None:
         self.ledgers[partition.key] = ledger
@@ -118,7 +136,8 @@ def commit_account(identity: StageIdentity, account: Account, *, force: bool = F
     def move(workspace: Workspace) -> Outcome:
         for path in account.folder.iterdir():
             path.rename(workspace.output / path.name)
-        return Outcome(ledger=account.ledger, summary={"messages": account.messages})
+        summary = {"messages": account.messages, "failed_hosts": account.failed_hosts}
+        return Outcome(ledger=account.ledger, summary=summary)
 
     manifest, _ = commit_stage(identity, move, force=force)
     return manifest

@@ -6,39 +6,41 @@ REASONS = (
     "no_url",
     "bad_scheme",
     "duplicate_uid",
+    "refused",
     "bad_url",
+    "private_address",
+    "robots_disallow",
+    "robots_unreachable",
     "dns",
     "connection",
     "tls",
     "timeout",
     "truncated",
+    "bad_response",
+    "body_too_large",
     "redirect",
     "http_403",
     "http_404",
     "http_410",
+    "http_429",
     "http_4xx",
     "http_5xx",
     "opt_out_header",
+    "sha256_mismatch",
     "not_an_image",
-    "undecodable",
     "too_large",
+    "too_many_frames",
+    "undecodable",
     "other_download",
     "other_resize",
     "missing_image",
+    "taken_down",
 )
-"""Every reason there is. The first three are found before anything is fetched, the last in adopted shards."""
+"""Every reason there is, in the order in which they are found: the first four before anything is fetched,
+missing_image in adopted shards only."""
 
-NETWORK_REASONS = frozenset({"dns", "connection", "timeout"})
+NETWORK_REASONS = frozenset({"dns", "connection", "timeout", "robots_unreachable"})
 """Reasons that a network or a server that is down would give to every row."""
-
-TRANSIENT_REASONS = NETWORK_REASONS | {
-    "truncated",
-    "http_429",
-    "http_5xx",
-    "robots_unreachable",
-    "other_download",
-}
-"""Reasons that may not hold the next time: `neuclip repair` fetches such rows again, and no others."""
 
 _DOWNLOAD_PATTERNS = (
     ("opt_out_header", r"disallowed by X-Robots-Tag"),
@@ -71,19 +73,37 @@ _RESIZE_PATTERNS = (
 )
 
 _CAUSES = (
+    (
+        frozenset({"dns"}),
+        "the name server does not answer, or not so fast: set acquire.egress.dns_servers, or fewer threads",
+    ),
     (NETWORK_REASONS, "the network, the name server or the image server seems to be down"),
     (
-        frozenset({"http_403", "http_4xx"}),
-        "the servers refuse this client: fetch slower, or name yourself in acquire.user_agent",
+        frozenset({"http_403", "http_429", "http_4xx"}),
+        "the servers refuse this client: fetch slower (acquire.egress.host_requests_per_s), or name yourself in "
+        "acquire.egress.contact",
+    ),
+    (
+        frozenset({"robots_disallow", "opt_out_header"}),
+        "the hosts do not want their pictures to be fetched",
+    ),
+    (
+        frozenset({"private_address"}),
+        "the hosts have private addresses: name those that are meant in acquire.egress.allow_hosts",
     ),
     (frozenset({"http_404", "http_410"}), "the links of this table have died"),
     (frozenset({"http_5xx"}), "the image servers are failing: try later or with fewer threads"),
-    (frozenset({"undecodable"}), "the URLs lead to something else than images"),
+    (
+        frozenset({"undecodable", "not_an_image"}),
+        "the URLs lead to something else than images",
+    ),
+    (frozenset({"sha256_mismatch"}), "the pictures have changed since the table was made"),
     (
         frozenset({"no_url", "bad_scheme", "bad_url"}),
         "acquire.url_column does not hold web addresses",
     ),
 )
+"""What lies behind reasons; of causes that explain as much, the first."""
 
 
 def reason_of(status: str, message: str | None) -> str:
@@ -96,9 +116,17 @@ def reason_of(status: str, message: str | None) -> str:
     return "other_resize" if is_resize else "other_download"
 
 
-def likely_cause(dropped: dict[str, int]) -> str:
-    """Say what probably lies behind most of the failures."""
+def likely_cause(dropped: dict[str, int], failed_hosts: dict[str, int] | None = None) -> str:
+    """Say what probably lies behind most of the failures.
+
+    Args:
+        failed_hosts: failures of the hosts that have most.
+    """
+    total = sum(dropped.values())
     counts = [(sum(dropped.get(r, 0) for r in reasons), cause) for reasons, cause in _CAUSES]
-    count, cause = max(counts)
-    is_most = 2 * count > sum(dropped.values())
-    return cause if is_most else "there is no single cause; see column `detail` of the rows"
+    count, cause = max(counts, key=lambda found: found[0])
+    causes = [cause] if 2 * count > total else []
+    for host, failures in list((failed_hosts or {}).items())[:1]:
+        if 2 * failures > total:
+            causes.append(f"{failures} of the {total} failures are of one host, {host}")
+    return "; ".join(causes) or "there is no single cause; see column `detail` of the rows"

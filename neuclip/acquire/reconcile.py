@@ -2,6 +2,7 @@
 
 import tarfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from neuclip.acquire.download import Shard
 from neuclip.acquire.partitions import Partition
 from neuclip.acquire.raw import IMAGES, ROWS
 from neuclip.acquire.reasons import NETWORK_REASONS, reason_of
+from neuclip.acquire.receipts import Receipt
+from neuclip.acquire.refusals import hosts_above
 from neuclip.foundation.errors import IntegrityError
 from neuclip.stages.ledger import Ledger, make_ledger
 
@@ -43,7 +46,8 @@ the downloaded bytes; member, offset, size: name, first byte and bytes of the im
 
 _DETAIL_CHARACTERS = 200
 _MESSAGES_A_REASON = 3
-_SIZES = ("width", "height", "original_width", "original_height", "sha256")
+_HOSTS_NAMED = 3
+_SIZES = ("width", "height", "original_width", "original_height")
 
 Record = dict[str, Any]
 Messages = dict[str, dict[str, int]]
@@ -56,6 +60,8 @@ class Account:
     folder: Path
     ledger: Ledger
     messages: Messages
+    failed_hosts: dict[str, int]
+    """The hosts with most failures, and how many."""
 
     def failed_by_network(self) -> float:
         """Return the share of rows that a network that is down would explain."""
@@ -78,13 +84,14 @@ def reconcile(partition: Partition, shard: Shard | None, *, folder: Path) -> Acc
     else:
         fetched, members = _checked(partition, shard)
         shard.tar.replace(folder / IMAGES)
-    rows = [_outcome(row, fetched, members) for row in partition.rows()]
+    receipts = {} if shard is None else shard.receipts
+    rows = [_outcome(row, fetched, members, receipts) for row in partition.rows()]
     pq.write_table(
         pa.Table.from_pylist(rows, schema=ROWS_SCHEMA), folder / ROWS, compression="zstd"
     )
     dropped = Counter(row["reason"] for row in rows if row["reason"])
     ledger = make_ledger(len(rows), sum(row["status"] == "success" for row in rows), dict(dropped))
-    return Account(folder, ledger, _messages(rows))
+    return Account(folder, ledger, _messages(rows), _failed_hosts(rows))
 
 
 def add_messages(all_messages: list[Messages]) -> Messages:
@@ -143,27 +150,45 @@ def _image_members(partition: Partition, shard: Shard) -> dict[str, tarfile.TarI
 
 
 def _outcome(
-    row: Record, fetched: dict[str, Record], members: dict[str, tarfile.TarInfo]
+    row: Record,
+    fetched: dict[str, Record],
+    members: dict[str, tarfile.TarInfo],
+    receipts: Mapping[str, Receipt],
 ) -> Record:
     outcome: Record = {name: row[name] for name in ("uid", "url", "captions")}
     outcome["status"] = "failed"
     if row["reason"] is not None:
         return {**outcome, "reason": row["reason"]}
-    found = fetched[row["uid"]]
+    found, receipt = fetched[row["uid"]], receipts.get(row["uid"])
     if found["status"] != "success":
+        if receipt is not None and receipt.reason is not None:
+            return {**outcome, "reason": receipt.reason, "detail": receipt.detail}
         message = found["error_message"]
         detail = (message or "")[:_DETAIL_CHARACTERS]
         return {**outcome, "reason": reason_of(found["status"], message), "detail": detail}
+    if receipt is None or receipt.reason is not None:
+        raise IntegrityError(
+            f"img2dataset has a picture of {row['uid']} ({row['url']}) that the egress guard did not hand on; "
+            "the partition was not committed: find out how it was fetched before you run again"
+        )
     member = members[found["key"]]
     return {
         **outcome,
         "status": "success",
         "reason": None,
         **{name: found[name] for name in _SIZES},
+        "sha256": receipt.sha256,
         "member": member.name,
         "offset": member.offset_data,
         "size": member.size,
     }
+
+
+def _failed_hosts(rows: list[Record]) -> dict[str, int]:
+    failed = Counter(
+        host for row in rows if row["reason"] and row["url"] for host in hosts_above(row["url"])[:1]
+    )
+    return dict(failed.most_common(_HOSTS_NAMED))
 
 
 def _messages(rows: list[Record]) -> Messages:

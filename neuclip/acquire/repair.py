@@ -12,10 +12,10 @@ from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import Shard
 from neuclip.acquire.partitions import Partition
 from neuclip.acquire.parts import STAGE, Parts, commit_account, part_identity
-from neuclip.acquire.reasons import TRANSIENT_REASONS
 from neuclip.acquire.reconcile import reconcile
 from neuclip.acquire.run import fetch, plan_parts
 from neuclip.acquire.supplements import REPAIRS, ROUND, Family, find_families, outcomes
+from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import Progress
 from neuclip.stages.manifest import Manifest
@@ -59,7 +59,7 @@ def run_repair(
     work.collect()
     if work.to_try:
         work.report()
-        fetch(work.to_try, config, scratch=scratch, on_shard=work.finish, on_images=work.report)
+        fetch(work.to_try, config, scratch=scratch, on_shard=work.finish, on_fetched=work.report)
     supplements = sorted(work.supplements)
     if supplements:
         amend(join(root, STAGE), stage.key, "repair", {"supplements": supplements})
@@ -119,12 +119,13 @@ class _Work:
             self.supplements[partition.key] = account.ledger.out
         self.report()
 
-    def report(self, images: int = 0) -> None:
-        """Report progress in rows."""
+    def report(self, fetched: Counter[str | None] | None = None) -> None:
+        """Report progress in rows; `fetched` are those of supplements not finished yet, by reason."""
+        waiting = fetched.total() if fetched else 0
         total = sum(partition.num_rows for partition in self.to_try)
         self._progress(
             STAGE,
-            done=min(self.tried + images, total),
+            done=min(self.tried + waiting, total),
             total=total,
             note=f"repairing, {self.failed.total()} rows failed again",
         )

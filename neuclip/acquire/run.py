@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
-from neuclip.acquire.download import Shard, download
+from neuclip.acquire.download import OnFetched, Shard, download
 from neuclip.acquire.listing import PARTITIONS_FILE, Listed, known_slices, write_listing
 from neuclip.acquire.partitions import Partition, plan
 from neuclip.acquire.parts import STAGE, Parts
@@ -49,14 +49,16 @@ def run_acquire(
     missing = parts.missing()
     num_reused = len(parts.planned) - len(missing)
     parts.report()
-    fetch(missing, config, scratch=workspace.scratch, on_shard=parts.finish, on_images=parts.report)
+    fetch(
+        missing, config, scratch=workspace.scratch, on_shard=parts.finish, on_fetched=parts.report
+    )
     if takedowns_at(root) != taken_down:
         raise DataError(
             f"a takedown was made at {root} while acquire ran, so it may have been fetched after all; run "
             "`neuclip takedown` with its lists again, then run again"
         )
     acquire_uri = join(root, STAGE)
-    _check_failed_share(_ledger(parts, acquire_uri), config)
+    _check_failed_share(_ledger(parts, acquire_uri), parts.failed_hosts(), config)
     parts.commit_held()
     return assemble(parts, acquire_uri, workspace, num_reused=num_reused)
 
@@ -84,7 +86,7 @@ def fetch(
     *,
     scratch: Path,
     on_shard: OnShard,
-    on_images: Callable[[int], None],
+    on_fetched: OnFetched,
 ) -> None:
     """Fetch partitions; hand over each as soon as it is done, those without a row to fetch at once."""
     for partition in partitions:
@@ -97,7 +99,7 @@ def fetch(
             folder=scratch / "img2dataset",
             log_path=_log_path(to_fetch),
             on_shard=on_shard,
-            on_images=on_images,
+            on_fetched=on_fetched,
         )
 
 
@@ -180,7 +182,9 @@ def _log_path(partitions: Sequence[Partition]) -> Path:
     return path
 
 
-def _check_failed_share(ledger: Ledger, config: AcquireConfig) -> None:
+def _check_failed_share(
+    ledger: Ledger, failed_hosts: dict[str, int], config: AcquireConfig
+) -> None:
     failed = ledger.entered - ledger.out
     if failed <= config.max_failed_share * ledger.entered:
         return
@@ -188,7 +192,7 @@ def _check_failed_share(ledger: Ledger, config: AcquireConfig) -> None:
     raise DataError(
         f"{failed} of {ledger.entered} rows of {config.source} failed, {failed / ledger.entered:.0%}, more than "
         f"acquire.max_failed_share={config.max_failed_share:g} allows: {top}. "
-        f"The likely cause: {likely_cause(ledger.dropped)}. "
+        f"The likely cause: {likely_cause(ledger.dropped, failed_hosts)}. "
         "The next run fetches again the partitions in which the network alone failed that many; "
         "for the others too, run `--only acquire --force`"
     )

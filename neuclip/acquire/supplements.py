@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from neuclip.acquire.raw import ROWS
-from neuclip.acquire.reasons import TRANSIENT_REASONS
 from neuclip.acquire.refusals import TAKEN_DOWN
+from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.errors import IntegrityError
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import Ledger, add_ledgers, make_ledger

@@ -4,6 +4,7 @@ A row that cannot be fetched keeps its place and gets a reason; a table that con
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,9 @@ from neuclip.storage.files import exists, expand
 ALT = "alt"
 """The caption source that `caption_column` becomes."""
 
-_DEFAULT_UID_COLUMN = "uid"
+_DEFAULT_UID_COLUMN, _DEFAULT_SHA256_COLUMN = "uid", "sha256"
 _BATCH_ROWS = 10_000
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _WEB_SCHEMES = ("http://", "https://")
 
 Record = dict[str, Any]
@@ -37,6 +39,8 @@ class Row:
     url: str | None
     captions: dict[str, list[str]]
     reason: str | None
+    sha256: str | None = None
+    """Hex digest that the downloaded bytes must have, None if the table does not say."""
     kept: tuple[Any, ...] = ()
     """Values of the columns that are kept."""
 
@@ -141,6 +145,8 @@ def check_columns(record: Record, uri: str, config: AcquireConfig) -> bool:
     required |= {f"caption_columns.{name}": col for name, col in config.caption_columns.items()}
     if config.uid_column != _DEFAULT_UID_COLUMN:
         required["uid_column"] = config.uid_column
+    if config.sha256_column != _DEFAULT_SHA256_COLUMN:
+        required["sha256_column"] = config.sha256_column
     required |= {f"keep_columns.{place}": col for place, col in enumerate(config.keep_columns)}
     for field, column in required.items():
         if column not in record:
@@ -168,7 +174,8 @@ def row_of(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) 
     else:
         uid = uid_of(url or "", captions.get(ALT, [""])[0])
     kept = tuple(record[column] for column in config.keep_columns)
-    return Row(uid=uid, url=url, captions=captions, reason=_reason(url), kept=kept)
+    sha256 = _sha256(record.get(config.sha256_column), where, config)
+    return Row(uid, url, captions, _reason(url), sha256, kept)
 
 
 def _url(value: object, where: str, config: AcquireConfig) -> str | None:
@@ -193,6 +200,17 @@ def _uid(value: object, where: str, config: AcquireConfig) -> str:
             "take the column out of the table to have uids derived from url and caption"
         )
     return uid
+
+
+def _sha256(value: object, where: str, config: AcquireConfig) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not _SHA256.fullmatch(value.strip()):
+        raise DataError(
+            f"column {config.sha256_column!r} of {where} holds {value!r}, expected 64 hex digits or nothing; "
+            "set acquire.sha256_column to the column with the hashes, or to a name that the table does not have"
+        )
+    return value.strip().lower()
 
 
 def _texts(value: object, where: str, column: str) -> list[str]:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _TERMINATION_GRACE_S = 10.0
 _TAIL_LINES = 12
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def die_with_parent(number: int = signal.SIGTERM) -> None:
@@ -136,6 +137,7 @@ def run_child(
     log_path: Path,
     environment: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
+    on_start: Callable[[Child], None] | None = None,
     on_tick: Callable[[], None] | None = None,
     tick_s: float = 1.0,
 ) -> None:
@@ -143,17 +145,32 @@ def run_child(
 
     Args:
         on_line: is called with each line of output, in a thread of its own.
+        on_start: is called with the child once it runs.
         on_tick: is called every `tick_s` seconds; an exception from it ends the child and is raised.
     Raises: ChildError: with the end of the log, if the exit code is not 0.
     """
     with running(
         command, name=name, log_path=log_path, environment=environment, on_line=on_line
     ) as child:
+        if on_start is not None:
+            on_start(child)
         while child.is_running:
             time.sleep(tick_s)
             if on_tick is not None:
                 on_tick()
     child.check()
+
+
+def largest_member(groups: Sequence[int]) -> tuple[int, float]:
+    """Return the process of these groups that holds most memory, and its resident MiB; (0, 0.0) if there is none."""
+    largest = (0, 0.0)
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError, IndexError):  # it ended meanwhile
+            state = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(state[2]) in groups:
+                resident_mib = int(state[21]) * _PAGE_BYTES / 2**20
+                largest = max(largest, (int(folder.name), resident_mib), key=lambda found: found[1])
+    return largest
 
 
 def _how(code: int) -> str:

@@ -5,6 +5,7 @@ import json
 import sys
 import tarfile
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +16,8 @@ from neuclip.acquire.download import Watch, shard_of
 from neuclip.acquire.partitions import plan
 from neuclip.acquire.parts import Parts
 from neuclip.acquire.reasons import REASONS, reason_of
+from neuclip.acquire.receipts import Receipt, Receipts
 from neuclip.acquire.reconcile import reconcile
-from neuclip.acquire.tar_count import TarCounter
 from neuclip.foundation.children import run_child
 from neuclip.foundation.errors import ChildError, DataError, IntegrityError
 from neuclip.foundation.progress import silent
@@ -51,7 +52,9 @@ def write_shard(folder, rows, *, images, successes):
                 tar.addfile(info, io.BytesIO(content))
     stats = {"count": len(rows), "successes": successes}
     shard.stats_path.write_text(json.dumps(stats), encoding="utf-8")
-    return shard
+    fetched = [row for row in rows if row["status"] == "success"]
+    receipts = {row["uid"]: Receipt(None, None, f"sha of {row['uid']}", "a") for row in fetched}
+    return replace(shard, receipts=receipts)
 
 
 @pytest.fixture
@@ -81,6 +84,31 @@ def test_a_whole_shard_is_accounted_in_the_order_of_the_table(partition, tmp_pat
         key = row["member"].removesuffix(".jpg")
         assert tar[row["offset"] : row["offset"] + row["size"]] == f"image {key}".encode()
     assert account.ledger.dropped == {"http_404": 1}
+    assert account.failed_hosts == {"a": 1}
+
+
+def test_the_guards_word_counts_over_the_downloaders(partition, tmp_path):
+    rows = [fetched_row(0), fetched_row(1, error="HTTP Error 403: dns"), fetched_row(2)]
+    shard = write_shard(tmp_path / "raw", rows, images=[KEYS[0], KEYS[2]], successes=2)
+    refused = Receipt("dns", "there is no a", None, "a")
+    shard = replace(shard, receipts={**shard.receipts, uid(1): refused})
+    account = reconcile(partition, shard, folder=tmp_path / "part")
+    outcomes = pq.read_table(account.folder / "rows.parquet").to_pylist()
+    assert [(r["reason"], r["detail"]) for r in outcomes] == [
+        (None, None),
+        ("dns", "there is no a"),
+        (None, None),
+    ]
+    assert outcomes[0]["sha256"] == f"sha of {uid(0)}"
+
+
+def test_a_picture_that_did_not_come_through_the_guard_is_refused(partition, tmp_path):
+    rows = [fetched_row(n) for n in range(3)]
+    shard = write_shard(tmp_path / "raw", rows, images=KEYS, successes=3)
+    receipts = dict(shard.receipts)
+    del receipts[uid(1)]
+    with pytest.raises(IntegrityError, match=uid(1)):
+        reconcile(partition, replace(shard, receipts=receipts), folder=tmp_path / "part")
 
 
 @pytest.mark.parametrize(
@@ -172,36 +200,62 @@ def test_messages_become_reasons(status, message, reason):
     assert reason in REASONS
 
 
-def test_images_are_counted_while_the_tar_grows(tmp_path):
-    """Oracle: a tar written by hand, cut at every block."""
-    shard = write_shard(tmp_path / "raw", [], images=KEYS, successes=3)
-    whole = shard.tar.read_bytes()
-    growing = tmp_path / "growing.tar"
-    counter = TarCounter(growing)
-    counts = [counter.count()]
-    for end in range(256, 12 * 512, 256):
-        growing.write_bytes(whole[:end])
-        counts.append(counter.count())
+def test_receipts_are_read_while_they_are_written(tmp_path):
+    """Oracle: a journal written by hand, cut at every byte."""
+    lines = [
+        {"uid": uid(0), "reason": None, "detail": None, "sha256": "00", "host": "a", "hops": 0},
+        {"uid": uid(1), "reason": "dns", "detail": "no b", "sha256": None, "host": "b", "hops": 0},
+    ]
+    whole = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    journal = tmp_path / "journal.jsonl"
+    receipts = Receipts(journal)
+    counts = [receipts.read()]
+    for end in range(len(whole) + 1):
+        journal.write_bytes(whole[:end])
+        counts.append(receipts.read())
+    assert (counts[0], counts[-1]) == (0, 2)
     assert counts == sorted(counts)
-    assert (counts[0], counts[-1]) == (0, 3)
+    assert receipts.reasons() == {None: 1, "dns": 1}
+    assert receipts.take([uid(1), uid(7)]) == {uid(1): Receipt("dns", "no b", None, "b")}
+    assert receipts.reasons() == {None: 1}
 
 
-def test_a_download_that_stalls_is_ended(partition, tmp_path):
-    """Oracle: a child that only sleeps."""
-    watch = Watch(
-        {shard_of(tmp_path, 0): partition},
-        stall_s=0.3,
-        start_up_s=0.2,
+def watch_of(partition, config, folder, **limits):
+    return Watch(
+        {shard_of(folder, 0): partition},
+        config.model_copy(update=limits),
+        receipts=Receipts(folder / "journal.jsonl"),
+        guard=None,
         on_shard=lambda partition, shard: None,
-        on_images=lambda images: None,
+        on_fetched=lambda reasons: None,
+        start_up_s=0.2,
     )
+
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+HOLD = [sys.executable, "-c", "import time; held = b'x' * 200_000_000; time.sleep(60)"]
+
+
+@pytest.mark.parametrize(
+    ("command", "limits", "words"),
+    [
+        (SLEEP, {"stall_s": 0.3}, r"nothing for 0\.3 s with 1 partitions"),
+        (SLEEP, {"longest_s": 0.3}, r"longer than acquire\.longest_s=0\.3 with 1 partitions"),
+        (HOLD, {"worker_memory_mib": 100}, r"grew to \d+ MiB.*worker_memory_mib=100"),
+    ],
+    ids=["stalls", "takes too long", "grows too large"],
+)
+def test_a_download_past_a_limit_is_ended(config, partition, tmp_path, command, limits, words):
+    """Oracle: a child that does only that."""
+    watch = watch_of(partition, config, tmp_path, **limits)
     started = time.monotonic()
-    with pytest.raises(ChildError, match=r"nothing for 0\.3 s with 1 partitions"):
+    with pytest.raises(ChildError, match=words):
         run_child(
-            [sys.executable, "-c", "import time; time.sleep(60)"],
-            name="sleeper",
+            command,
+            name="child",
             log_path=tmp_path / "log",
+            on_start=watch.begin,
             on_tick=watch.tick,
             tick_s=0.1,
         )
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20

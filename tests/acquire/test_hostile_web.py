@@ -39,17 +39,17 @@ def hostile_cases(url: str) -> list[tuple[str | None, str | None]]:
         (f"{url}/../../etc/passwd", "http_404"),
         (f"{url}/-/status/403/x", "http_403"),
         (f"{url}/-/status/410/x", "http_410"),
-        (f"{url}/-/status/429/x", "http_4xx"),
+        (f"{url}/-/status/429/x", "http_429"),
         (f"{url}/-/status/500/x", "http_5xx"),
-        (f"{url}/garbage.jpg", "undecodable"),
-        (f"{url}/-/html", "undecodable"),
-        (f"{url}/-/empty", "undecodable"),
+        (f"{url}/garbage.jpg", "not_an_image"),
+        (f"{url}/-/html", "not_an_image"),
+        (f"{url}/-/empty", "not_an_image"),
         (f"{url}/huge.jpg", "too_large"),
         (f"{url}/-/truncated/good.jpg", "truncated"),
         (f"{url}/-/noai/good.jpg", "opt_out_header"),
         (f"{url}/-/slow/4/good.jpg", "timeout"),
         (f"http://127.0.0.1:{closed_port()}/good.jpg", "connection"),
-        (f"{url}/a space.jpg", "bad_url"),
+        (f"{url}/a space.jpg", "http_404"),
         ("file:///etc/passwd", "bad_scheme"),
         ("good.jpg", "bad_scheme"),
         (None, "no_url"),
@@ -77,9 +77,14 @@ def two_runs(acquire, pictures, tmp_path_factory):
             on_duplicate_uid="keep_first",
             image_size=32,
             partition_rows=12,
-            timeout_s=2,
-            retries=0,
-            max_image_pixels=1_000_000,
+            egress={
+                "allow_hosts": ["127.0.0.1"],
+                "timeout_s": 2,
+                "retries": 0,
+                "max_image_pixels": 1_000_000,
+                "host_concurrency": 8,
+                "host_requests_per_s": 0,
+            },
             max_failed_share=0.9,
             processes=1,
             threads=8,
@@ -135,7 +140,7 @@ def test_the_ledger_counts_every_row_of_the_table(two_runs):
     reasons = [reason for _, reason in two_runs.cases if reason] + ["duplicate_uid"]
     assert (ledger.entered, ledger.out) == (len(two_runs.cases) + 1, 4)
     assert ledger.dropped == {reason: reasons.count(reason) for reason in set(reasons)}
-    assert two_runs.first.summary["messages"]["http_404"] == {"HTTP Error 404: Not Found": 2}
+    assert two_runs.first.summary["messages"]["http_404"] == {"HTTP 404 Not Found": 3}
     assert two_runs.reports[-1] == (ledger.entered, ledger.entered)
 
 
@@ -153,7 +158,7 @@ def test_offset_and_size_read_back_the_image(two_runs):
 
 
 def test_a_new_file_fetches_only_itself(two_runs):
-    assert two_runs.late_requests == ["/more.jpg"]
+    assert two_runs.late_requests == ["/robots.txt", "/more.jpg"]
     assert two_runs.second.parts[:-1] == two_runs.first.parts
     assert len(two_runs.first.parts) == 2
     assert two_runs.second.summary["reused"] == 2
@@ -207,7 +212,8 @@ from neuclip.stages.workspace import Workspace
 base = Path(sys.argv[1])
 for name in ("output", "scratch"):
     (base / name).mkdir()
-config = AcquireConfig(table=sys.argv[2], timeout_s=300, max_failed_share=1.0)
+egress = {"allow_hosts": ["127.0.0.1"], "timeout_s": 300, "deadline_s": 300}
+config = AcquireConfig(table=sys.argv[2], egress=egress, max_failed_share=1.0)
 workspace = Workspace(uri=str(base / "stage"), output=base / "output", scratch=base / "scratch")
 run_acquire(config, root=str(base / "root"), workspace=workspace, progress=silent, force=False)
 """
