@@ -5,6 +5,7 @@ from typing import Any
 from prefect import Flow, flow
 
 from flows.artifacts import show
+from flows.shared import fetch_by_workers, is_shared
 from neuclip.journey import from_stage, identify
 from neuclip.recipe import Recipe, load_recipe
 from tasks.stage import do_stage
@@ -42,7 +43,13 @@ def stage_flow(stage: str, purpose: str) -> Flow[..., list[dict[str, Any]]]:
         """
         loaded = read_recipe(recipe, overrides)
         stages = (stage,) if only else from_stage(stage)
-        return [show(do_stage(loaded, name, force=force)) for name in stages]
+        by_workers = "acquire" in stages and is_shared(loaded, force=force)
+        if by_workers:
+            fetch_by_workers(recipe, overrides, loaded, force=force)
+        return [
+            show(do_stage(loaded, name, force=force and not (by_workers and name == "acquire")))
+            for name in stages
+        ]
 
     return begin_at_stage
 

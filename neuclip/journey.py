@@ -28,7 +28,13 @@ from neuclip.recipe import Recipe
 from neuclip.selection import config as selection
 from neuclip.shards import config as shards
 from neuclip.stages.keys import digest, fingerprint, stage_key
-from neuclip.stages.manifest import Manifest, committed_manifests, is_committed, read_manifest
+from neuclip.stages.manifest import (
+    MANIFEST,
+    Manifest,
+    committed_manifests,
+    is_committed,
+    read_manifest,
+)
 from neuclip.stages.workspace import (
     Outcome,
     StageIdentity,
@@ -36,7 +42,7 @@ from neuclip.stages.workspace import (
     commit_stage,
     scratch_folder,
 )
-from neuclip.storage.files import list_files
+from neuclip.storage.files import list_files, remove
 from neuclip.storage.uris import is_local, join, local_part, name_of
 from neuclip.training import config as training
 
@@ -178,7 +184,7 @@ def run_stage(
     identity = identities[check_stage(stage)]
     _require_above(identities, stage)
     start = time.monotonic()
-    with _made_web(recipe, stage, is_needed=force or not is_committed(identity.uri)):
+    with made_web(recipe, stage, is_needed=force or not is_committed(identity.uri)):
         manifest, ran = commit_stage(
             identity,
             lambda workspace: _work(recipe, stage, identities, workspace, progress, force=force),
@@ -193,6 +199,11 @@ def run_stage(
         manifest=manifest,
         seconds=round(time.monotonic() - start, 3),
     )
+
+
+def reopen(recipe: Recipe, stage: str) -> None:
+    """Remove the commit record of a stage that has parts, so that it is put together again from them."""
+    remove(join(identify(recipe)[check_stage(stage)].uri, MANIFEST))
 
 
 def run_journey(
@@ -236,7 +247,7 @@ def repair(recipe: Recipe, *, progress: Progress = silent) -> "tuple[Repair, Sta
         )  # an earlier repair ended before it was put together
     with (
         scratch_folder(recipe.root) as scratch,
-        _made_web(recipe, "acquire", is_needed=True),
+        made_web(recipe, "acquire", is_needed=True),
     ):
         done = run_repair(
             recipe.acquire,
@@ -410,7 +421,7 @@ def _labelled(items: list[Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _made_web(recipe: Recipe, stage: str, *, is_needed: bool) -> Generator[None]:
+def made_web(recipe: Recipe, stage: str, *, is_needed: bool) -> Generator[None]:
     """Draw the demo's pictures and serve them while acquire runs; the evaluation sets are drawn with them."""
     if recipe.demo is None or not is_needed or stage not in ("acquire", "curate", "evaluate"):
         yield

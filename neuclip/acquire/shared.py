@@ -1,0 +1,185 @@
+"""Partitions shared out over workers on this machine or others: what each is handed, and what it does with it.
+
+Planned rows travel as files at the root: the table is read and cut once, so that all workers and the stage mean the
+same partitions, and a worker needs to reach nothing but the root and the web. Whether a partition is done is known by
+its commit record at the root alone.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.partitions import Partition
+from neuclip.acquire.parts import STAGE, Parts
+from neuclip.acquire.refusals import takedowns_at
+from neuclip.acquire.run import fetch, plan_parts
+from neuclip.foundation.errors import ChildError, DataError
+from neuclip.foundation.progress import Progress
+from neuclip.stages.manifest import PARTS, is_committed
+from neuclip.stages.workspace import scratch_folder
+from neuclip.storage.files import get_file, put_file, remove_tree
+from neuclip.storage.uris import join
+
+log = logging.getLogger(__name__)
+
+_PLANS = "plans"
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A partition to fetch; its rows wait at the root under its key."""
+
+    key: str
+    file: str
+    first_row: int
+    num_rows: int
+    num_to_fetch: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker is handed."""
+
+    number: int
+    plans_uri: str
+    partitions: tuple[Planned, ...]
+
+    @property
+    def name(self) -> str:
+        """What people know the worker by."""
+        return f"worker-{self.number}"
+
+
+def hand_out(
+    config: AcquireConfig, *, root: str, stage_key: str, progress: Progress, force: bool
+) -> list[Share]:
+    """Plan acquire and share the partitions out that are to be fetched, so that each worker has about as many.
+
+    Raises: DataError: as `run_acquire`.
+    """
+    plans_uri = join(root, STAGE, _PLANS, stage_key)
+    with scratch_folder(root) as scratch:
+        parts = plan_parts(config, root=root, scratch=scratch, progress=progress, force=force)
+        to_fetch = [partition for partition in parts.missing() if partition.num_to_fetch]
+        remove_tree(plans_uri)
+        for partition in to_fetch:
+            put_file(partition.plan_path, _plan_uri(plans_uri, partition.key))
+    planned = [Planned(p.key, p.file, p.first_row, p.num_rows, p.num_to_fetch) for p in to_fetch]
+    workers = min(config.scale.workers, len(planned))
+    return [
+        Share(number + 1, plans_uri, tuple(planned[number::workers])) for number in range(workers)
+    ]
+
+
+def for_one_of(config: AcquireConfig, workers: int) -> AcquireConfig:
+    """Return the recipe of one worker: what one host is asked is shared out, for they do not know of each other."""
+    egress = config.egress
+    gentle = {
+        "host_concurrency": max(1, egress.host_concurrency // workers),
+        "host_requests_per_s": egress.host_requests_per_s / workers,
+    }
+    return config.model_copy(update={"egress": egress.model_copy(update=gentle)})
+
+
+def describe_limits(config: AcquireConfig, workers: int) -> str:
+    """Say how gently workers ask one host together."""
+    one = for_one_of(config, workers).egress
+    rate = (
+        f"{one.host_requests_per_s:g} requests a second" if one.host_requests_per_s else "no rate"
+    )
+    at_once = one.host_concurrency * workers
+    more = (
+        f", more than acquire.egress.host_concurrency={config.egress.host_concurrency}, since each has one at least"
+        if at_once > config.egress.host_concurrency
+        else ""
+    )
+    return (
+        f"{workers} workers share the limits of a host out: each has {rate} and {one.host_concurrency} at a time, "
+        f"together {at_once} at a time{more}"
+    )
+
+
+def fetch_share(
+    share: Share, config: AcquireConfig, *, root: str, progress: Progress, force: bool
+) -> list[str]:
+    """Fetch the partitions of a share and commit each at the root; those that are committed are not fetched again.
+
+    Args:
+        config: of one worker, see `for_one_of`.
+        force: fetch committed partitions again too.
+    Returns: keys of partitions that are not committed, because it looks as if the network had been down: the stage
+        fetches them again and judges the table as a whole.
+    Raises: ChildError: if img2dataset failed; partitions that were finished are kept.
+    """
+    with scratch_folder(root) as scratch:
+        partitions = [_partition(planned, share, scratch / "plan") for planned in share.partitions]
+        parts = Parts(
+            partitions,
+            config,
+            root=root,
+            folder=scratch / "parts",
+            progress=progress,
+            force=force,
+        )
+        missing = parts.missing()
+        log.info("%s fetches %d of %d partitions", share.name, len(missing), len(partitions))
+        fetch(missing, config, scratch=scratch, on_shard=parts.finish, on_fetched=parts.report)
+        return [partition.key for partition in partitions if partition.key not in parts.committed]
+
+
+def unfinished(share: Share, *, root: str, force: bool) -> list[str]:
+    """Return the keys of a share's partitions that are not committed at the root; by force, all of them."""
+    if force:
+        return [planned.key for planned in share.partitions]
+    uris = {planned.key: join(root, STAGE, PARTS, planned.key) for planned in share.partitions}
+    return [key for key, uri in uris.items() if not is_committed(uri)]
+
+
+def failure(reasons: dict[str, list[str]], *, of: int) -> ChildError:
+    """Return the error of workers that failed: what each said, with the partitions it did not fetch."""
+    said = "; ".join(
+        f"{why} (partitions {', '.join(keys[:_SHOWN])}{', ...' * (len(keys) > _SHOWN)})"
+        for why, keys in reasons.items()
+    )
+    count = sum(len(keys) for keys in reasons.values())
+    return ChildError(
+        f"{count} of {of} partitions were not fetched: {said}. The others are kept: run again"
+    )
+
+
+def check_takedowns(root: str, before: object) -> None:
+    """Refuse what was fetched while something was taken down.
+
+    Raises: DataError: if it was.
+    """
+    if takedowns_at(root) != before:
+        raise DataError(
+            f"a takedown was made at {root} while workers fetched, so it may have been fetched after all; run "
+            "`neuclip takedown` with its lists again, then run again"
+        )
+
+
+def clear_plans(shares: Sequence[Share]) -> None:
+    """Remove the planned rows from the root."""
+    for uri in {share.plans_uri for share in shares}:
+        remove_tree(uri)
+
+
+def _plan_uri(plans_uri: str, key: str) -> str:
+    return join(plans_uri, f"{key}.parquet")
+
+
+def _partition(planned: Planned, share: Share, folder: Path) -> Partition:
+    path = folder / f"{planned.key}.parquet"
+    get_file(_plan_uri(share.plans_uri, planned.key), path)
+    return Partition(
+        key=planned.key,
+        file=planned.file,
+        first_row=planned.first_row,
+        num_rows=planned.num_rows,
+        num_to_fetch=planned.num_to_fetch,
+        plan_path=path,
+    )
