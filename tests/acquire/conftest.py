@@ -40,9 +40,19 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def acquire() -> Callable[..., Manifest]:
-    """Run acquire below a root and return the stage's manifest."""
+    """Run acquire below a root and return the stage's manifest.
 
-    def run(config: AcquireConfig, root: Path, *, force: bool = False, progress=silent) -> Manifest:
+    With `force` everything is fetched again; with `again` the stage is put together again from what is there.
+    """
+
+    def run(
+        config: AcquireConfig,
+        root: Path,
+        *,
+        force: bool = False,
+        again: bool = False,
+        progress=silent,
+    ) -> Manifest:
         table = fingerprint(config.table, TABLE_SUFFIXES)
         identity = StageIdentity(
             stage=STAGE,
@@ -57,7 +67,7 @@ def acquire() -> Callable[..., Manifest]:
             lambda workspace: run_acquire(
                 config, root=str(root), workspace=workspace, progress=progress, force=force
             ),
-            force=force,
+            force=force or again,
         )
         return manifest
 

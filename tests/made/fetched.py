@@ -14,10 +14,13 @@ from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.parts import commit_account, part_identity
 from neuclip.acquire.reconcile import ROWS_SCHEMA, Account
 from neuclip.acquire.run import plan_parts
+from neuclip.acquire.supplements import REPAIRS, ROUND, find_families, outcomes
+from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.progress import silent
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import Manifest
 from neuclip.stages.workspace import scratch_folder
+from neuclip.storage.uris import join
 
 FailedFor = Callable[[str], str | None]
 """Tells of a uid why it failed, None if its picture is there."""
@@ -83,3 +86,26 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
     offset = tar.offset + 512
     tar.addfile(info, io.BytesIO(content))
     return offset
+
+
+def commit_supplements(
+    config: AcquireConfig, root: str, *, failed_for: FailedFor = lambda uid: None
+) -> list[Manifest]:
+    """Commit a next supplement for each partition with rows that may be tried again, as a repair would."""
+    acquire_uri = join(root, "acquire")
+    manifests = []
+    with scratch_folder(root) as scratch:
+        parts = plan_parts(config, root=root, scratch=scratch, progress=silent, force=False)
+        assert not parts.missing()
+        families = find_families(acquire_uri, [parts.committed[p.key] for p in parts.planned])
+        for partition, family in zip(parts.planned, families, strict=True):
+            words = outcomes(acquire_uri, family)
+            rows = [row for row in partition.rows() if words[row["uid"]] in TRANSIENT_REASONS]
+            if rows:
+                key = family.next_key()
+                inputs = {REPAIRS: family.base.key, ROUND: str(family.next_round)}
+                account = fill(rows, scratch / key, failed_for)
+                manifests.append(
+                    commit_account(part_identity(config, key, inputs, root=root), account)
+                )
+    return manifests
