@@ -102,6 +102,8 @@ async def start(
             await connected(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             return  # the visitor went away, or sent too much
+        except asyncio.CancelledError:
+            return  # the server ends
         except NoHttp:
             writer.write(whole(b"", status=400))
             writer.close()
