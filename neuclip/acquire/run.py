@@ -1,5 +1,6 @@
 """The acquire stage: URL table in, partitions of images and outcome rows out."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from neuclip.stages.manifest import PARTS, Manifest
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.cache import cache_folder, local_copy
 from neuclip.storage.uris import join
+
+log = logging.getLogger(__name__)
 
 OnShard = Callable[[Partition, Shard | None], None]
 
@@ -93,6 +96,11 @@ def fetch(
         if not partition.num_to_fetch:
             on_shard(partition, None)
     if to_fetch := [partition for partition in partitions if partition.num_to_fetch]:
+        if not (config.egress.contact or config.egress.allow_hosts):
+            log.warning(
+                "acquire.egress.contact is not set, so hosts do not learn whom to write to before they block you; "
+                "set an e-mail address or a page"
+            )
         download(
             to_fetch,
             config,

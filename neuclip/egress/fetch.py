@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import time
-from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from random import random
 
 import aiohttp
 from aiohttp import http_exceptions
+from cachetools import LRUCache
 from yarl import URL
 
 from neuclip.egress import opt_outs, pictures, robots
@@ -25,6 +25,8 @@ from neuclip.egress.resolver import CheckedResolver
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NAMED_STATUS = {403: "http_403", 404: "http_404", 410: "http_410", 429: "http_429"}
+_HOSTS_KEPT = 50_000
+"""Far more than are asked at once; one that was forgotten begins anew."""
 _LARGE_BODY_BYTES = 4_000_000
 _LARGE_BODIES_AT_A_TIME = 4
 _FIRST_BACK_OFF_S = 1.0
@@ -77,11 +79,7 @@ class Fetcher:
     def __init__(self, config: EgressConfig) -> None:
         self._config = config
         self._resolver = CheckedResolver(config)
-        self._hosts: defaultdict[str, Host] = defaultdict(
-            lambda: Host(
-                concurrency=config.host_concurrency, requests_per_s=config.host_requests_per_s
-            )
-        )
+        self._hosts = LRUCache[str, Host](_HOSTS_KEPT)
         self._robots = robots.Robots(self._get_robots)
         self._large = asyncio.Semaphore(_LARGE_BODIES_AT_A_TIME)
         self._converting = asyncio.Semaphore(1)  # a large picture decoded takes hundreds of MB
@@ -159,13 +157,22 @@ class Fetcher:
         """Return the body, or the URL that the answer points to."""
         assert url.raw_host is not None
         assert url.port is not None
-        host = self._hosts[url.raw_host]
+        host = self._host(url.raw_host)
         async with _refusals():
             await self._resolver.checked(url.raw_host, url.port)
             if with_robots and (delay_s := await self._robots.check(url)):
                 host.slow_down(delay_s)
             async with host.place(), budget.spent():
                 return await self._exchange(url, host, is_picture=with_robots)
+
+    def _host(self, name: str) -> Host:
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._hosts[name] = Host(
+                concurrency=self._config.host_concurrency,
+                requests_per_s=self._config.host_requests_per_s,
+            )
+        return host
 
     async def _exchange(self, url: URL, host: Host, *, is_picture: bool) -> bytes | URL:
         async with self._session.get(url, allow_redirects=False) as response:

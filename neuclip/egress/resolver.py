@@ -11,11 +11,13 @@ import dns.nameserver
 import dns.rdatatype
 import dns.resolver
 from aiohttp.abc import AbstractResolver, ResolveResult
+from cachetools import LRUCache
 
 from neuclip.egress.addresses import Address, is_allowed, is_public, literal
 from neuclip.egress.config import EgressConfig, name_server
 from neuclip.egress.refusal import Refusal
 
+_NAMES_KEPT = 50_000
 _LIFETIME_S = 8.0
 _FAILED_FOR_S = 30.0
 _KEPT_AT_LEAST_S = 30.0
@@ -32,7 +34,7 @@ class CheckedResolver(AbstractResolver):
     def __init__(self, config: EgressConfig) -> None:
         self._allow_hosts = config.allow_hosts
         self._asked = _name_servers(config.dns_servers)
-        self._kept: dict[str, tuple[float, asyncio.Future[list[Address]]]] = {}
+        self._kept = LRUCache[str, tuple[float, asyncio.Future[list[Address]]]](_NAMES_KEPT)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -90,7 +92,7 @@ class CheckedResolver(AbstractResolver):
                 )
                 answer.exception()  # somebody has looked at it: nobody else may be waiting
                 if not isinstance(error, Refusal):
-                    del self._kept[name]
+                    self._kept.pop(name, None)
                     raise
             self._kept[name] = (time.monotonic() + max(for_s, _KEPT_AT_LEAST_S), answer)
         return await asyncio.shield(answer)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from cachetools import LRUCache
 from protego import Protego
 from yarl import URL
 
@@ -13,6 +14,7 @@ PRODUCT_TOKEN = "neuclip"  # noqa: S105  # a name, no secret
 MAX_BYTES = 512_000
 """What is read of a robots.txt (RFC 9309 asks for at least 500 KiB)."""
 
+_HOSTS_KEPT = 20_000
 _KEPT_S, _SILENCE_KEPT_S = 24 * 3600.0, 300.0
 """How long rules count (RFC 9309, 2.4), and how long a host that did not answer is not asked again."""
 _LONGEST_CRAWL_DELAY_S = 30.0
@@ -32,7 +34,7 @@ class Robots:
 
     def __init__(self, get: Get) -> None:
         self._get = get
-        self._rules: dict[URL, tuple[float, asyncio.Task[Protego]]] = {}
+        self._rules = LRUCache[URL, tuple[float, asyncio.Task[Protego]]](_HOSTS_KEPT)
 
     async def check(self, url: URL) -> float:
         """Return the crawl delay of the URL's host in seconds, 0 if it names none.
