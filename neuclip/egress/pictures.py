@@ -21,9 +21,15 @@ from neuclip.egress.config import EgressConfig
 from neuclip.egress.refusal import Refusal
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_MAGIC = (_JPEG_MAGIC, _PNG_MAGIC, b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _PLAIN_MODES = ("L", "RGB", "RGBA")
 _ORIENTATION = 0x0112
+_START_OF_SCAN = b"\xff\xda"
+_MAX_SCANS = 100
+"""A progressive JPEG has about ten; each costs a pass over all pixels, and a thousand fit into 20 kB."""
+_MAX_CHUNKS = 50_000
+"""Writers fill a chunk with 8 kB or more."""
 _PNG_DEPTH = 24
 """Where the header of a PNG has its bits a channel."""
 _BROKEN = (
@@ -62,6 +68,10 @@ def inspect(body: bytes, config: EgressConfig) -> Picture:
         raise Refusal("not_an_image", "no bytes")
     if _is_webp(body):
         _check_pixels(*_webp_size(body), config)  # before Pillow allocates its canvas
+    elif body.startswith(_PNG_MAGIC):
+        _check_chunks(body)
+    elif body.startswith(_JPEG_MAGIC) and body.count(_START_OF_SCAN) > _MAX_SCANS:
+        raise Refusal("undecodable", f"a JPEG of more than {_MAX_SCANS} scans")
     try:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             _check_pixels(*image.size, config)
@@ -107,6 +117,23 @@ def _check_pixels(width: int, height: int, config: EgressConfig) -> None:
         raise Refusal(
             "too_large", f"{width}x{height} pixels, allowed are {config.max_image_pixels}"
         )
+
+
+def _check_chunks(body: bytes) -> None:
+    """Refuse a PNG that ends inside a chunk: OpenCV allocates what a chunk says, 2 GB for a file of 77 bytes.
+
+    Raises: Refusal: `undecodable`.
+    """
+    place = len(_PNG_MAGIC)
+    for _ in range(_MAX_CHUNKS):
+        length = int.from_bytes(body[place : place + 4], "big")
+        is_last = body[place + 4 : place + 8] == b"IEND"
+        place += 12 + length
+        if place > len(body):
+            raise Refusal("undecodable", f"cut off {place - len(body)} bytes before a chunk ends")
+        if is_last:
+            return
+    raise Refusal("undecodable", f"a PNG of more than {_MAX_CHUNKS} chunks")
 
 
 def _is_plain(image: Image.Image, body: bytes) -> bool:

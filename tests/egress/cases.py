@@ -670,14 +670,7 @@ def _bombs() -> list[Case]:
             )
             for name in ("profile", "text")
         ),
-        on(
-            "bombs",
-            "/scans.jpg",
-            also=("undecodable", "timeout"),
-            size=(960, 960),
-            corners=((99, 99, 99),) * 4,
-            times=None,
-        ),
+        on("bombs", "/scans.jpg", "undecodable"),
     ]
 
 
