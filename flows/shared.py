@@ -52,7 +52,7 @@ def fetch_shares(recipe: str, overrides: dict[str, Any] | None = None, *, force:
     log.info(describe_limits(loaded.acquire, len(shares)))
     try:
         with made_web(loaded, "acquire", is_needed=True):
-            waiting = _fetch(shares, loaded, force=force)
+            waiting = fetch_all(shares, loaded, force=force)
     finally:
         clear_plans(shares)
     check_takedowns(loaded.root, taken_down)
@@ -64,7 +64,7 @@ def fetch_shares(recipe: str, overrides: dict[str, Any] | None = None, *, force:
         )
 
 
-def _fetch(shares: list[Share], recipe: Recipe, *, force: bool) -> list[str]:
+def fetch_all(shares: list[Share], recipe: Recipe, *, force: bool) -> list[str]:
     """Fetch the shares, each by a worker; return the keys of partitions that wait for the stage."""
     futures = fetch_partitions.map(shares, unmapped(recipe), workers=len(shares), force=force)
     waiting: list[str] = []

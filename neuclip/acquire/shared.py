@@ -87,19 +87,17 @@ def for_one_of(config: AcquireConfig, workers: int) -> AcquireConfig:
 def describe_limits(config: AcquireConfig, workers: int) -> str:
     """Say how gently workers ask one host together."""
     one = for_one_of(config, workers).egress
-    rate = (
-        f"{one.host_requests_per_s:g} requests a second" if one.host_requests_per_s else "no rate"
-    )
     at_once = one.host_concurrency * workers
-    more = (
-        f", more than acquire.egress.host_concurrency={config.egress.host_concurrency}, since each has one at least"
-        if at_once > config.egress.host_concurrency
-        else ""
+    rate = one.host_requests_per_s
+    often = f"{rate:g} times a second" if rate else "as often as it likes"
+    told = (
+        f"{workers} workers share the limits of a host out: each asks it {often} and {one.host_concurrency} at a time, "
+        f"all together {at_once} at a time"
     )
-    return (
-        f"{workers} workers share the limits of a host out: each has {rate} and {one.host_concurrency} at a time, "
-        f"together {at_once} at a time{more}"
-    )
+    limit = config.egress.host_concurrency
+    if at_once <= limit:
+        return told
+    return f"{told}, more than acquire.egress.host_concurrency={limit}, since each must ask one at least"
 
 
 def fetch_share(

@@ -1,0 +1,293 @@
+"""Oracle: acquire by one download in this process, against real local clusters of Dask and Ray over the same table."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from made.fetched import commit_fetched
+from prefect import flow
+from prefect.testing.utilities import prefect_test_harness
+from servers.prefect_server import free_port, wait_for
+from servers.s3 import s3_bucket, s3_environment, s3_url
+
+from flows.runners import task_runner
+from flows.shared import fetch_all
+from flows.stages import acquire
+from neuclip.acquire.config import AcquireConfig, ScaleConfig
+from neuclip.acquire.raw import partition_folders, rows_paths
+from neuclip.acquire.shared import (
+    Planned,
+    Share,
+    clear_plans,
+    describe_limits,
+    for_one_of,
+    hand_out,
+    unfinished,
+)
+from neuclip.egress.config import EgressConfig
+from neuclip.foundation.errors import ChildError, ConfigError
+from neuclip.foundation.progress import silent
+from neuclip.journey import identify, run_stage
+from neuclip.recipe import load_recipe
+from neuclip.shards.raw_images import RawImages
+from neuclip.stages.manifest import read_manifest
+from neuclip.storage.files import list_files, write_bytes
+
+__all__ = ["s3_bucket", "s3_environment", "s3_url"]
+
+RECIPE = str(Path(__file__).parents[2] / "infra/recipes/demo.yaml")
+WORKERS = 2
+
+
+@pytest.fixture(scope="module")
+def prefect_here() -> Iterator[None]:
+    """A Prefect server for flows that run in this process."""
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+class Web:
+    """A web of the demo, and recipes that fetch it."""
+
+    def __init__(self, folder: Path, pairs: int, partition_rows: int) -> None:
+        self.folder = folder
+        self.overrides: dict[str, Any] = {
+            "demo.folder": str(folder / "web"),
+            "demo.pairs": pairs,
+            "demo.evaluation_scenes": 50,
+            "demo.port": free_port(),
+            "acquire.table": str(folder / "web/urls.parquet"),
+            "acquire.partition_rows": partition_rows,
+            "acquire.processes": 1,
+            "evaluate.sets": [],
+        }
+        self.alone = self.at(str(folder / "alone"))
+
+    def at(self, root: str, **scale: Any) -> dict[str, Any]:
+        """Return the overrides of a recipe with another root."""
+        told = {f"acquire.scale.{name}": value for name, value in scale.items()}
+        return {**self.overrides, "root": root, **told}
+
+    def fetch_alone(self) -> None:
+        run_stage(load_recipe(RECIPE, self.alone), "acquire")
+
+
+@pytest.fixture(scope="module")
+def large_web(tmp_path_factory) -> Web:
+    """5,000 pairs, fetched by the stage itself."""
+    web = Web(tmp_path_factory.mktemp("large"), pairs=5000, partition_rows=625)
+    web.fetch_alone()
+    return web
+
+
+@pytest.fixture(scope="module")
+def small_web(tmp_path_factory) -> Web:
+    """240 pairs, fetched by the stage itself."""
+    web = Web(tmp_path_factory.mktemp("small"), pairs=240, partition_rows=40)
+    web.fetch_alone()
+    return web
+
+
+def outcome(overrides: dict[str, Any]) -> tuple[list[str], list[Any]]:
+    """Return the parts, and of every row in order its outcome and its stored bytes."""
+    uri = identify(load_recipe(RECIPE, overrides))["acquire"].uri
+    found = []
+    with RawImages(partition_folders(uri)) as images:
+        for number, path in enumerate(rows_paths(uri)):
+            for row in pq.read_table(path).to_pylist():
+                is_there = row["status"] == "success"
+                image = images.read({**row, "partition": number}) if is_there else b""
+                names = ("uid", "url", "captions", "reason", "sha256", "width", "height")
+                found.append(([row[name] for name in names], image))
+    return read_manifest(uri).parts, found
+
+
+def no_plans_are_left(overrides: dict[str, Any]) -> bool:
+    return not list_files(f"{overrides['root']}/acquire/plans")
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("runner", ["dask", "ray"])
+def test_a_cluster_has_the_same_result_as_one_machine(prefect_here, large_web, tmp_path, runner):
+    overrides = large_web.at(str(tmp_path / "lake"), runner=runner, workers=WORKERS)
+    (report,) = acquire(RECIPE, overrides, only=True)
+    assert report["state"] == "ran"
+    assert outcome(overrides) == outcome(large_web.alone)
+    manifest = read_manifest(report["uri"])
+    assert manifest.ledger.entered == 5000
+    assert manifest.summary["reused"] == 8, "the stage itself fetched what workers should have"
+    assert no_plans_are_left(overrides)
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+@pytest.mark.timeout(1800)
+def test_threads_have_the_same_result_and_a_second_run_does_nothing(
+    prefect_here, small_web, tmp_path
+):
+    overrides = small_web.at(str(tmp_path / "lake"), runner="threads", workers=WORKERS)
+    acquire(RECIPE, overrides, only=True)
+    assert outcome(overrides) == outcome(small_web.alone)
+    (again,) = acquire(RECIPE, overrides, only=True)
+    assert again["state"] == "cached"
+    before = {uri: read_manifest(uri).started_at for uri in partition_folders(again["uri"])}
+    (forced,) = acquire(RECIPE, overrides, only=True, force=True)
+    assert forced["state"] == "ran"
+    after = {uri: read_manifest(uri).started_at for uri in partition_folders(again["uri"])}
+    assert before.keys() == after.keys()
+    assert all(before[uri] < after[uri] for uri in before)
+
+
+@pytest.fixture
+def dask_cluster(tmp_path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """A scheduler and two workers, each a program of its own; their address, and the workers."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    host, port = address.removeprefix("tcp://").split(":")
+    log = (tmp_path / "dask.log").open("wb")
+
+    def start(*words: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=Path(__file__).parents[2],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    scheduler = ("distributed.cli.dask_scheduler", "--host", host, "--port", port, "--no-dashboard")
+    worker = ("distributed.cli.dask_worker", address, "--host", host, "--nthreads", "1")
+    alone = ("--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path))
+    started = [start(*scheduler), *(start(*worker, *alone) for _ in range(WORKERS))]
+    try:
+        yield address, started[1:]
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.close()
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+@pytest.mark.timeout(1800)
+def test_a_worker_that_dies_is_replaced_by_another(prefect_here, small_web, tmp_path, dask_cluster):
+    """Oracle: the whole result, although one of two workers is killed once a partition is committed."""
+    address, workers = dask_cluster
+    overrides = small_web.at(
+        str(tmp_path / "lake"), runner="dask", workers=WORKERS, address=address
+    )
+    parts = Path(overrides["root"], "acquire/parts")
+
+    def kill() -> None:
+        wait_for(lambda: any(parts.glob("*/manifest.json")), seconds=300, name="a partition")
+        os.killpg(workers[0].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    acquire(RECIPE, overrides, only=True)
+    killer.join()
+    assert workers[0].wait() == -signal.SIGKILL
+    assert outcome(overrides) == outcome(small_web.alone)
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+@pytest.mark.s3
+@pytest.mark.timeout(1800)
+def test_a_bucket_with_the_objects_of_an_unfinished_partition(
+    prefect_here, small_web, tmp_path, s3_bucket, monkeypatch
+):
+    """Oracle: files without a commit record are nobody's word, whatever they hold."""
+    monkeypatch.setenv("NEUCLIP_CACHE", str(tmp_path / "cache"))
+    overrides = small_web.at(f"{s3_bucket}/lake", runner="dask", workers=WORKERS)
+    parts, rows = outcome(small_web.alone)
+    for name in ("rows.parquet", "images.tar"):
+        write_bytes(f"{s3_bucket}/lake/acquire/parts/{parts[0]}/{name}", b"half")
+    acquire(RECIPE, overrides, only=True)
+    assert outcome(overrides) == (parts, rows)
+    assert no_plans_are_left(overrides)
+
+
+@pytest.mark.prefect
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "runner",
+    [
+        "threads",
+        pytest.param("dask", marks=pytest.mark.slow),
+        pytest.param("ray", marks=pytest.mark.slow),
+    ],
+)
+def test_partitions_that_no_worker_fetched_are_named(prefect_here, tmp_path, runner):
+    share = Share(1, str(tmp_path / "nowhere"), (Planned("0123abcd", "urls.parquet", 0, 5, 5),))
+    recipe = load_recipe(RECIPE, {"root": str(tmp_path), "evaluate.sets": []})
+
+    @flow(task_runner=task_runner(ScaleConfig(runner=runner, workers=1)))
+    def fetch() -> None:
+        fetch_all([share], recipe, force=False)
+
+    with pytest.raises(
+        ChildError, match=r"1 of 1 partitions.*worker-1: cannot read.*0123abcd.*kept"
+    ):
+        fetch()
+
+
+def test_partitions_are_shared_out_by_what_is_missing(tmp_path):
+    """Oracle: every partition that is not committed is handed out once, and its planned rows wait at the root."""
+    table = tmp_path / "urls.csv"
+    lines = [f"http://127.0.0.1/{number}.png,picture {number}" for number in range(50)]
+    table.write_text("\n".join(["url,caption", *lines]))
+    root = str(tmp_path / "lake")
+    config = AcquireConfig(
+        table=str(table), partition_rows=5, scale=ScaleConfig(runner="dask", workers=3)
+    )
+    plan = {"root": root, "stage_key": "key", "progress": silent}
+    shares = hand_out(config, force=False, **plan)
+    assert [len(share.partitions) for share in shares] == [4, 3, 3]
+    keys = {planned.key for share in shares for planned in share.partitions}
+    assert len(keys) == 10
+    planned = list_files(f"{root}/acquire/plans/key")
+    assert set(planned) == {f"{key}.parquet" for key in keys}
+
+    table.write_text("\n".join(["url,caption", *lines[:25]]))
+    done = {manifest.key for manifest in commit_fetched(config, root)}
+    table.write_text("\n".join(["url,caption", *lines]))
+    rest = hand_out(config, force=False, **plan)
+    assert {planned.key for share in rest for planned in share.partitions} == keys - done
+    assert {
+        key for share in shares for key in unfinished(share, root=root, force=False)
+    } == keys - done
+    everything = hand_out(config, force=True, **plan)
+    assert sum(len(share.partitions) for share in everything) == 10
+    clear_plans(everything)
+    assert not list_files(f"{root}/acquire/plans")
+
+
+def test_workers_share_the_limits_of_a_host_out():
+    config = AcquireConfig(
+        table="urls.csv", egress=EgressConfig(host_concurrency=4, host_requests_per_s=10)
+    )
+    one = for_one_of(config, 4)
+    assert (one.egress.host_concurrency, one.egress.host_requests_per_s) == (1, 2.5)
+    assert one.keyed() == config.keyed(), "the limits must not change what a partition is"
+    assert "2.5 times a second and 1 at a time, all together 4 at a time" in describe_limits(
+        config, 4
+    )
+    assert "8 at a time, more than acquire.egress.host_concurrency=4" in describe_limits(config, 8)
+
+
+def test_a_runner_that_is_not_installed_says_which_extra(monkeypatch):
+    for name in ("dask", "ray"):
+        monkeypatch.setitem(sys.modules, f"prefect_{name}.task_runners", None)
+        with pytest.raises(ConfigError, match=rf"install neuclip\[{name}\]"):
+            task_runner(ScaleConfig(runner=name))
