@@ -8,9 +8,11 @@ import duckdb
 
 from neuclip.acquire.listing import PARTITIONS_FILE
 from neuclip.acquire.raw import ROWS, partition_folders
+from neuclip.acquire.refusals import TAKEDOWNS, TAKEN_DOWN
 from neuclip.captions.run import CAPTIONS
 from neuclip.curate.pool import SCORES
 from neuclip.curate.run import CONTAMINATION, GROUPS, VERDICTS
+from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.ids import UID_LENGTH, is_uid
 from neuclip.index.database import INDEX
@@ -26,6 +28,8 @@ from neuclip.storage.uris import join, name_of, parent_of
 
 _MOST_OF_A_GROUP = 20
 _PREFIX = 6
+_REPEATED = "duplicate_uid"
+_NO_FACTS = ("uid", "filename", "file_row_number")
 _OF_THE_INDEX = {
     "samples": "SELECT sample_id FROM samples WHERE sample_id = $1",
     "clusters": "SELECT model, cluster FROM clusters WHERE sample_id = $1",
@@ -95,19 +99,30 @@ class _Teller:
         found = self._rows(f"SELECT * {query} WHERE uid = $uid", paths=list(paths))
         if not found:
             raise self._unknown(query, list(paths))
-        fetched = [row for row in found if row["status"] == "success"]
-        row = (fetched or found)[0]
-        self._partition = paths[row.pop("filename")]
-        number = row.pop("file_row_number")
+        order = list(paths)
+        found.sort(key=lambda row: (order.index(row["filename"]), row["file_row_number"]))
+        tries = [row for row in found if row["reason"] != _REPEATED] or found
+        first, row = tries[0], tries[-1]
+        self._partition = paths[row["filename"]]
         facts: Facts = {
-            **self._origin(number),
-            **{name: value for name, value in row.items() if name != "uid"},
+            "partition": self._partition,
+            **self._origin(paths[first["filename"]], first["file_row_number"]),
+            **{name: value for name, value in row.items() if name not in _NO_FACTS},
         }
         facts["captions"] = dict(row["captions"])
-        if len(found) > 1:
-            facts["rows_with_this_uid"] = len(found)
-        ended = f"it was not fetched: {row['reason']} ({row['detail'] or 'no further word'})"
-        return facts, "" if row["status"] == "success" else ended
+        if len(tries) > 1:
+            facts["tries"] = [
+                {
+                    "round": number,
+                    "partition": paths[tried["filename"]],
+                    "outcome": tried["reason"] or tried["status"],
+                    "detail": tried["detail"],
+                }
+                for number, tried in enumerate(tries)
+            ]
+        if len(found) > len(tries):
+            facts["rows_with_this_uid"] = len(found) - len(tries) + 1
+        return facts, "" if row["status"] == "success" else _why_not_there(row)
 
     def curate(self) -> tuple[Facts, str]:
         rules = self._tables.rules()
@@ -176,17 +191,14 @@ class _Teller:
         )
         return {"signals": row}, ""
 
-    def _origin(self, number: int) -> Facts:
+    def _origin(self, partition: str, number: int) -> Facts:
         """Say which row of which input file the pair was."""
         row = self._one(
             "SELECT part, file, first_row FROM read_parquet($path) WHERE part = $part",
             self._tables.file("acquire", PARTITIONS_FILE),
-            part=self._partition,
+            part=partition,
         )
-        origin: Facts = {"partition": self._partition}
-        if row is not None:
-            origin |= {"file": row["file"], "row": row["first_row"] + number}
-        return origin
+        return {} if row is None else {"file": row["file"], "row": row["first_row"] + number}
 
     def _scores(self) -> dict[str, list[Facts]]:
         """Return what each score at this root says of the pair, by name; a row for each model it was made by."""
@@ -256,6 +268,15 @@ class _Teller:
         if "$uid" in query:
             parameters["uid"] = self._uid
         return _records(self._connection, query, parameters)
+
+
+def _why_not_there(row: Facts) -> str:
+    """Say why a pair ends at acquire, and whether that may change."""
+    reason = row["reason"]
+    if reason == TAKEN_DOWN:
+        return f"it was taken down; the records in `{TAKEDOWNS}` at the root say when"
+    said = f"it was not fetched: {reason} ({row['detail'] or 'no further word'})"
+    return f"{said}; `neuclip repair` tries again" if reason in TRANSIENT_REASONS else said
 
 
 def _records(
