@@ -31,8 +31,8 @@ THREADS = 48
 PATIENCE_S = 30
 """Longer than any answer of the guard takes: two tries of three seconds, and a busy machine."""
 LONGEST_RUN_S = 60
-PEAK_MEMORY_BYTES = 600_000_000
-"""A body is 2 MB at most and a picture 1 megapixel; one bomb that went off takes more."""
+PEAK_MEMORY_BYTES = 300_000_000
+"""Three times what it takes: a body is 2 MB at most and a picture 1 megapixel; one bomb that went off takes more."""
 COLOUR_TOLERANCE = 12
 """What the rounding of JPEG and CMYK may change of a value between 0 and 255."""
 
