@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from neuclip.acquire.listing import read_listing
 from neuclip.acquire.raw import rows_paths
 from neuclip.captions.run import CAPTIONS
 from neuclip.curate.run import VERDICTS
@@ -90,6 +91,8 @@ def opened(tables: Tables, statement: str) -> Generator[duckdb.DuckDBPyConnectio
             if view in mentioned:  # the files of a remote root are fetched when they are asked for
                 connection.execute(f"DROP VIEW IF EXISTS {view}")
                 connection.register(view, source())
+        if "rows" in mentioned and tables.is_done["acquire"]:
+            _add_rows(connection, tables.uris["acquire"])
         for setting in _LOCKED:
             connection.execute(setting)
         yield connection
@@ -98,7 +101,6 @@ def opened(tables: Tables, statement: str) -> Generator[duckdb.DuckDBPyConnectio
 def _sources(tables: Tables) -> dict[str, Callable[[], ArrowTable]]:
     """Return what the views outside the index are read from."""
     sources: dict[str, Callable[[], ArrowTable]] = {
-        "rows": lambda: _parquet(rows_paths(tables.uris["acquire"])),
         "verdicts": lambda: _parquet([tables.file("curate", VERDICTS)]),
         "rules": lambda: _rules_table(tables.rules()),
         "captions": lambda: _parquet([tables.file("caption", CAPTIONS)]),
@@ -107,6 +109,23 @@ def _sources(tables: Tables) -> dict[str, Callable[[], ArrowTable]]:
     if tables.is_done["index"] and has_signals(tables):
         found["signals"] = lambda: _parquet([tables.file("train", SIGNALS)])
     return found
+
+
+def _add_rows(connection: duckdb.DuckDBPyConnection, acquire_uri: str) -> None:
+    """Make the view `rows`: every row of the input once; of one that was tried again, what came of it in the end."""
+    rounds: dict[int, list[Path]] = {}
+    paths = dict(zip(read_manifest(acquire_uri).parts, rows_paths(acquire_uri), strict=True))
+    for listed in read_listing(acquire_uri):
+        rounds.setdefault(listed.get("round") or 0, []).append(paths[listed["part"]])
+    names = {number: f"rows_of_round_{number}" for number in sorted(rounds)}
+    for number, name in names.items():
+        connection.register(name, _parquet(rounds[number]))
+    selects: list[str] = []
+    for number, name in names.items():
+        later = " UNION ALL ".join(f"SELECT uid FROM {names[n]}" for n in names if n > number)  # noqa: S608
+        last_word = f"reason IS NOT DISTINCT FROM 'duplicate_uid' OR uid NOT IN ({later})"
+        selects.append(f"SELECT * FROM {name}" + (f" WHERE {last_word}" if later else ""))  # noqa: S608
+    connection.execute(f"CREATE TEMP VIEW rows AS {' UNION ALL '.join(selects)}")
 
 
 def _parquet(paths: Sequence[Path]) -> ArrowTable:
