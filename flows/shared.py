@@ -46,15 +46,13 @@ def fetch_shares(recipe: str, overrides: dict[str, Any] | None = None, *, force:
     loaded = load_recipe(recipe, overrides)
     log = get_run_logger()
     taken_down = takedowns_at(loaded.root)
-    shares = share_out(loaded, force=force)
-    if not shares:
-        return
-    log.info(describe_limits(loaded.acquire, len(shares)))
-    try:
-        with made_web(loaded, "acquire", is_needed=True):
+    with made_web(loaded, "acquire", is_needed=True):
+        shares = share_out(loaded, force=force)
+        log.info(describe_limits(loaded.acquire, len(shares)))
+        try:
             waiting = fetch_all(shares, loaded, force=force)
-    finally:
-        clear_plans(shares)
+        finally:
+            clear_plans(shares)
     check_takedowns(loaded.root, taken_down)
     if waiting:
         log.warning(
@@ -66,6 +64,8 @@ def fetch_shares(recipe: str, overrides: dict[str, Any] | None = None, *, force:
 
 def fetch_all(shares: list[Share], recipe: Recipe, *, force: bool) -> list[str]:
     """Fetch the shares, each by a worker; return the keys of partitions that wait for the stage."""
+    if not shares:
+        return []
     futures = fetch_partitions.map(shares, unmapped(recipe), workers=len(shares), force=force)
     waiting: list[str] = []
     failed: dict[str, list[str]] = {}

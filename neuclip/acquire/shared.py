@@ -86,6 +86,8 @@ def for_one_of(config: AcquireConfig, workers: int) -> AcquireConfig:
 
 def describe_limits(config: AcquireConfig, workers: int) -> str:
     """Say how gently workers ask one host together."""
+    if not workers:
+        return "every partition is there, so there is nothing to share out"
     one = for_one_of(config, workers).egress
     at_once = one.host_concurrency * workers
     rate = one.host_requests_per_s

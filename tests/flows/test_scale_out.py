@@ -95,9 +95,13 @@ def small_web(tmp_path_factory) -> Web:
     return web
 
 
+def stage_uri(overrides: dict[str, Any]) -> str:
+    return identify(load_recipe(RECIPE, overrides))["acquire"].uri
+
+
 def outcome(overrides: dict[str, Any]) -> tuple[list[str], list[Any]]:
     """Return the parts, and of every row in order its outcome and its stored bytes."""
-    uri = identify(load_recipe(RECIPE, overrides))["acquire"].uri
+    uri = stage_uri(overrides)
     found = []
     with RawImages(partition_folders(uri)) as images:
         for number, path in enumerate(rows_paths(uri)):
@@ -135,6 +139,9 @@ def test_threads_have_the_same_result_and_a_second_run_does_nothing(
     prefect_here, small_web, tmp_path
 ):
     overrides = small_web.at(str(tmp_path / "lake"), runner="threads", workers=WORKERS)
+    acquire(RECIPE, overrides, only=True)
+    assert outcome(overrides) == outcome(small_web.alone)
+    Path(stage_uri(overrides), "manifest.json").unlink()  # partitions are there, the stage is not
     acquire(RECIPE, overrides, only=True)
     assert outcome(overrides) == outcome(small_web.alone)
     (again,) = acquire(RECIPE, overrides, only=True)
