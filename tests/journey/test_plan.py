@@ -40,7 +40,7 @@ def test_a_change_touches_its_stage_and_all_below(overrides, first):
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"root": "s3://bucket/x"},
+        {"root": "./lake/another"},
         {"acquire.processes": 7, "acquire.threads": 3},
         {"train.launch.processes": 2, "train.loader.workers": 0, "train.log_every_steps": 3},
         {"evaluate.batch_size": 3, "select.batch_size": 3},
