@@ -30,7 +30,7 @@ CHANGES = {
     "shard.samples_per_shard": 500,
     "train.epochs": 8,
     "train.save_every_steps": 50,
-    "train.objective.restart_every": 20,
+    "train.objective.estimator.restart_every": 20,
     "train.warmup_steps": 20,
 }
 
