@@ -158,11 +158,13 @@ class Watch:
 
         Raises: ChildError: if nothing was fetched or written for stall_s, or another limit is passed.
         """
-        waiting = self._receipts.read()
         finished = [shard for shard in self.unfinished if shard.stats() is not None]
+        waiting = (
+            self._receipts.read()
+        )  # after the shards: those of a finished one are all there by now
         for shard in finished:
             partition = self.unfinished.pop(shard)
-            uids = (row["uid"] for row in partition.rows())
+            uids = (row["uid"] for row in partition.rows() if row["reason"] is None)
             self._on_shard(partition, replace(shard, receipts=self._receipts.take(uids)))
         seen = (waiting, sum(shard.size_bytes() for shard in self.unfinished))
         if finished or seen != self._seen:
