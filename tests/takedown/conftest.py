@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 from made.fetched import commit_fetched
+from servers.s3 import s3_bucket, s3_environment, s3_url
 
 from neuclip.journey import identify, run_stage
 from neuclip.recipe import Recipe, load_recipe
 from tests.acquire.tables import uid, write_table
+
+__all__ = ["s3_bucket", "s3_environment", "s3_url"]
 
 STAGES = ("acquire", "curate", "caption", "shard", "index")
 FAILED = {3: "timeout", 4: "http_404", 15: "timeout"}
@@ -52,10 +55,10 @@ def table_rows(count: int) -> list[dict]:
     ]
 
 
-def make_lake(base: Path) -> Lake:
+def make_lake(base: Path, root: str | None = None) -> Lake:
     table = write_table(base / "urls.parquet", table_rows(PAIRS))
     fields = {
-        "root": str(base / "lake"),
+        "root": root or str(base / "lake"),
         "demo": None,
         "acquire": {
             "table": table,
