@@ -1,6 +1,7 @@
 """The Prefect task runners that a recipe may name."""
 
 import os
+import secrets
 from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -11,6 +12,11 @@ from neuclip.foundation.errors import ConfigError
 _HERE = "127.0.0.1"
 _RAY_STORE_BYTES = 100_000_000
 """Keys of partitions are all that passes between tasks."""
+
+_RAY_HERE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray listen on loopback alone, here too
+    "RAY_AUTH_MODE": "token",
+}
 
 
 def task_runner(scale: ScaleConfig) -> TaskRunner[Any]:
@@ -39,6 +45,7 @@ def _dask(scale: ScaleConfig) -> TaskRunner[Any]:
         "threads_per_worker": 1,  # a worker has one downloader, which has processes of its own
         "host": _HERE,
         "dashboard_address": None,
+        "security": True,  # certificates of its own: other users of this machine cannot give it work
     }
     return DaskTaskRunner(cluster_kwargs=cluster)
 
@@ -51,9 +58,11 @@ def _ray(scale: ScaleConfig) -> TaskRunner[Any]:
         raise _not_installed("ray", error) from error
     if scale.address is not None:
         return RayTaskRunner(address=scale.address)
+    for name, value in _RAY_HERE.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     cluster = {
         "num_cpus": scale.workers,
-        "_node_ip_address": _HERE,
         "include_dashboard": False,
         "object_store_memory": _RAY_STORE_BYTES,
         "log_to_driver": False,

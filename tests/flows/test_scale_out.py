@@ -293,6 +293,37 @@ def test_workers_share_the_limits_of_a_host_out():
     assert "8 at a time, more than acquire.egress.host_concurrency=4" in describe_limits(config, 8)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("runner", ["dask", "ray"])
+def test_a_cluster_of_this_machine_listens_on_loopback_alone(runner):
+    """Oracle: the sockets of its processes; whoever reaches one could run programs here."""
+    code = f"""
+import psutil
+from flows.runners import task_runner
+from neuclip.acquire.config import ScaleConfig
+if __name__ == "__main__":
+    with task_runner(ScaleConfig(runner="{runner}", workers=1)) as runner:
+        getattr(runner, "client", None)
+        me = psutil.Process()
+        for process in [me, *me.children(recursive=True)]:
+            for socket in process.net_connections(kind="inet"):
+                if socket.status == "LISTEN":
+                    print("listens on", socket.laddr.ip)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env={name: v for name, v in os.environ.items() if not name.startswith("RAY_")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    listening = [line for line in done.stdout.splitlines() if line.startswith("listens on")]
+    assert len(listening) >= 2, done.stdout + done.stderr
+    assert {line.rpartition(":")[2].rpartition(" ")[2] for line in listening} == {"127.0.0.1"}
+
+
 def test_a_runner_that_is_not_installed_says_which_extra(monkeypatch):
     for name in ("dask", "ray"):
         monkeypatch.setitem(sys.modules, f"prefect_{name}.task_runners", None)
