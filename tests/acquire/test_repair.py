@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from made.fetched import commit_fetched
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.journey import identify, plan, repair, run_stage
@@ -184,6 +185,27 @@ def test_a_repaired_flaky_server_gives_what_a_healthy_one_gives(pictures, tmp_pa
         )
         assert grown.manifest.ledger.out == len(server.answered)
         assert set(server.answered.values()) == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S)
+def test_a_thousand_appended_rows_are_fetched_and_no_other(pictures, tmp_path):
+    """Must show 5: the partitions before are committed by hand, so a request for one of their rows is one too many."""
+    before, after = 2_500, 3_500
+    with flaky((pictures / "good.jpg").read_bytes(), 0) as server:
+        recipe = make_recipe(tmp_path, server, before)
+        config = recipe.acquire.model_copy(update={"partition_rows": 1_000})
+        recipe = recipe.model_copy(update={"acquire": config})
+        commit_fetched(config, recipe.root)
+        first = run_stage(recipe, "acquire").manifest
+        assert not server.requests
+        write_table(tmp_path / "urls.parquet", table_rows(server, after))
+        second = run_stage(recipe, "acquire").manifest
+    assert server.requests == {f"/{number}": 1 for number in range(before, after)}
+    assert second.parts[:3] == first.parts
+    assert len(second.parts) == 4
+    assert (second.ledger.entered, second.ledger.out) == (after, after)
+    assert len(final_set(recipe)) == after
 
 
 RUN = """

@@ -55,7 +55,7 @@ def table_rows(count: int) -> list[dict]:
     ]
 
 
-def make_lake(base: Path, root: str | None = None) -> Lake:
+def make_lake(base: Path, root: str | None = None, failed: dict[int, str] = FAILED) -> Lake:
     table = write_table(base / "urls.parquet", table_rows(PAIRS))
     fields = {
         "root": root or str(base / "lake"),
@@ -74,8 +74,8 @@ def make_lake(base: Path, root: str | None = None) -> Lake:
         "shard": {"samples_per_shard": 20, "selection_share": 0.2},
     }
     recipe = load_recipe("infra/recipes/demo.yaml", fields)
-    failed = {uid(number): reason for number, reason in FAILED.items()}
-    commit_fetched(recipe.acquire, recipe.root, failed_for=failed.get)
+    reasons = {uid(number): reason for number, reason in failed.items()}
+    commit_fetched(recipe.acquire, recipe.root, failed_for=reasons.get)
     return Lake(recipe, base / "lake", table)
 
 
