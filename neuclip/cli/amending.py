@@ -30,10 +30,14 @@ def repair_lines(done: Repair, report: StageReport) -> Iterator[str]:
 
 def takedown_lines(report: TakedownReport) -> Iterator[str]:
     """Yield the lines of `neuclip takedown` before the table of places."""
-    yield f"{report.rows} rows taken down, {report.images} images erased, {len(report.erased)} folders changed"
+    if report.is_trial:
+        yield f"a trial: {report.rows} rows and {report.images} images would go, nothing was changed"
+    else:
+        yield f"{report.rows} rows taken down, {report.images} images erased, {len(report.erased)} folders changed"
     for record in report.records:
         yield f"record  {record}"
-    yield from _listed("not found at this root, refused from now on", report.not_found)
+    refused = "" if report.is_trial else ", refused from now on"
+    yield from _listed(f"not found at this root{refused}", report.not_found)
     yield from _listed("taken down before", report.taken_down_before)
     yield from _listed(
         "adopted tars that still hold images, which are not ours to change", report.not_ours

@@ -235,6 +235,9 @@ def takedown(
     ] = None,
     overrides: SetOption = None,
     *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="change nothing, and report what would go")
+    ] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -251,7 +254,7 @@ def takedown(
         root = _load(place, overrides).root if place.endswith((".yaml", ".yml")) else place
         wanted = read_wanted(uids=uids, urls=urls, hosts=hosts)
         with LiveProgress(screen).shown() as progress:
-            report = run_takedown(root, wanted, progress=progress)
+            report = run_takedown(root, wanted, progress=progress, is_trial=dry_run)
         if as_json:
             _print_json(asdict(report))
             return

@@ -47,7 +47,7 @@ def read_wanted(*, uids: str | None, urls: str | None, hosts: str | None) -> Wan
         if not url.lower().startswith(("http://", "https://")):
             raise _wrong(urls, number, url, "an address that begins with http:// or https://")
     for number, host in enumerate(wanted.hosts):
-        if not _HOST.fullmatch(host):
+        if not _HOST.fullmatch(host) or ("." not in host.strip(".") and host != "localhost"):
             raise _wrong(
                 hosts,
                 number,

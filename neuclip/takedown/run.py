@@ -26,6 +26,8 @@ class TakedownReport:
     """What a takedown did, and what it could not do."""
 
     root: str
+    is_trial: bool = False
+    """Nothing was changed: `rows` and `images` are what would go."""
     records: list[str] = field(default_factory=list[str])
     """The records that were written or finished now."""
     rows: int = 0
@@ -41,12 +43,17 @@ class TakedownReport:
     unfinished: list[str] = field(default_factory=list[str])
 
 
-def run_takedown(root: str, wanted: Wanted, *, progress: Progress) -> TakedownReport:
+def run_takedown(
+    root: str, wanted: Wanted, *, progress: Progress, is_trial: bool = False
+) -> TakedownReport:
     """Take pairs down from a root; with empty lists, finish the takedowns that were ended before they were.
 
     The record comes first, so that nothing new is fetched; then the stages that have one of the images are amended,
     so that nothing made of them counts as done; then content is erased; at last the record is marked as finished.
     Each step may be done again.
+
+    Args:
+        is_trial: change nothing, and report what would go.
 
     Raises: DataError: if nothing was ever acquired at the root.
     """
@@ -55,11 +62,11 @@ def run_takedown(root: str, wanted: Wanted, *, progress: Progress) -> TakedownRe
             f"nothing was acquired at {root}, so there is nothing to take down; give the `root` of a recipe, or the "
             "recipe. What must never be fetched at a new root is named by acquire.refuse"
         )
-    report = TakedownReport(root)
+    report = TakedownReport(root, is_trial)
     with scratch_folder(root) as scratch:
         records = read_takedowns(root)
         for record in records:
-            if not record.is_finished:
+            if not (record.is_finished or is_trial):
                 _complete(root, record, report, scratch, progress)
         known = Refusals()
         for record in records:
@@ -67,7 +74,10 @@ def run_takedown(root: str, wanted: Wanted, *, progress: Progress) -> TakedownRe
         progress(STAGE, done=0, total=1, note="looking through the rows")
         found = list(find_rows(join(root, "acquire"), wanted.refusals))
         live = {uid for part in found for uid in part.uids}
-        if live or wanted.refusals - known:
+        if is_trial:
+            report.rows = sum(len(part.uids) for part in found)
+            report.images = sum(part.num_images for part in found)
+        elif live or wanted.refusals - known:
             number = max((record.number for record in records), default=0) + 1
             record = _record(root, number, wanted, live)
             _complete(root, record, report, scratch, progress)

@@ -28,9 +28,10 @@ def lake(tmp_path):
 
 def test_a_takedown_by_recipe_prints_its_report_and_another_by_root_finds_nothing(lake, tmp_path):
     (tmp_path / "hosts.txt").write_text("bad.example.org\nother.example.org\n")
-    result = invoke(
-        "takedown", str(tmp_path / "recipe.yaml"), "--hosts", str(tmp_path / "hosts.txt")
-    )
+    words = ("takedown", str(tmp_path / "recipe.yaml"), "--hosts", str(tmp_path / "hosts.txt"))
+    trial = invoke(*words, "--dry-run")
+    assert "3 rows and 3 images would go, nothing was changed" in trial.stdout
+    result = invoke(*words)
     assert result.exit_code == 0, result.stderr
     assert "3 rows taken down, 3 images erased" in result.stdout
     assert "not found at this root, refused from now on (1):\n  other.example.org" in result.stdout

@@ -278,6 +278,7 @@ def test_lists_are_read_line_by_line(tmp_path):
         ("urls", "example.org/x", ["http://"]),
         ("hosts", "https://example.org", ["img.example.org"]),
         ("hosts", "example.org/path", ["img.example.org"]),
+        ("hosts", "org", ["img.example.org"]),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, kind, line, words):
@@ -287,6 +288,17 @@ def test_a_wrong_line_is_named(tmp_path, kind, line, words):
     with pytest.raises(DataError) as error:
         read_wanted(**{**lists, kind: str(tmp_path / "list")})
     assert all(word in str(error.value) for word in words)
+
+
+def test_a_trial_tells_the_same_and_changes_nothing(lake):
+    before = {path: path.stat().st_mtime_ns for path in lake.root.rglob("*") if path.is_file()}
+    trial = run_takedown(str(lake.root), WANTED, progress=silent, is_trial=True)
+    assert {p: p.stat().st_mtime_ns for p in lake.root.rglob("*") if p.is_file()} == before
+    report = take_down(lake)
+    for told in ("rows", "images", "not_found", "taken_down_before", "contained"):
+        assert getattr(trial, told) == getattr(report, told)
+    assert trial.rows == len(GONE)
+    assert (trial.records, trial.erased) == ([], [])
 
 
 def test_a_root_where_nothing_was_acquired_is_refused(tmp_path):
