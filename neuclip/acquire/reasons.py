@@ -7,6 +7,7 @@ REASONS = (
     "bad_scheme",
     "duplicate_uid",
     "refused",
+    "bad_text",
     "bad_url",
     "private_address",
     "robots_disallow",
@@ -36,7 +37,7 @@ REASONS = (
     "missing_image",
     "taken_down",
 )
-"""Every reason there is, in the order in which they are found: the first four before anything is fetched,
+"""Every reason there is, in the order in which they are found: the first five before anything is fetched,
 missing_image in adopted shards only."""
 
 NETWORK_REASONS = frozenset({"dns", "connection", "timeout", "robots_unreachable"})

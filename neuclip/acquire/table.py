@@ -27,6 +27,10 @@ _DEFAULT_UID_COLUMN, _DEFAULT_SHA256_COLUMN = "uid", "sha256"
 _BATCH_ROWS = 10_000
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _WEB_SCHEMES = ("http://", "https://")
+_URL_CHARACTERS = 8_000
+"""What servers take at most; the guard takes twelve times that, percent-encoded."""
+_NOT_UTF_8 = re.compile("[\ud800-\udfff]")
+"""What a byte that is not UTF-8 is read as, and half a character that JSON may hold."""
 
 Record = dict[str, Any]
 
@@ -105,22 +109,54 @@ def _records(path: Path) -> Iterator[Record]:
     else:
         batches = _csv_batches(path)
     for batch in batches:
-        yield from batch.to_pylist()
+        yield from _records_of(batch)
+
+
+def _records_of(batch: Any) -> list[Record]:  # noqa: ANN401  # pyarrow has no types
+    """Return the rows of a batch; bytes that are not UTF-8 become lone surrogates, which row_of looks for."""
+    try:
+        records = batch.to_pylist()
+    except UnicodeDecodeError:
+        columns = {name: batch.column(name) for name in batch.schema.names}
+        raw = {name: _as_bytes(column) for name, column in columns.items()}
+        return [_decoded(record) for record in pa.RecordBatch.from_pydict(raw).to_pylist()]
+    has_bytes = any("binary" in str(kind) for kind in batch.schema.types)
+    return [_decoded(record) for record in records] if has_bytes else records
+
+
+def _as_bytes(column: Any) -> Any:  # noqa: ANN401
+    """Return a column of texts, or of lists of texts, as one of bytes; others as they are."""
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return column.cast(pa.binary())
+    if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
+        return column.cast(pa.list_(pa.binary()))
+    return column
+
+
+def _decoded(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, list):
+        return [_decoded(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _decoded(each) for name, each in value.items()}
+    return value
 
 
 def _csv_batches(path: Path) -> Iterable[Any]:
-    """Read every column as text: a uid of digits only must not become a number."""
+    """Read every column as bytes: a uid of digits only must not become a number, nor one bad byte end the file."""
     parse = pa_csv.ParseOptions(
         delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True
     )
     with pa_csv.open_csv(path, parse_options=parse) as reader:
         names = reader.schema.names
-    convert = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    convert = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()))
     return pa_csv.open_csv(path, parse_options=parse, convert_options=convert)
 
 
 def _json_records(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 record = json.loads(line)
@@ -158,7 +194,7 @@ def check_columns(record: Record, uri: str, config: AcquireConfig) -> bool:
 
 
 def row_of(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) -> Row:
-    """Read one record as a pair.
+    """Read one record as a pair; what is not UTF-8 costs that row, not the table.
 
     Raises: DataError: if a value is not what its column should hold.
     """
@@ -169,13 +205,15 @@ def row_of(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) 
         for source, column in columns.items()
         if (texts := _texts(record.get(column), where, column))
     }
+    reason = _reason(url, captions)
+    url, captions = _mended(url), _mended(captions)
     if has_uid:
         uid = _uid(record.get(config.uid_column), where, config)
     else:
         uid = uid_of(url or "", captions.get(ALT, [""])[0])
-    kept = tuple(record[column] for column in config.keep_columns)
+    kept = tuple(_mended(record[column]) for column in config.keep_columns)
     sha256 = _sha256(record.get(config.sha256_column), where, config)
-    return Row(uid, url, captions, _reason(url), sha256, kept)
+    return Row(uid, url, captions, reason, sha256, kept)
 
 
 def _url(value: object, where: str, config: AcquireConfig) -> str | None:
@@ -186,10 +224,26 @@ def _url(value: object, where: str, config: AcquireConfig) -> str | None:
     return value.strip() or None if value else None
 
 
-def _reason(url: str | None) -> str | None:
+def _reason(url: str | None, captions: dict[str, list[str]]) -> str | None:
     if url is None:
         return "no_url"
-    return None if url.lower().startswith(_WEB_SCHEMES) else "bad_scheme"
+    if not url.lower().startswith(_WEB_SCHEMES):
+        return "bad_scheme"
+    if len(url) > _URL_CHARACTERS or _NOT_UTF_8.search(url):
+        return "bad_url"
+    is_broken = any(_NOT_UTF_8.search(text) for texts in captions.values() for text in texts)
+    return "bad_text" if is_broken else None
+
+
+def _mended(value: Any) -> Any:  # noqa: ANN401
+    """Put the sign for unreadable characters where the bytes were none."""
+    if isinstance(value, str):
+        return _NOT_UTF_8.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, list):
+        return [_mended(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _mended(each) for name, each in value.items()}
+    return value
 
 
 def _uid(value: object, where: str, config: AcquireConfig) -> str:

@@ -133,3 +133,48 @@ def test_a_missing_table_is_refused(tmp_path, name):
 def test_png_is_not_given_a_jpeg_quality():
     with pytest.raises(ValueError, match="0 to 9, found 95"):
         AcquireConfig(table="t", encode_format="png")
+
+
+LATIN = "caf\u00e9".encode("latin-1")
+
+
+def write_latin_parquet(path):
+    """A writer that says text and gives bytes, as some do."""
+    urls = pa.array([b"http://a/1", b"http://a/" + LATIN, b"http://a/3"], pa.binary())
+    texts = pa.array([b"one", b"two", LATIN], pa.binary())
+    as_text = [pa.Array.from_buffers(pa.string(), 3, each.buffers()) for each in (urls, texts)]
+    pq.write_table(pa.table(dict(zip(("url", "caption"), as_text, strict=True))), path)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet"])
+def test_bytes_that_are_not_utf8_cost_their_row_only(tmp_path, name):
+    rows = [(b"http://a/1", b"one"), (b"http://a/" + LATIN, b"two"), (b"http://a/3", LATIN)]
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        write_latin_parquet(path)
+    elif path.suffix == ".jsonl":
+        path.write_bytes(b"\n".join(b'{"url": "%s", "caption": "%s"}' % row for row in rows))
+    else:
+        mark = b"\t" if path.suffix == ".tsv" else b","
+        path.write_bytes(b"\n".join(mark.join(row) for row in [(b"url", b"caption"), *rows]))
+    found = [row for part in planned(tmp_path, path) for row in part.rows()]
+    assert [row["reason"] for row in found] == [None, "bad_url", "bad_text"]
+    assert found[1]["url"] == "http://a/caf\ufffd"
+    assert dict(found[2]["captions"]) == {"alt": ["caf\ufffd"]}
+
+
+def test_half_a_character_in_json_costs_its_row_only(tmp_path):
+    path = tmp_path / "t.jsonl"
+    lines = [
+        '{"url": "http://a/1", "caption": "half \\ud83d"}',
+        '{"url": "http://a/\\ud83d", "caption": "x"}',
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    found = [row for part in planned(tmp_path, path) for row in part.rows()]
+    assert [row["reason"] for row in found] == ["bad_text", "bad_url"]
+
+
+def test_an_endless_url_is_not_asked_for(tmp_path):
+    rows = [{"url": "http://a/" + "b" * 9_000, "caption": "x"}]
+    (part,) = planned(tmp_path, write_table(tmp_path / "t.parquet", rows))
+    assert [row["reason"] for row in part.rows()] == ["bad_url"]

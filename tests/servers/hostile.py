@@ -7,8 +7,11 @@ kind of certificate has a port of its own. What becomes of each answer is said i
 import asyncio
 import functools
 import gzip
+import os
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 import zlib
 from collections import Counter
@@ -59,8 +62,11 @@ LONG_PATH = "/" + "long" * 500 + ".jpg"
 MAX_BODY_BYTES = 2_000_000
 """The limit that the answers are made for: bodies and bombs are above or below it by far."""
 
-PUBLIC = "192.52.193.9"
-"""Counts as public, and no machine has it: one of the relays of a protocol that is gone (RFC 7450)."""
+PUBLIC = f"192.52.193.{1 + os.getpid() % 254}"
+"""Counts as public, and no machine has it: one of the relays of a protocol that is gone (RFC 7450).
+
+As long as the web is up it leads to this machine's loopback, so that no test asks anybody else.
+"""
 
 _OTHER_PORTS = ("tls", "another_host", "expired", "stranger", "silent", "closed")
 """Ports of the host tls.test."""
@@ -195,11 +201,12 @@ def hostile_web(folder: Path) -> Generator[Web]:
         folder: takes the certificate authority's file.
     """
     with ExitStack() as stack:
+        is_ours = stack.enter_context(_kept_here(PUBLIC))
         thread = stack.enter_context(LoopThread("hostile-web"))
         canary = Canary()
         thread.run(canary.listen())
         certificates = make_certificates(folder, f"tls.{DOMAIN}")
-        names = stack.enter_context(name_server(all_names()))
+        names = stack.enter_context(name_server(all_names(is_ours=is_ours)))
         web = Web(canary=canary, names=names, authority=certificates.authority)
         thread.run(web.listen("web"))
         thread.run(web.listen("tls", certificates.good))
@@ -225,9 +232,26 @@ def _closed_port() -> int:
         return listener.getsockname()[1]
 
 
-def all_names() -> Table:
-    """Return what the name server answers."""
+@contextmanager
+def _kept_here(address: str) -> Generator[bool]:
+    """Give loopback an address while the block runs; tell whether that could be done, for which it takes root."""
+    words = (f"{address}/32", "dev", "lo")
+    is_ours = (
+        os.geteuid() == 0
+        and shutil.which("ip") is not None
+        and subprocess.run(["ip", "addr", "add", *words], check=False).returncode == 0
+    )
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            subprocess.run(["ip", "addr", "del", *words], check=False)
+
+
+def all_names(*, is_ours: bool) -> Table:
+    """Return what the name server answers; a name with a public address has none unless that leads here."""
     here = addresses(HOST)
+    harmless = [addresses(PUBLIC, ttl_s=0)] if is_ours else []
     return {
         **{f"{site}.{DOMAIN}": [here] for site in all_sites()},
         "private.test": [here],
@@ -236,7 +260,7 @@ def all_names() -> Table:
         "alias.test": [addresses(HOST, alias="private.test")],
         "unspecified.test": [addresses("0.0.0.0")],
         "mixed.test": [addresses(PUBLIC, HOST)],
-        "rebinding.test": [addresses(PUBLIC, ttl_s=0), addresses(HOST, ttl_s=0)],
+        "rebinding.test": [*harmless, addresses(HOST, ttl_s=0)],
         "metadata.google.internal": [addresses("169.254.169.254")],
         "kubernetes.default.svc": [addresses("10.96.0.1")],
         "no-address.test": [addresses()],
