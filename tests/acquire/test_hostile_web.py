@@ -18,6 +18,8 @@ from neuclip.acquire.config import AcquireConfig
 from neuclip.demo.server import serving
 from tests.acquire.tables import uid, write_table
 
+pytestmark = pytest.mark.slow  # the demo's journey and tests/egress are the quick ones
+
 TIMEOUT_S = 400
 """img2dataset starts for 15 s, on a busy machine for a minute."""
 
@@ -219,7 +221,6 @@ run_acquire(config, root=str(base / "root"), workspace=workspace, progress=silen
 """
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S)
 def test_killing_the_parent_ends_every_process_of_the_download(pictures, tmp_path):
     """Oracle: the process table of the machine."""

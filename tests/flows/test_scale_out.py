@@ -227,14 +227,8 @@ def test_a_bucket_with_the_objects_of_an_unfinished_partition(
 
 @pytest.mark.prefect
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "runner",
-    [
-        "threads",
-        pytest.param("dask", marks=pytest.mark.slow),
-        pytest.param("ray", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["threads", "dask", "ray"])
 def test_partitions_that_no_worker_fetched_are_named(prefect_here, tmp_path, runner):
     share = Share(1, str(tmp_path / "nowhere"), (Planned("0123abcd", "urls.parquet", 0, 5, 5),))
     recipe = load_recipe(RECIPE, {"root": str(tmp_path), "evaluate.sets": []})

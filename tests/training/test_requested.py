@@ -70,6 +70,7 @@ def test_a_shadow_gets_its_own(packed, tmp_path):
     assert len(shadow.estimator.source.held()[1]) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 @pytest.mark.parametrize("micro_batch", [None, 4])
 def test_two_ranks_hold_the_prototypes_of_one(indexed, tmp_path, parallel, micro_batch):
