@@ -1,10 +1,11 @@
 """Run all benchmarks."""
 
-from bench import curate, index, step
+from bench import acquire, curate, index, step
 from bench.loading import compare
 from bench.objectives import cost
 
 if __name__ == "__main__":
+    acquire.main()
     curate.main()
     index.main()
     compare.main()
