@@ -121,7 +121,7 @@ def test_killed_at_random_moments(place, kills, tmp_path, request):
             time.sleep(delay_s)
             assert child.poll() is None  # there was something left to do
             kill_all(child.pid)
-            child.wait()
+            child.communicate()
             killed += 1
             parts = list_folders(join(root, "acquire", "parts"))
             committed.append(
@@ -132,7 +132,8 @@ def test_killed_at_random_moments(place, kills, tmp_path, request):
             if not is_committed(folder):  # nobody may take it for anybody's work
                 write_bytes(join(folder, "rows.parquet"), b"half a file")
         child = begin(table, root)
-        assert child.wait() == 0
+        assert child.communicate() is not None
+        assert child.returncode == 0
     assert committed == sorted(committed)  # what was committed stays
     found = outcomes(root)
     assert sorted(found) == sorted(uid(n) for n in range(ROWS))
