@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from made.kills import FEW_KILLS, KILLS
 from servers.s3 import s3_bucket, s3_environment, s3_url
 
 from neuclip.demo.server import serving
@@ -28,7 +29,7 @@ from tests.acquire.tables import uid, write_table
 __all__ = ["s3_bucket", "s3_environment", "s3_url"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
-ROWS, PARTITION_ROWS = 5_000, 250
+ROWS, PARTITION_ROWS = 5_000, 100
 
 RUN = """
 import sys
@@ -37,7 +38,7 @@ from neuclip.acquire.run import run_acquire
 from neuclip.foundation.progress import silent
 from neuclip.stages.workspace import StageIdentity, commit_stage
 table, root = sys.argv[1:]
-config = AcquireConfig(table=table, image_size=32, partition_rows=250, threads=16, max_failed_share=0.5,
+config = AcquireConfig(table=table, image_size=32, partition_rows=100, threads=16, max_failed_share=0.5,
     egress={"allow_hosts": ["127.0.0.1"], "host_concurrency": 32, "host_requests_per_s": 0, "retries": 0})
 print("begun", flush=True)
 commit_stage(StageIdentity("acquire", STAGE_VERSION, "k", config.keyed(), {}, root), lambda w: run_acquire(
@@ -98,7 +99,7 @@ def outcomes(root: str) -> dict[str, list[str | None]]:
     return found
 
 
-@pytest.mark.parametrize(("place", "kills"), [("folder", 20), ("bucket", 6)])
+@pytest.mark.parametrize(("place", "kills"), [("folder", KILLS), ("bucket", FEW_KILLS)])
 def test_killed_at_random_moments(place, kills, tmp_path, request):
     root = str(tmp_path / "root") if place == "folder" else request.getfixturevalue("s3_bucket")
     web = tmp_path / "web"
@@ -112,7 +113,10 @@ def test_killed_at_random_moments(place, kills, tmp_path, request):
         while killed < kills:
             child = begin(table, root)
             in_start_up = draw.random() < 1 / 3
-            before, enough = len(requests), 0 if in_start_up else draw.randrange(1, PARTITION_ROWS)
+            before, enough = (
+                len(requests),
+                0 if in_start_up else draw.randrange(1, 4 * PARTITION_ROWS),
+            )
             delay_s = draw.uniform(0, 12 if in_start_up else 0.8)
             deadline = time.monotonic() + 240
             while len(requests) - before < enough and child.poll() is None:
@@ -135,6 +139,7 @@ def test_killed_at_random_moments(place, kills, tmp_path, request):
         assert child.communicate() is not None
         assert child.returncode == 0
     assert committed == sorted(committed)  # what was committed stays
+    assert committed[-1] > 0
     found = outcomes(root)
     assert sorted(found) == sorted(uid(n) for n in range(ROWS))
     assert all(

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from made.acquired import commit_acquired, some_pairs
+from made.kills import KILLS
 
 from neuclip.stages.manifest import is_committed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-KILLS = 20
 
 CURATE = """
 import sys

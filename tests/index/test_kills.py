@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from made.acquired import some_pairs
+from made.kills import KILLS
 from made.packed import pack
 
 from neuclip.foundation.errors import NeuclipError
@@ -49,7 +50,7 @@ def in_child(root, *, key):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_twenty_kills_change_nothing(tmp_path):
+def test_kills_change_nothing(tmp_path):
     """Each time one part is there, and a second is packed and indexed, killed at another moment and done again."""
     pack(tmp_path / "begun", FIRST, key="one")
     shutil.copytree(tmp_path / "begun", tmp_path / "whole")
@@ -58,7 +59,7 @@ def test_twenty_kills_change_nothing(tmp_path):
     takes_s = time.monotonic() - start
     whole = content_of(pack(tmp_path / "whole", BOTH, key="two"))
     draw, killed, seen = random.Random(0), 0, set()
-    while killed < 20:
+    while killed < KILLS:
         root = tmp_path / "killed"
         shutil.copytree(tmp_path / "begun", root)
         child = in_child(root, key="two")

@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+from made.kills import FEW_KILLS, KILLS
 from training.runs import make_config, metrics, ranks, train, weights
 
 QUICK = {
@@ -81,7 +82,7 @@ def digests(folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("processes", "kills"), [(1, 20), (2, 6)])
+@pytest.mark.parametrize(("processes", "kills"), [(1, KILLS), (2, FEW_KILLS)])
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(packed, tmp_path, processes, kills):
     config = make_config(**QUICK, launch={"processes": processes, "max_restarts": kills})
     whole, manifest = train(tmp_path / "whole", packed, config)

@@ -1,0 +1,7 @@
+"""How often a test that kills at random moments does so: a few times in the slow suite, NEUCLIP_KILLS times if asked."""
+
+import os
+
+KILLS = int(os.environ.get("NEUCLIP_KILLS", "6"))
+FEW_KILLS = max(2, KILLS // 3)
+"""For what takes longer."""
