@@ -1,4 +1,4 @@
-"""How often a test that kills at random moments does so: a few times in the slow suite, NEUCLIP_KILLS times if asked."""
+"""How often tests that kill at random moments do so: a few times in the slow suite, NEUCLIP_KILLS times if asked."""
 
 import os
 
