@@ -24,12 +24,13 @@ class Pace:
         fetched = good + dropped.total()
         if not fetched:
             return ""
-        words = [f"{good / fetched:.0%} fetched"]
         rate = self._rate(fetched)
+        words: list[str] = []
         if rate > 0:
-            words = [f"{rate:.1f} rows/s", *words]
+            words.append(f"{rate:.0f} rows/s")
             if left:
                 words.append(f"{_duration(left / rate)} left")
+        words.append(f"{good / fetched:.0%} fetched")
         words += [f"{count} {reason}" for reason, count in dropped.most_common(_TOP)]
         return ", ".join(words)
 

@@ -98,7 +98,7 @@ class Parts:
         dropped = self._dropped + Counter({r: n for r, n in now.items() if r is not None})
         pace = self._pace.say(self._out + now[None], dropped, max(0, total - done))
         note = f"{len(self.ledgers)} of {len(self.planned)} partitions"
-        note = ", ".join(filter(None, [note, pace]))
+        note = ", ".join(filter(None, [pace, note]))  # a narrow terminal cuts the end off
         self._progress(STAGE, done=min(done, total), total=total, note=note)
 
     def _take(self, partition: Partition, ledger: Ledger, messages: Messages) -> None:

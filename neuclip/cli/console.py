@@ -23,6 +23,7 @@ from neuclip.journey import StagePlan, StageReport
 from neuclip.training.normalizer_report import NormalizerReport
 
 _PLAIN_EVERY_S = 5.0
+_NARROW = 100
 _NOTE = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a long note must not squeeze the bars
 _STATE_STYLE = {
     "done": "green",
@@ -57,7 +58,7 @@ class LiveProgress:
             return
         columns = (
             TextColumn("[bold]{task.description:<9}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=28 if self._console.width > _NARROW else 8),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", table_column=_NOTE),
