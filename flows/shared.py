@@ -5,10 +5,9 @@ from typing import Any
 from prefect import flow, get_run_logger, unmapped
 
 from flows.runners import task_runner
-from neuclip.acquire.refusals import takedowns_at
+from neuclip.acquire.refusals import check_takedowns, takedowns_at
 from neuclip.acquire.shared import (
     Share,
-    check_takedowns,
     clear_plans,
     describe_limits,
     failure,

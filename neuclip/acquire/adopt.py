@@ -12,26 +12,26 @@ import pyarrow.parquet as pq
 from neuclip.acquire.adopted_tar import ADOPTED_TAR, adopted_tar, is_unchanged
 from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
 from neuclip.acquire.listing import PARTITIONS_FILE, Listed, write_listing
+from neuclip.acquire.parts import STAGE
 from neuclip.acquire.raw import COLUMNS, ROWS
-from neuclip.acquire.ready_account import account_for, ready_pairs, write_rows
+from neuclip.acquire.ready_account import account_for, ready_pairs
 from neuclip.acquire.ready_shards import ReadyShard, find_shards
 from neuclip.acquire.reasons import likely_cause
-from neuclip.acquire.reconcile import add_messages
-from neuclip.acquire.refusals import REFUSED, Refusals, takedowns_at
+from neuclip.acquire.reconcile import add_messages, write_rows
+from neuclip.acquire.refusals import REFUSED, Refusals, check_takedowns, takedowns_at
 from neuclip.acquire.table import Row, kept_columns
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
 from neuclip.foundation.progress import Progress
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import Ledger, add_ledgers
-from neuclip.stages.manifest import Manifest, is_committed, read_manifest, verify_sizes
+from neuclip.stages.manifest import PARTS, Manifest, is_committed, read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 from neuclip.storage.cache import local_copy
 from neuclip.storage.uris import join, name_of
 
 log = logging.getLogger(__name__)
 
-STAGE = "acquire"
 _MOST_BROKEN = 20
 _SHOWN = 3
 _MOST_PROBLEMS = 20
@@ -69,11 +69,7 @@ def run_adopt(
             "the numbers do no harm), then run again: the others are kept"
         )
     manifests = adoption.without_unwanted(shards, manifests)
-    if takedowns_at(root) != taken_down:
-        raise DataError(
-            f"a takedown was made at {root} while shards were adopted; run `neuclip takedown` with its lists again, "
-            "then run again"
-        )
+    check_takedowns(root, taken_down)
     ledger = add_ledgers(manifest.ledger for manifest in manifests)
     _check_failed_share(ledger, config)
     adoption.write_columns(shards, manifests)
@@ -245,7 +241,7 @@ class _Adoption:
         return commit_stage(identity, drop, force=True)[0]
 
     def _rows_path(self, part: Manifest) -> Path:
-        return local_copy(join(self._root, STAGE, "parts", part.key, ROWS))
+        return local_copy(join(self._root, STAGE, PARTS, part.key, ROWS))
 
     def _identity(self, key: str, shard: ReadyShard) -> StageIdentity:
         return StageIdentity(

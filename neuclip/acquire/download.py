@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.partitions import Partition
 from neuclip.acquire.receipts import Receipt, Receipts
-from neuclip.egress.server import guarded_url, running_guard
+from neuclip.egress.guard import guarded_url, running_guard
 from neuclip.foundation.children import Child, largest_member, run_child
 from neuclip.foundation.errors import ChildError
 
@@ -159,9 +159,8 @@ class Watch:
         Raises: ChildError: if nothing was fetched or written for stall_s, or another limit is passed.
         """
         finished = [shard for shard in self.unfinished if shard.stats() is not None]
-        waiting = (
-            self._receipts.read()
-        )  # after the shards: those of a finished one are all there by now
+        # After the shards: the receipts of a finished one are all there by now.
+        waiting = self._receipts.read()
         for shard in finished:
             partition = self.unfinished.pop(shard)
             uids = (row["uid"] for row in partition.rows() if row["reason"] is None)

@@ -3,15 +3,11 @@
 import hashlib
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from neuclip.acquire.adopted_tar import AdoptedTar
 from neuclip.acquire.config import AcquireConfig
@@ -20,9 +16,9 @@ from neuclip.acquire.ready_rows import ReadyRow, table_rows, tar_rows
 from neuclip.acquire.ready_shards import ReadyShard
 from neuclip.acquire.ready_tar import TarMembers, check_image, read_members
 from neuclip.acquire.reasons import reason_of
-from neuclip.acquire.reconcile import ROWS_SCHEMA, Messages, add_messages
+from neuclip.acquire.reconcile import ROWS_SCHEMA, Messages, write_rows
 from neuclip.acquire.refusals import REFUSED, Refusals
-from neuclip.stages.ledger import Ledger, make_ledger
+from neuclip.stages.ledger import Ledger
 from neuclip.storage.files import get_file
 from neuclip.storage.uris import is_local, local_part
 
@@ -88,14 +84,6 @@ def ready_pairs(shard: ReadyShard, config: AcquireConfig, *, scratch: Path) -> l
         return list(table_rows(shard, config))
     with _here(shard.tar, scratch) as path:
         return list(tar_rows(shard, path, read_members(path), config))
-
-
-def write_rows(rows: list[Record], path: Path) -> tuple[Ledger, Messages]:
-    """Write outcome rows and add them up."""
-    pq.write_table(pa.Table.from_pylist(rows, schema=ROWS_SCHEMA), path, compression="zstd")
-    dropped = Counter(row["reason"] for row in rows if row["reason"])
-    ledger = make_ledger(len(rows), sum(row["status"] == "success" for row in rows), dict(dropped))
-    return ledger, add_messages([{r["reason"]: {r["detail"]: 1}} for r in rows if r["detail"]])
 
 
 @contextmanager

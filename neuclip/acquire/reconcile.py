@@ -86,12 +86,16 @@ def reconcile(partition: Partition, shard: Shard | None, *, folder: Path) -> Acc
         shard.tar.replace(folder / IMAGES)
     receipts = {} if shard is None else shard.receipts
     rows = [_outcome(row, fetched, members, receipts) for row in partition.rows()]
-    pq.write_table(
-        pa.Table.from_pylist(rows, schema=ROWS_SCHEMA), folder / ROWS, compression="zstd"
-    )
+    ledger, messages = write_rows(rows, folder / ROWS)
+    return Account(folder, ledger, messages, _failed_hosts(rows))
+
+
+def write_rows(rows: list[Record], path: Path) -> tuple[Ledger, Messages]:
+    """Write outcome rows and add them up."""
+    pq.write_table(pa.Table.from_pylist(rows, schema=ROWS_SCHEMA), path, compression="zstd")
     dropped = Counter(row["reason"] for row in rows if row["reason"])
     ledger = make_ledger(len(rows), sum(row["status"] == "success" for row in rows), dict(dropped))
-    return Account(folder, ledger, _messages(rows), _failed_hosts(rows))
+    return ledger, _messages(rows)
 
 
 def add_messages(all_messages: list[Messages]) -> Messages:

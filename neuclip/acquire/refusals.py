@@ -135,6 +135,20 @@ def read_takedowns(root: str) -> list[TakedownRecord]:
     return records
 
 
+def check_takedowns(root: str, before: Refusals) -> None:
+    """Refuse what was acquired while something was taken down at its root.
+
+    Args:
+        before: what had been taken down when the work began.
+    Raises: DataError: if more has been since.
+    """
+    if takedowns_at(root) != before:
+        raise DataError(
+            f"a takedown was made at {root} while acquire ran, so it may have been fetched after all; run "
+            "`neuclip takedown` with its lists again, then run again"
+        )
+
+
 def takedowns_at(root: str) -> Refusals:
     """Return all that was taken down at a root.
 

@@ -14,7 +14,7 @@ from neuclip.acquire.parts import STAGE, Parts
 from neuclip.acquire.raw import COLUMNS, ROWS
 from neuclip.acquire.reasons import likely_cause
 from neuclip.acquire.reconcile import add_messages
-from neuclip.acquire.refusals import takedowns_at
+from neuclip.acquire.refusals import check_takedowns, takedowns_at
 from neuclip.acquire.supplements import (
     family_ledger,
     find_families,
@@ -55,11 +55,7 @@ def run_acquire(
     fetch(
         missing, config, scratch=workspace.scratch, on_shard=parts.finish, on_fetched=parts.report
     )
-    if takedowns_at(root) != taken_down:
-        raise DataError(
-            f"a takedown was made at {root} while acquire ran, so it may have been fetched after all; run "
-            "`neuclip takedown` with its lists again, then run again"
-        )
+    check_takedowns(root, taken_down)
     acquire_uri = join(root, STAGE)
     _check_failed_share(_ledger(parts, acquire_uri), parts.failed_hosts(), config)
     parts.commit_held()

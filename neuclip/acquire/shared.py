@@ -13,9 +13,8 @@ from pathlib import Path
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.partitions import Partition
 from neuclip.acquire.parts import STAGE, Parts
-from neuclip.acquire.refusals import takedowns_at
 from neuclip.acquire.run import fetch, plan_parts
-from neuclip.foundation.errors import ChildError, DataError
+from neuclip.foundation.errors import ChildError
 from neuclip.foundation.progress import Progress
 from neuclip.stages.manifest import PARTS, is_committed
 from neuclip.stages.workspace import scratch_folder
@@ -148,18 +147,6 @@ def failure(reasons: dict[str, list[str]], *, of: int) -> ChildError:
     return ChildError(
         f"{count} of {of} partitions were not fetched: {said}. The others are kept: run again"
     )
-
-
-def check_takedowns(root: str, before: object) -> None:
-    """Refuse what was fetched while something was taken down.
-
-    Raises: DataError: if it was.
-    """
-    if takedowns_at(root) != before:
-        raise DataError(
-            f"a takedown was made at {root} while workers fetched, so it may have been fetched after all; run "
-            "`neuclip takedown` with its lists again, then run again"
-        )
 
 
 def clear_plans(shares: Sequence[Share]) -> None:

@@ -126,7 +126,7 @@ class Fetcher:
 
     async def _once(self, url: URL, sha256: str | None, trace: Trace) -> bytes:
         budget = _Budget(self._config.deadline_s)
-        body = await self._follow(url, budget, trace, with_robots=self._config.robots)
+        body = await self._follow(url, budget, trace, is_picture=True)
         trace.size_bytes = len(body)
         trace.sha256 = hashlib.sha256(body).hexdigest()
         if sha256 and trace.sha256 != sha256.lower():
@@ -140,30 +140,31 @@ class Fetcher:
         async with self._converting:
             return await asyncio.to_thread(pictures.make_plain, body)
 
-    async def _follow(self, url: URL, budget: _Budget, trace: Trace, *, with_robots: bool) -> bytes:
+    async def _follow(self, url: URL, budget: _Budget, trace: Trace, *, is_picture: bool) -> bytes:
+        """Follow redirects to a picture, or to a robots.txt, which no robots.txt has a say in."""
         seen: set[URL] = set()
         for hop in range(self._config.max_redirects + 1):
             trace.host, trace.hops = url.raw_host or "", hop
             if url in seen:
                 raise Refusal("redirect", f"comes back to {url}")
             seen.add(url)
-            answer = await self._ask(url, budget, with_robots=with_robots)
+            answer = await self._ask(url, budget, is_picture=is_picture)
             if isinstance(answer, bytes):
                 return answer
             url = answer
         raise Refusal("redirect", f"more than {self._config.max_redirects} redirects")
 
-    async def _ask(self, url: URL, budget: _Budget, *, with_robots: bool) -> bytes | URL:
+    async def _ask(self, url: URL, budget: _Budget, *, is_picture: bool) -> bytes | URL:
         """Return the body, or the URL that the answer points to."""
         assert url.raw_host is not None
         assert url.port is not None
         host = self._host(url.raw_host)
         async with _refusals():
             await self._resolver.checked(url.raw_host, url.port)
-            if with_robots and (delay_s := await self._robots.check(url)):
-                host.slow_down(delay_s)
+            if is_picture and self._config.robots:
+                host.slow_down(await self._robots.check(url))
             async with host.place(), budget.spent():
-                return await self._exchange(url, host, is_picture=with_robots)
+                return await self._exchange(url, host, is_picture=is_picture)
 
     def _host(self, name: str) -> Host:
         host = self._hosts.get(name)
@@ -224,7 +225,7 @@ class Fetcher:
 
     async def _get_robots(self, url: URL) -> bytes:
         budget = _Budget(self._config.deadline_s)
-        return await self._follow(url, budget, Trace(), with_robots=False)
+        return await self._follow(url, budget, Trace(), is_picture=False)
 
 
 def user_agent(contact: str | None) -> str:

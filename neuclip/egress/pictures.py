@@ -15,7 +15,7 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from neuclip.egress.config import EgressConfig
 from neuclip.egress.refusal import Refusal
@@ -44,7 +44,6 @@ _BROKEN = (
 )
 """What Pillow raises over broken files, see its fuzzers."""
 
-ImageFile.LOAD_TRUNCATED_IMAGES = False
 Image.MAX_IMAGE_PIXELS = (
     None  # the recipe's limit is the one that counts, and is checked before any decoding
 )

@@ -10,92 +10,23 @@ import asyncio
 import base64
 import hmac
 import logging
-import secrets
-import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import orjson
 from aiohttp import web
 
 from neuclip.egress.config import EgressConfig
 from neuclip.egress.fetch import Fetcher, Trace
+from neuclip.egress.guard import GUARDED, HOST, READY, USER
 from neuclip.egress.refusal import Refusal
-from neuclip.foundation.children import Child, running
-from neuclip.foundation.errors import ChildError
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
-GUARDED = "guard.invalid"
-READY = "egress guard listens on port "
-_USER = "neuclip"
-_START_UP_S = 120.0
 _LONGEST_LINE = 100_000
 _DETAIL_CHARACTERS = 200
-
-
-@dataclass(frozen=True)
-class Guard:
-    """A running guard: give `proxy_url` as http_proxy and https_proxy to the programs it serves."""
-
-    proxy_url: str
-    pid: int
-    child: Child
-
-
-def guarded_url(uid: str, url: str, sha256: str | None = None) -> str:
-    """Return the URL to ask the guard for."""
-    return f"http://{GUARDED}/{uid}?url={quote(url, safe='')}&sha256={sha256 or ''}"
-
-
-@contextmanager
-def running_guard(
-    config: EgressConfig, journal: Path, *, log_path: Path | None = None
-) -> Generator[Guard]:
-    """Start a guard in a child process and end it on every way out of the block.
-
-    Args:
-        journal: gets a JSON line for every fetch: uid, reason (null on success), detail, sha256 and bytes as received,
-            hops, host, seconds.
-        log_path: gets the child's words; by default a file beside the journal.
-    Raises: ChildError: if it does not start.
-    """
-    token = secrets.token_urlsafe(32)
-    ports: SimpleQueue[int] = SimpleQueue()
-
-    def on_line(line: str) -> None:
-        if line.startswith(READY):
-            ports.put(int(line.removeprefix(READY)))
-
-    job = orjson.dumps(
-        {"token": token, "config": config.model_dump(mode="json"), "journal": str(journal)}
-    )
-    with running(
-        [sys.executable, "-m", "neuclip.egress.child"],
-        name="egress guard",
-        log_path=log_path or journal.with_suffix(".log"),
-        on_line=on_line,
-        leash=job.decode() + "\n",
-    ) as child:
-        port = _wait_for_port(ports, child)
-        yield Guard(f"http://{_USER}:{token}@{HOST}:{port}", child.pid, child)
-
-
-def _wait_for_port(ports: "SimpleQueue[int]", child: Child) -> int:
-    deadline = time.monotonic() + _START_UP_S
-    while time.monotonic() < deadline:
-        with suppress(Empty):
-            return ports.get(timeout=0.2)
-        child.check()
-        if not child.is_running:
-            break
-    raise ChildError(f"the egress guard did not start within {_START_UP_S:g} s; run again")
 
 
 async def serve(config: EgressConfig, journal: Path, token: str) -> None:
@@ -125,7 +56,7 @@ class _Door:
     def __init__(self, fetcher: Fetcher, write: Callable[[bytes], object], token: str) -> None:
         self._fetcher = fetcher
         self._write = write
-        password = base64.b64encode(f"{_USER}:{token}".encode()).decode()
+        password = base64.b64encode(f"{USER}:{token}".encode()).decode()
         self._authorization = f"Basic {password}"
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:

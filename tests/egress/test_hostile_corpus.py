@@ -17,7 +17,7 @@ from urllib.request import OpenerDirector, ProxyHandler, build_opener
 import pytest
 from PIL import Image
 
-from neuclip.egress.server import running_guard
+from neuclip.egress.guard import running_guard
 from tests.egress.cases import SHA256, Case, hostile_cases
 from tests.egress.limits import peak_memory_bytes, strict
 from tests.servers.hostile import Web, hostile_web
