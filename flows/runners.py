@@ -51,7 +51,6 @@ def _dask(scale: ScaleConfig) -> TaskRunner[Any]:
 
 
 def _ray(scale: ScaleConfig) -> TaskRunner[Any]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
     try:
         from prefect_ray.task_runners import RayTaskRunner
     except ImportError as error:

@@ -29,11 +29,7 @@ _INPUT_SCHEMA = pa.schema([("uid", pa.string()), ("url", pa.string())])
 
 OnFetched = Callable[[Counter[str | None]], None]
 
-_ENVIRONMENT = {
-    "NO_ALBUMENTATIONS_UPDATE": "1",  # each of these would otherwise call home
-    "WANDB_MODE": "disabled",
-    "DO_NOT_TRACK": "1",
-}
+_ENVIRONMENT = {"WANDB_MODE": "disabled"}  # it would call home
 
 
 @dataclass(frozen=True)

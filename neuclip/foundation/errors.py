@@ -85,5 +85,6 @@ def is_transient(error: BaseException) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant, as the end of a message; empty if none is near."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+    spelled = {text.casefold(): text for text in known}
+    matches = difflib.get_close_matches(name.casefold(), list(spelled), n=1, cutoff=0.5)
+    return f" Did you mean {spelled[matches[0]]!r}?" if matches else ""

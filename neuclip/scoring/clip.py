@@ -19,13 +19,13 @@ from torch.nn.functional import normalize
 
 from neuclip.curate.pool import FEATURES
 from neuclip.curate.scores import ClipScore, Embedding, ModelScore
-from neuclip.foundation.errors import CheckpointError, NumericsError
+from neuclip.foundation.errors import NumericsError
 from neuclip.scoring.pairs import Pair, Partition, chunks
 from neuclip.scoring.scorer import NO_CAPTION, NOT_ACQUIRED, NOT_FINITE, UNDECODABLE, Scored
 from neuclip.storage.cache import local_folder
 from neuclip.storage.files import sha256_of
 from neuclip.towers.encode import encode_images, encode_texts, scoring_device
-from neuclip.towers.folder import load_towers
+from neuclip.towers.folder import load_towers, read_architecture
 from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE, Towers
 
 TEXT_FEATURES = "text_features.npy"
@@ -37,12 +37,7 @@ class ClipModel:
     def __init__(self, config: ModelScore) -> None:
         self._config = config
         self._folder = local_folder(config.model)
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (self._folder / name).is_file():
-                raise CheckpointError(
-                    f"the model {config.model} of a score has no {name}; a model folder holds {CONFIG_FILE} and "
-                    f"{WEIGHTS_FILE}, as a select stage leaves it in `model`"
-                )
+        read_architecture(self._folder)  # a model that cannot score says so before it is hashed
         hashes = [sha256_of(str(self._folder / name)) for name in (CONFIG_FILE, WEIGHTS_FILE)]
         self.sha256 = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 

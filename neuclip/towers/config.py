@@ -1,6 +1,7 @@
 """The `train.model` section of a recipe."""
 
 import importlib.util
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,19 @@ from pydantic import Field, model_validator
 
 from neuclip.foundation.config import Section
 from neuclip.foundation.errors import nearest
+from neuclip.towers.outside import outside_need
 
 
 @cache
-def known_architectures() -> list[str]:
-    """List the architectures that open_clip ships, without importing it (which takes seconds)."""
+def known_architectures() -> dict[str, Path]:
+    """Find the architectures that open_clip ships, without importing it (which takes seconds): name -> file."""
     found = importlib.util.find_spec("open_clip")
     folders = (found.submodule_search_locations if found else None) or []
-    return sorted(
-        path.stem for folder in folders for path in (Path(folder) / "model_configs").glob("*.json")
-    )
+    return {
+        path.stem: path
+        for folder in folders
+        for path in sorted((Path(folder) / "model_configs").glob("*.json"))
+    }
 
 
 class ModelConfig(Section):
@@ -53,4 +57,11 @@ class ModelConfig(Section):
             raise ValueError(
                 f"name {self.name!r} is none of the {len(known)} architectures of open_clip.{nearest(self.name, known)}"
             )
+        if (need := outside_need(self._written_out())) is not None:
+            raise ValueError(f"the architecture {self.name or 'written out here'} has {need}")
         return self
+
+    def _written_out(self) -> dict[str, Any]:
+        if self.name is None:
+            return self.architecture or {}
+        return json.loads(known_architectures()[self.name].read_text(encoding="utf-8"))

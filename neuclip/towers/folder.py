@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuclip.foundation.errors import CheckpointError, ConfigError
 from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE, Towers, build_from_folder
+from neuclip.towers.outside import outside_need
 
 
 def save_towers(towers: Towers, folder: Path) -> None:
@@ -41,19 +42,43 @@ def write_towers(towers: Towers, weights: Mapping[str, Tensor], folder: Path) ->
 def load_towers(folder: Path, device: str | torch.device = "cpu") -> Towers:
     """Read what save_towers wrote, in evaluation mode.
 
-    Raises: CheckpointError: if a file is missing or does not fit the architecture.
+    Raises:
+        CheckpointError: if a file is missing or does not fit the architecture.
+        ConfigError: if the architecture needs a network.
     """
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder} has no {name}; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}"
-            )
+    architecture = read_architecture(folder)
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        towers = build_from_folder(folder, config["model_cfg"], load_weights=True, device=device)
+        towers = build_from_folder(folder, architecture, load_weights=True, device=device)
     except ConfigError:
         raise
     except Exception as error:  # open_clip, safetensors and torch each have their own errors
         raise CheckpointError(f"the model in {folder} cannot be loaded: {error}") from error
     towers.model.eval()
     return towers
+
+
+def read_architecture(folder: Path) -> dict[str, Any]:
+    """Return the `model_cfg` of a model folder.
+
+    Raises:
+        CheckpointError: if the folder is not whole, or its configuration cannot be read.
+        ConfigError: if the architecture needs a network.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} has no {name}; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}, as a select stage "
+                "leaves it in `model`"
+            )
+    path = folder / CONFIG_FILE
+    try:
+        architecture = json.loads(path.read_bytes())["model_cfg"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not a configuration of open_clip: JSON with model_cfg and preprocess_cfg is expected"
+        ) from error
+    if not isinstance(architecture, dict):
+        raise CheckpointError(f"{path} has a model_cfg without fields")
+    if (need := outside_need(architecture)) is not None:
+        raise ConfigError(f"the architecture in {path} has {need}")
+    return architecture

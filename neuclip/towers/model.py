@@ -76,8 +76,7 @@ def create_towers(config: ModelConfig, *, seed: int, device: str | torch.device 
     Args:
         seed: the weights are a pure function of the architecture and this number; the global random
             state is left as it was.
-    Raises: ConfigError: for an architecture that open_clip cannot build, and for one that would need files
-        from a network.
+    Raises: ConfigError: for an architecture that open_clip cannot build.
     """
     architecture = architecture_of(config)
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +109,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 def architecture_of(config: ModelConfig) -> dict[str, Any]:
     """Return the open_clip `model_cfg` that a recipe names or writes out.
 
-    Raises: ConfigError: for an architecture that would need files from a network.
+    Raises: ConfigError: if this open_clip has no such architecture.
     """
     if config.architecture is not None:
         architecture = deepcopy(config.architecture)
@@ -121,13 +120,6 @@ def architecture_of(config: ModelConfig) -> dict[str, Any]:
                 f"this open_clip ({open_clip.__version__}) has no architecture {config.name!r}"
             )
         architecture = cast("dict[str, Any]", found)
-    text = architecture["text_cfg"]
-    for field in ("hf_model_name", "hf_tokenizer_name"):
-        if isinstance(text, dict) and text.get(field):
-            raise ConfigError(
-                f"the architecture {config.name or ''} has text_cfg.{field} = {text[field]!r}, which would be "
-                "fetched from a network; choose one with open_clip's own text tower and tokenizer"
-            )
     return architecture
 
 
@@ -138,7 +130,11 @@ def build_from_folder(
     load_weights: bool,
     device: str | torch.device,
 ) -> Towers:
-    """Build the towers that a folder's open_clip_config.json describes, by open_clip's own reader of folders."""
+    """Build the towers that a folder's open_clip_config.json describes, by open_clip's own reader of folders.
+
+    Args:
+        architecture: what stands there as `model_cfg`, checked by `outside_need`.
+    """
     with _without_open_clip_chatter():
         model = open_clip.create_model(
             f"local-dir:{folder}",

@@ -93,12 +93,6 @@ def test_a_name_never_reaches_outside(name):
         ModelConfig(name=name)
 
 
-@pytest.mark.parametrize("name", ["roberta-ViT-B-32", "ViT-B-16-SigLIP"])
-def test_parts_from_a_network_are_refused(name):
-    with pytest.raises(ConfigError, match="network"):
-        create_towers(ModelConfig(name=name), seed=0)
-
-
 @pytest.mark.parametrize(
     ("part", "change", "reason"),
     [
