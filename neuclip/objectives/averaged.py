@@ -79,6 +79,12 @@ class AveragedObjective(Objective):
         """Return the temperature; of individual ones the mean over the last batch."""
         return self.individual.mean if self.individual is not None else super().temperature
 
+    def logit_scale_and_bias(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
+        """Return log(1 / tau), of individual temperatures that of their mean over all samples."""
+        if self.individual is None:
+            return super().logit_scale_and_bias()
+        return -self.individual.mean_of_all().log(), None
+
     def forward(
         self,
         image_features: Float[Tensor, "B D"],

@@ -49,6 +49,10 @@ class IndividualTemperatures(nn.Module, ABC):
         """Return the temperatures; every rank asks for the same samples."""
         return self.table.read(sample_ids_G)[:, :2].T
 
+    def mean_of_all(self) -> Float[Tensor, ""]:
+        """Return the mean over all samples and both sides; every rank has to call it."""
+        return self.table.whole()[:, :2].double().mean().float()
+
     @torch.no_grad()
     def step(self, batch: GlobalBatch, gradients_SB: Float[Tensor, "2 B"], epoch: int) -> None:
         """Move the temperatures of the batch's samples.

@@ -168,6 +168,16 @@ class Objective(nn.Module, ABC):
         assert self.learned_temperature is not None, "samples' own temperatures: override this"
         return self.learned_temperature()
 
+    @torch.no_grad()
+    def logit_scale_and_bias(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
+        """Return log(1 / tau) and what is added to logits, as learned; None = nothing is added.
+
+        What open_clip's `logit_scale` and `logit_bias` are in the published model. Every rank has
+        to call it.
+        """
+        assert self.learned_temperature is not None, "samples' own temperatures: override this"
+        return self.learned_temperature.log_scale.detach(), None
+
     def advance(self, step: int) -> None:
         """Close a training step, after the optimiser's update.
 

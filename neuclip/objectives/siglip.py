@@ -47,6 +47,10 @@ class SigLip(Objective):
         lr = self.learned_temperature.lr if self.learned_temperature else None
         return [*super().trainable(), TrainableGroup("logit_bias", [self.logit_bias], lr)]
 
+    def logit_scale_and_bias(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return both as learned; see `Objective.logit_scale_and_bias`."""
+        return super().logit_scale_and_bias()[0], self.logit_bias.detach()
+
     def forward(
         self,
         image_features: Float[Tensor, "B D"],

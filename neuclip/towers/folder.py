@@ -31,10 +31,14 @@ def write_towers(towers: Towers, weights: Mapping[str, Tensor], folder: Path) ->
     """Write towers with other weights than their present ones, as save_towers does.
 
     Args:
-        weights: copies on the CPU, contiguous, by the model's own names.
+        weights: copies on the CPU, contiguous, by the model's own names; a `logit_bias` may come to them, which
+            open_clip gives to a model whose configuration has `init_logit_bias`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_cfg": towers.architecture, "preprocess_cfg": towers.preprocess}
+    architecture = towers.architecture
+    if "logit_bias" in weights:
+        architecture = {**architecture, "init_logit_bias": weights["logit_bias"].item()}
+    config = {"model_cfg": architecture, "preprocess_cfg": towers.preprocess}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(dict(weights), folder / WEIGHTS_FILE, metadata={"format": "pt"})
 

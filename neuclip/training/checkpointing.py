@@ -2,11 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from neuclip.checkpoint.folder import latest_checkpoint, prune_checkpoints
 from neuclip.distributed.collectives import barrier, gather_objects
@@ -121,10 +120,10 @@ def require_disk(folder: Path, trainer: Trainer) -> str:
     """
     config = trainer.config
     folder.mkdir(parents=True, exist_ok=True)
-    model = _bytes_of(trainer.towers.model.state_dict().values())
+    model = _bytes_of(trainer.towers.model.state_dict())
     moments = sum(_MOMENTS[config.optimiser] * p.nbytes for p in trainer.encoders.parameters())
     averages = model if config.ema_decay else 0
-    objective = _bytes_of(trainer.objective.state_dict().values()) * trainer.world.size
+    objective = _bytes_of(trainer.objective.state_dict()) * trainer.world.size
     signals = BYTES_A_SAMPLE * trainer.objective.num_samples if config.signals else 0
     one = 2 * model + moments + averages + objective + signals
     needed = one * (config.keep_checkpoints + config.keep_best + 2)
@@ -138,8 +137,12 @@ def require_disk(folder: Path, trainer: Trainer) -> str:
     return f"a checkpoint is {one / _GB:.3g} GB, {free / _GB:.3g} GB are free"
 
 
-def _bytes_of(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def _bytes_of(state: Mapping[str, Any]) -> int:
+    """Return the size of nested mappings of tensors, as an objective's state is."""
+    return sum(
+        _bytes_of(value) if isinstance(value, Mapping) else value.numel() * value.element_size()
+        for value in state.values()
+    )
 
 
 def _bytes_of_files(folder: Path) -> int:

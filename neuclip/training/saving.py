@@ -1,6 +1,5 @@
 """What a checkpoint of a trainer holds, and how a trainer takes it back."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ class Snapshot:
     towers: Towers
     """Of these only what does not change: architecture and preprocessing."""
     weights: dict[str, Tensor]
-    """The model as it is evaluated and published, with the temperature as open_clip's logit_scale."""
+    """The model as it is evaluated and published, with the objective's logit_scale and logit_bias."""
     state: dict[str, Tensor]
     """Everything training goes on from."""
 
@@ -38,12 +37,17 @@ def take_snapshot(
         "objective": trainer.objective.whole_state(),
         "shadows": {} if shadows is None else shadows.whole_state(),
     }
+    scale, bias = trainer.objective.logit_scale_and_bias()
     model, optimiser = trainer.model_state(), optimiser_state(trainer.optimiser)
     average = {} if trainer.average is None else trainer.average.state()
     signals = {} if trainer.signals is None else trainer.signals.state()
     if not trainer.world.is_main:
         return None
-    logit_scale = torch.tensor(-math.log(trainer.objective.temperature.item()))
+    # In the model's own form, which may be one element instead of a scalar.
+    logits = {"logit_scale": scale.reshape(model["logit_scale"].shape)}
+    if "logit_bias" in model or bias is not None:
+        bias = torch.zeros(()) if bias is None else bias
+        logits["logit_bias"] = bias.reshape(model["logit_scale"].shape)
     state = {
         "model": model,
         **shared,
@@ -62,7 +66,7 @@ def take_snapshot(
             score=score,
         ),
         towers=trainer.towers,
-        weights=copy_state(model | average | {"logit_scale": logit_scale}),
+        weights=copy_state(model | average | logits),
         state=copy_state(state),
     )
 
