@@ -21,6 +21,7 @@ from neuclip.demo.config import DEMO_VERSION
 from neuclip.evaluation import config as evaluation
 from neuclip.foundation.config import Section
 from neuclip.foundation.errors import ConfigError, DataError, nearest
+from neuclip.foundation.names import in_known_case
 from neuclip.foundation.progress import Progress, silent
 from neuclip.index import config as index
 from neuclip.publishing import config as publishing
@@ -115,10 +116,11 @@ class StageReport(BaseModel):
 
 
 def check_stage(name: str) -> str:
-    """Return the name if it is a stage's.
+    """Return the name of the stage that is meant, in any case.
 
     Raises: ConfigError: with the nearest stage.
     """
+    name = in_known_case(name, STAGES)
     if name not in STAGES:
         raise ConfigError(
             f"there is no stage {name!r}; stages are {', '.join(STAGES)}.{nearest(name, STAGES)}"
@@ -180,8 +182,9 @@ def run_stage(
 
     Raises: ConfigError: if a stage above it has not been done.
     """
+    stage = check_stage(stage)
     identities = identify(recipe)
-    identity = identities[check_stage(stage)]
+    identity = identities[stage]
     _require_above(identities, stage)
     start = time.monotonic()
     with made_web(recipe, stage, is_needed=force or not is_committed(identity.uri)):

@@ -14,12 +14,33 @@ from neuclip.demo.config import DemoConfig
 from neuclip.evaluation.config import EvaluateConfig
 from neuclip.foundation.config import Section
 from neuclip.foundation.errors import ConfigError, StorageError, nearest
+from neuclip.foundation.plain_yaml import parse_yaml, said_of
 from neuclip.index.config import IndexConfig
 from neuclip.publishing.config import PublishConfig
 from neuclip.selection.config import SelectConfig
 from neuclip.shards.config import ShardConfig
 from neuclip.storage.files import read_bytes
 from neuclip.training.config import TrainConfig
+
+
+_SECTION = "expected a section with fields"
+_EXPECTED = {
+    "model_type": _SECTION,
+    "model_attributes_type": _SECTION,
+    "dict_type": _SECTION,
+    "list_type": "expected a list",
+    "tuple_type": "expected a list",
+    "string_type": "expected text; put it into quotes",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "finite_number": "expected a number that is not infinite",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+}
+"""What pydantic says in Python's words."""
 
 
 class Recipe(Section):
@@ -67,13 +88,14 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
     except StorageError as error:
         raise ConfigError(f"recipe {source} cannot be read: {error}") from error
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {source} is not YAML: {error}") from error
+        content = parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"recipe {source} is not YAML that can be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(
-            f"recipe {source} holds {type(content).__name__}, expected sections such as root, acquire, train"
+            f"recipe {source} holds {said_of(content)}, expected sections such as root, acquire, train"
         )
+    content = cast("dict[str, Any]", content)
     for name, value in (overrides or {}).items():
         _set(content, name, value)
     try:
@@ -94,9 +116,11 @@ def parse_override(text: str) -> tuple[str, Any]:
             f"--set {text!r} is not of the form section.field=value, for example train.global_batch=512"
         )
     try:
-        return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not YAML: {error}") from error
+        return name.strip(), parse_yaml(value)
+    except ConfigError as error:
+        raise ConfigError(
+            f"--set {name.strip()}: the value is not YAML that can be read: {error}"
+        ) from error
 
 
 def _set(content: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401  # any YAML value
@@ -149,18 +173,14 @@ def _explain(detail: ErrorDetails) -> str:
         case "union_tag_invalid" | "union_tag_not_found":
             context = detail.get("ctx", {})
             known = str(context.get("expected_tags", "")).replace("'", "").split(", ")
-            name = str(context.get("tag", ""))
+            name = str(context.get("tag", "")).replace("None", "nothing")
             where = ".".join([*place, str(context.get("discriminator", "name")).strip("'")])
             return f"{where}: found {name!r}, expected one of {', '.join(known)}.{nearest(name, known)}"
         case "value_error" if isinstance(found, dict):  # fields that do not fit each other
             return f"{'.'.join(place)}: {_lower_first(detail['msg'])}"
         case _:
-            shown = (
-                found
-                if isinstance(found, (str, int, float, bool, type(None)))
-                else type(found).__name__
-            )
-            return f"{'.'.join(place)}: found {shown!r}, {_lower_first(detail['msg'])}"
+            expected = _EXPECTED.get(detail["type"]) or _lower_first(detail["msg"])
+            return f"{'.'.join(place)}: found {said_of(found)}, {expected}"
 
 
 def _locate(location: tuple[int | str, ...]) -> tuple[list[str], set[str]]:

@@ -1,14 +1,31 @@
 """The base of every recipe section."""
 
-from typing import Any
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from neuclip.foundation.names import with_known_names
 
 
 class Section(BaseModel):
-    """A frozen part of the recipe; a field that does not exist is an error, not a silent typo."""
+    """A frozen part of the recipe; a field that does not exist is an error, not a silent typo.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Names that a field chooses from are found whatever their case; numbers are finite.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_in_any_case(cls, fields: Any) -> Any:  # noqa: ANN401  # what stands in a recipe
+        if not isinstance(fields, dict):
+            return fields
+        return {
+            name: with_known_names(value, cls.model_fields[name].annotation)
+            if name in cls.model_fields
+            else value
+            for name, value in cast("dict[Any, Any]", fields).items()
+        }
 
     def keyed(self) -> dict[str, Any]:
         """Return the fields that can change a stage's output, JSON-ready: what a key is made of."""

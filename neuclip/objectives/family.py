@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from neuclip.distributed.world import World
 from neuclip.foundation.config import Section
 from neuclip.foundation.errors import ConfigError, nearest
+from neuclip.foundation.names import in_known_case
 from neuclip.objectives.config import ObjectiveConfig
 from neuclip.objectives.objective import Objective
 
@@ -29,13 +30,13 @@ def parse(config: Mapping[str, Any]) -> Section:
     Raises:
         ConfigError: if the name is unknown or a field does not fit.
     """
-    name = config.get("name")
+    name = in_known_case(str(config.get("name")), KNOWN)
     if name not in KNOWN:
         raise ConfigError(
-            f"objective.name is {name!r}; known are {', '.join(KNOWN)}.{nearest(str(name), KNOWN)}"
+            f"objective.name is {name!r}; known are {', '.join(KNOWN)}.{nearest(name, KNOWN)}"
         )
     try:
-        return _ADAPTER.validate_python(dict(config))
+        return _ADAPTER.validate_python({**config, "name": name})
     except ValidationError as error:
         raise ConfigError(f"objective: {error}") from error
 

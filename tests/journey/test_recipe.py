@@ -61,7 +61,7 @@ def test_all_wrong_fields_are_named_at_once():
 
 
 def test_what_is_not_a_recipe_is_refused(tmp_path):
-    for content, told in [("a: [", "is not YAML"), ("- 1", "holds list"), ("", "holds NoneType")]:
+    for content, told in [("a: [", "is not YAML"), ("- 1", "holds a list"), ("", "holds nothing")]:
         path = tmp_path / "recipe.yaml"
         path.write_text(content)
         with pytest.raises(ConfigError, match=told):
