@@ -72,7 +72,8 @@ CASES = {
     "amorlip, micro-batches": named("amorlip") | {"micro_batch": 4},
     "isogclr, micro-batches and averaged": named("isogclr") | {"micro_batch": 8, "ema_decay": 0.9},
     "siglip, fsdp": named("siglip", temperature_lr=0.05) | {"parallel": "fsdp"},
-    "amorlip, probed": named("amorlip") | {"probe": {"every_steps": 3, "samples": 40, "anchors": 8}},
+    "amorlip, probed": named("amorlip")
+    | {"probe": {"every_steps": 3, "samples": 40, "anchors": 8}},
     "amorlip, as a shadow": named("openclip")
     | {
         "probe": {
@@ -186,9 +187,7 @@ def check_scores(trial: Trial) -> None:
     torch.testing.assert_close(
         encode_images(towers, contents, batch_size=7)[0], images, rtol=0, atol=1e-6
     )
-    torch.testing.assert_close(
-        encode_texts(towers, NAMES, batch_size=7), texts, rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(encode_texts(towers, NAMES, batch_size=7), texts, rtol=0, atol=1e-6)
     labels = torch.arange(len(NAMES)).repeat(3)
     right = int(((images @ classes).argmax(dim=1) == labels).sum())
     row = trial.scores()
