@@ -22,7 +22,6 @@ from neuclip.shards.config import ShardConfig
 from neuclip.storage.files import read_bytes
 from neuclip.training.config import TrainConfig
 
-
 _SECTION = "expected a section with fields"
 _EXPECTED = {
     "model_type": _SECTION,

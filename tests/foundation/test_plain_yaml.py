@@ -1,4 +1,4 @@
-"""Oracle: what each text says by the YAML 1.1 specification, and one line for each that says nothing a recipe can use."""
+"""Oracle: what each text says by the YAML 1.1 specification; one line for each that says nothing a recipe can use."""
 
 import tracemalloc
 
