@@ -11,16 +11,16 @@ from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.cache import local_copy
-from neuclip.storage.tables import connect, count_rows, write_parquet
+from neuclip.storage.tables import connect, count_rows, fill_from_files, write_parquet
 from neuclip.storage.uris import join
 
 CAPTIONS = "captions.parquet"
 
 _KEPT = """
     SELECT row_number() OVER () AS position, r.uid, r.captions
-    FROM read_parquet($rows) r
-    SEMI JOIN (SELECT uid FROM read_parquet($verdicts) WHERE kept) v ON r.uid = v.uid
-    WHERE r.status = 'success'"""
+    FROM fetched r SEMI JOIN (SELECT uid FROM read_parquet($verdicts) WHERE kept) v ON r.uid = v.uid"""
+
+_FETCHED = "SELECT uid, captions FROM read_parquet($files) WHERE status = 'success'"
 
 _PASSED = """
     SELECT uid, passed AS captions FROM (
@@ -51,13 +51,13 @@ def run_caption(
     """
     progress("caption", done=0, total=1, note="gathering captions")
     verify_sizes(curate_uri, read_manifest(curate_uri))
-    rows = [str(path) for path in rows_paths(acquire_uri)]
+    rows = rows_paths(acquire_uri)
     verdicts = str(local_copy(join(curate_uri, VERDICTS)))
     target = workspace.output / CAPTIONS
     with connect(workspace.scratch) as connection:
-        connection.execute(
-            f"CREATE TEMP TABLE kept AS {_KEPT}", {"rows": rows, "verdicts": verdicts}
-        )
+        fill_from_files(connection, "fetched", _FETCHED, rows)
+        connection.execute(f"CREATE TEMP TABLE kept AS {_KEPT}", {"verdicts": verdicts})
+        connection.execute("DROP TABLE fetched")
         sources = _sources(connection, config)
         write_parquet(
             connection, _PASSED, target, {"sources": sources, "most": config.max_per_source}

@@ -1,6 +1,6 @@
 """Images that look the same: candidates by perceptual hash, confirmed by their small pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from neuclip.curate.hash_join import HashedImages, Hashes, Indices, near_hashes
 from neuclip.curate.pictures import PICTURE_BYTES, Pictures, picture_distance
 from neuclip.foundation.errors import ShapeError
+from neuclip.storage.arrays import Array, MappedFiles, by_part
 from neuclip.storage.cache import local_copy
 from neuclip.storage.tables import connect
 from neuclip.storage.uris import join
@@ -40,14 +41,12 @@ class PictureTable:
     """Pictures of images that lie in several files, read as they are asked for."""
 
     def __init__(self, paths: Sequence[Path], parts: Indices, rows: Indices) -> None:
-        self._files = [_mapped(path, np.uint8, PICTURE_BYTES) for path in paths]
+        self._files = MappedFiles(paths, _of(np.uint8, PICTURE_BYTES))
         self._parts, self._rows = parts, rows
 
     def __getitem__(self, images: Indices) -> Pictures:
         found = np.empty((len(images), PICTURE_BYTES), np.uint8)
-        parts = self._parts[images]
-        for part in np.unique(parts).tolist():
-            here = parts == part
+        for part, here in by_part(self._parts[images]):
             found[here] = self._files[part][self._rows[images[here]]]
         return found
 
@@ -74,10 +73,11 @@ def read_descriptors(folders: Sequence[str], parts: Indices, rows: Indices) -> D
     Raises: ShapeError: if a file has another width.
     """
     hashes = np.empty((len(parts), NUM_HASHES), np.uint64)
-    for part, folder in enumerate(folders):
-        here = parts == part
-        path = local_copy(join(folder, HASHES_FILE))
-        hashes[here] = _mapped(path, np.uint64, NUM_HASHES)[rows[here]]
+    files = MappedFiles(
+        [local_copy(join(folder, HASHES_FILE)) for folder in folders], _of(np.uint64, NUM_HASHES)
+    )
+    for part, here in by_part(parts):
+        hashes[here] = files[part][rows[here]]
     paths = [local_copy(join(folder, PICTURES_FILE)) for folder in folders]
     return Descriptors(hashes, PictureTable(paths, parts, rows))
 
@@ -193,15 +193,14 @@ def _there(descriptors: Descriptors) -> Indices:
     return np.flatnonzero(descriptors.hashes[:, 0])
 
 
-def _mapped(path: Path, kind: type, width: int) -> npt.NDArray[np.generic]:
-    """Map a file of rows of a fixed width.
+def _of(kind: type, width: int) -> Callable[[Path, Array], None]:
+    """Return what refuses a file that does not hold rows of a kind and width."""
 
-    Raises: ShapeError: if it holds something else.
-    """
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype != kind or array.ndim != 2 or array.shape[1] != width:
-        raise ShapeError(
-            f"{path} holds {array.dtype} {list(array.shape)}, expected {np.dtype(kind)} [rows, {width}]; "
-            "it was written by another version: run the stage again with --force"
-        )
-    return array
+    def check(path: Path, array: Array) -> None:
+        if array.dtype != kind or array.ndim != 2 or array.shape[1] != width:
+            raise ShapeError(
+                f"{path} holds {array.dtype} {list(array.shape)}, expected {np.dtype(kind)} [rows, {width}]; "
+                "it was written by another version: run the stage again with --force"
+            )
+
+    return check

@@ -13,6 +13,7 @@ from neuclip.acquire.raw import COLUMNS, ROWS, partition_folders
 from neuclip.curate.conditions import quoted
 from neuclip.foundation.errors import ConfigError, IntegrityError, ShapeError, nearest
 from neuclip.stages.manifest import read_manifest, verify_sizes
+from neuclip.storage.arrays import by_part
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import exists
 from neuclip.storage.uris import join, name_of
@@ -129,7 +130,7 @@ class Pool:
         Raises: ConfigError: if the score has no features. ShapeError: if their width is not that of the others.
         """
         gathered = np.empty((len(parts), 0), np.float16)
-        for part in np.unique(parts).tolist():
+        for part, here in by_part(parts):
             features = self.features_of(score, part)
             if not gathered.shape[1]:
                 gathered = np.empty((len(parts), features.shape[1]), np.float16)
@@ -138,7 +139,6 @@ class Pool:
                     f"score {score!r} has features of {features.shape[1]} numbers in partition {part}, of "
                     f"{gathered.shape[1]} in others; remove the folder {self.folders(score)[part]} and run again"
                 )
-            here = parts == part
             gathered[here] = features[positions[here]]
         return gathered
 

@@ -3,7 +3,7 @@
 Legend: N images, T targets, K clusters, D embedding width.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,12 +57,12 @@ def semantic_duplicates(
 
 
 def image_cluster(
-    pool: Iterable[Features], targets: Features, *, clusters: int, seed: int
+    pool: Sequence[Features], targets: Features, *, clusters: int, seed: int
 ) -> npt.NDArray[np.bool_]:
     """Tell for every image of the pool whether its nearest centroid is the nearest one of some target.
 
     Args:
-        pool: features in order, array by array; arrays mapped from files are read a block at a time.
+        pool: features in order, array by array; each is asked for several times, and none is kept.
         targets: [T, D].
         clusters: K, of the pool by k-means.
         seed: of k-means.
@@ -75,12 +75,11 @@ def image_cluster(
     Source: image-based filtering of DataComp, arXiv 2304.14108, appendix; its published centroids were made with
         100,000 clusters.
     """
-    arrays = list(pool)
-    for rows in arrays:
+    for rows in pool:
         _require_width(rows, targets.shape[1])
-    starts = np.cumsum([0, *(len(rows) for rows in arrays)])
+    starts = np.cumsum([0, *(len(rows) for rows in pool)])
     there = np.concatenate(
-        [_NONE, *(_rows_there(rows) + start for rows, start in zip(arrays, starts, strict=False))]
+        [_NONE, *(_rows_there(rows) + start for rows, start in zip(pool, starts, strict=False))]
     )
     wanted = targets[targets.any(axis=1)]
     if not len(wanted) or not len(there):
@@ -92,12 +91,12 @@ def image_cluster(
     edges = np.searchsorted(drawn, starts)
     sample = [
         rows[drawn[edges[number] : edges[number + 1]] - starts[number]]
-        for number, rows in enumerate(arrays)
+        for number, rows in enumerate(pool)
     ]
     centroids = train_clusters(np.concatenate(sample), clusters=clusters, seed=seed)
     is_chosen = np.zeros(len(centroids), dtype=bool)
     is_chosen[nearest_clusters(wanted, centroids)] = True
-    nearest = np.concatenate([nearest_clusters(rows, centroids) for rows in arrays])
+    nearest = np.concatenate([nearest_clusters(rows, centroids) for rows in pool])
     found = np.zeros(len(nearest), dtype=bool)
     found[there] = is_chosen[nearest[there]]
     return found

@@ -24,11 +24,17 @@ from neuclip.shards.members import MEMBERS
 from neuclip.stages.manifest import PARTS, is_committed, read_manifest
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import exists, list_folders
+from neuclip.storage.tables import few_at_once
 from neuclip.storage.uris import join, name_of, parent_of
 
 _MOST_OF_A_GROUP = 20
 _PREFIX = 6
+_NEAR = 3
 _REPEATED = "duplicate_uid"
+_OF_FILES = "FROM read_parquet($files, filename = true, file_row_number = true)"
+_ALIKE = (
+    f"SELECT DISTINCT uid {_OF_FILES} WHERE starts_with(uid, $start) ORDER BY uid LIMIT {_NEAR}"
+)
 _NO_FACTS = ("uid", "filename", "file_row_number")
 _OF_THE_INDEX = {
     "samples": "SELECT sample_id FROM samples WHERE sample_id = $1",
@@ -95,12 +101,11 @@ class _Teller:
     def acquire(self) -> tuple[Facts, str]:
         folders = partition_folders(self._tables.uris["acquire"])
         paths = {str(local_copy(join(folder, ROWS))): name_of(folder) for folder in folders}
-        query = "FROM read_parquet($paths, filename = true, file_row_number = true)"
-        found = self._rows(f"SELECT * {query} WHERE uid = $uid", paths=list(paths))
+        found = self._in_files(f"SELECT * {_OF_FILES} WHERE uid = $uid", list(paths))
         if not found:
-            raise self._unknown(query, list(paths))
-        order = list(paths)
-        found.sort(key=lambda row: (order.index(row["filename"]), row["file_row_number"]))
+            raise self._unknown(list(paths))
+        order = {path: number for number, path in enumerate(paths)}
+        found.sort(key=lambda row: (order[row["filename"]], row["file_row_number"]))
         tries = [row for row in found if row["reason"] != _REPEATED] or found
         first, row = tries[0], tries[-1]
         self._partition = paths[row["filename"]]
@@ -243,15 +248,20 @@ class _Teller:
             path=str(local_copy(uri)),
         )
 
-    def _unknown(self, query: str, paths: list[str]) -> DataError | ConfigError:
+    def _in_files(self, query: str, paths: list[str], **parameters: str) -> list[Facts]:
+        """Return what a query finds in outcome tables, a few files after the other."""
+        return [
+            row
+            for _, files in few_at_once(paths)
+            for row in self._rows(query, files=files, **parameters)
+        ]
+
+    def _unknown(self, paths: list[str]) -> DataError | ConfigError:
         """Return the error for a uid that no row has, with the nearest thing to do."""
         name = "`neuclip query RECIPE \"SELECT uid, url FROM rows WHERE url LIKE '%...%'\"` finds a pair by its URL"
-        near = self._rows(
-            f"SELECT DISTINCT uid {query} WHERE starts_with(uid, $start) ORDER BY uid LIMIT 3",
-            start=self._uid[:_PREFIX],
-            paths=paths,
-        )
-        meant = f" Did you mean {' or '.join(row['uid'] for row in near)}?" if near else ""
+        alike = self._in_files(_ALIKE, paths, start=self._uid[:_PREFIX])
+        near = sorted({row["uid"] for row in alike})[:_NEAR]
+        meant = f" Did you mean {' or '.join(near)}?" if near else ""
         if not is_uid(self._uid):
             return ConfigError(
                 f"{self._uid!r} is no uid, which has {UID_LENGTH} hex digits.{meant} {name}"

@@ -22,6 +22,7 @@ from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.foundation.progress import Progress
 from neuclip.scoring.evaluation_images import score_evaluation_sets
 from neuclip.scoring.run import ScoreColumns, run_scores
+from neuclip.storage.arrays import MappedFiles
 from neuclip.storage.cache import local_copy
 from neuclip.storage.tables import ArrowTable, connect
 from neuclip.storage.uris import join
@@ -174,9 +175,7 @@ class _Cluster:
 
     @cached_property
     def _kept(self) -> list[_Drops]:
-        features = [
-            np.load(local_copy(join(folder, FEATURES)), mmap_mode="r") for folder in self._folders
-        ]
+        features = MappedFiles([local_copy(join(folder, FEATURES)) for folder in self._folders])
         kept = image_cluster(features, self._targets, clusters=self._rule.clusters, seed=self._seed)
         return np.split(kept, np.cumsum([len(rows) for rows in features])[:-1])
 

@@ -42,16 +42,15 @@ class Partition:
     """Reads the image file of a pair that has one; called by several threads."""
 
 
-@contextmanager
-def open_partition(folder_uri: str) -> Generator[Partition]:
-    """Open a committed acquire partition."""
-    with RawImages([folder_uri]) as images:
+def read_partition(folder_uri: str) -> Partition:
+    """Read a committed acquire partition."""
+    images = RawImages([folder_uri])
 
-        def read(pair: Pair) -> bytes:
-            place: dict[str, Any] = {"member": pair.member, "offset": pair.offset}
-            return images.read({**place, "size": pair.size, "partition": 0})
+    def read(pair: Pair) -> bytes:
+        place: dict[str, Any] = {"member": pair.member, "offset": pair.offset}
+        return images.read({**place, "size": pair.size, "partition": 0})
 
-        yield Partition(list(_read_pairs(local_copy(join(folder_uri, ROWS)))), read)
+    return Partition(list(_read_pairs(local_copy(join(folder_uri, ROWS)))), read)
 
 
 @contextmanager

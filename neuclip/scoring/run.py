@@ -24,7 +24,7 @@ from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.progress import Progress
 from neuclip.scoring.clip import ClipScorer, EmbeddingScorer
 from neuclip.scoring.language import LanguageScorer
-from neuclip.scoring.pairs import Partition, open_partition
+from neuclip.scoring.pairs import Partition, read_partition
 from neuclip.scoring.phash import PHashScorer
 from neuclip.scoring.scorer import Scored, Scorer
 from neuclip.scoring.tmars import TMarsScorer
@@ -118,9 +118,9 @@ def _identity(score: ScoreConfig, model: str, partition_uri: str, root: str) -> 
 
 
 def _score_partition(scorer: Scorer, partition_uri: str, workspace: Workspace) -> Outcome:
-    with open_partition(partition_uri) as partition:
-        scored = scorer.score(partition)
-        return commit_scores(partition, scored, scorer.record(), workspace, where=partition_uri)
+    partition = read_partition(partition_uri)
+    scored = scorer.score(partition)
+    return commit_scores(partition, scored, scorer.record(), workspace, where=partition_uri)
 
 
 def commit_scores(

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.randomness import keyed_hash
+from neuclip.storage.tables import fill_from_files
 
 _ORDER, _SPLIT = 0, 1
 _BATCH_ROWS = 1 << 20
@@ -19,9 +20,12 @@ _PACKED_AT_ONCE = 1024
 _UID = "('0x' || c.uid[1:16])::UBIGINT AS uid_hi, ('0x' || c.uid[17:32])::UBIGINT AS uid_lo"
 
 _JOINED = """
-    FROM read_parquet($captions) c
-    JOIN read_parquet($rows, filename = true) r ON c.uid = r.uid AND r.status = 'success'
-    JOIN (SELECT unnest($rows) AS filename, unnest(range(len($rows))) AS partition) f ON r.filename = f.filename"""
+    FROM read_parquet($captions) c JOIN fetched r ON c.uid = r.uid"""
+
+_FETCHED = """
+    SELECT uid, url, width, height, sha256, member, "offset", size,
+        $first + list_position($files, filename) - 1 AS partition
+    FROM read_parquet($files, filename = true) WHERE status = 'success'"""
 
 _KEYS = f"""
     CREATE TABLE keys AS SELECT {_UID}, md5_number_lower(to_json({{
@@ -41,7 +45,7 @@ _CONTENT = "SELECT uid_hi, uid_lo, content FROM entering ORDER BY uid_hi, uid_lo
 _PACKED = f"""
     SELECT uid, url, width, height, captions, partition, member, "offset", size
     FROM (
-        SELECT c.uid, {_UID}, r.url, r.width, r.height, c.captions, f.partition, r.member, r."offset", r.size
+        SELECT c.uid, {_UID}, r.url, r.width, r.height, c.captions, r.partition, r.member, r."offset", r.size
         {_JOINED})
     JOIN placed p USING (uid_hi, uid_lo) WHERE p.held_out = $held_out ORDER BY p.rank, uid"""  # noqa: S608
 
@@ -58,7 +62,8 @@ class Pairs:
         self, connection: duckdb.DuckDBPyConnection, captions: Path, rows: list[Path]
     ) -> None:
         self._connection = connection
-        self._inputs = {"captions": str(captions), "rows": [str(path) for path in rows]}
+        self._inputs = {"captions": str(captions)}
+        fill_from_files(connection, "fetched", _FETCHED, rows)
         connection.execute(_KEYS, self._inputs)
         connection.execute('CREATE TABLE taken (uid_hi UBIGINT, uid_lo UBIGINT, "group" BIGINT)')
         self.count = self._number("SELECT count(*) FROM keys")

@@ -53,10 +53,8 @@ def run_shard(
     """
     verify_sizes(caption_uri, read_manifest(caption_uri))
     section = {**config.keyed(), "seed": seed}
-    with (
-        connect(workspace.scratch) as connection,
-        RawImages(partition_folders(acquire_uri)) as images,
-    ):
+    images = RawImages(partition_folders(acquire_uri))
+    with connect(workspace.scratch) as connection:
         captions = local_copy(join(caption_uri, CAPTIONS))
         pairs = Pairs(connection, captions, rows_paths(acquire_uri))
         history = take_over(pairs, parent_of(workspace.uri), section)

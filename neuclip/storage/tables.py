@@ -1,11 +1,13 @@
 """DuckDB as the tool for tables: bounded memory, spilling to a scratch folder."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 MEMORY_LIMIT = "1GB"
+_FILES_AT_ONCE = 8
 
 ArrowTable = Any
 """A pyarrow.Table; pyarrow has no types."""
@@ -20,6 +22,28 @@ def connect(scratch: Path) -> duckdb.DuckDBPyConnection:
     connection.execute("SET temp_directory = $1", [str(scratch)])
     connection.execute("SET preserve_insertion_order = true")
     return connection
+
+
+def few_at_once(paths: Sequence[Path | str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield runs of files, each with the place of its first: DuckDB keeps every file of a query open to its end."""
+    for first in range(0, len(paths), _FILES_AT_ONCE):
+        yield first, [str(path) for path in paths[first : first + _FILES_AT_ONCE]]
+
+
+def fill_from_files(
+    connection: duckdb.DuckDBPyConnection, table: str, query: str, paths: Sequence[Path]
+) -> None:
+    """Make a table of what a query says of Parquet files, in their order.
+
+    Args:
+        query: of the list `$files`, the first of which is file number `$first`.
+    """
+    for first, files in few_at_once(paths):
+        verb = f"INSERT INTO {table}" if first else f"CREATE TABLE {table} AS"
+        parameters = {
+            name: v for name, v in {"files": files, "first": first}.items() if f"${name}" in query
+        }
+        connection.execute(f"{verb} {query}", parameters)
 
 
 def write_parquet(

@@ -103,13 +103,13 @@ def outcome(overrides: dict[str, Any]) -> tuple[list[str], list[Any]]:
     """Return the parts, and of every row in order its outcome and its stored bytes."""
     uri = stage_uri(overrides)
     found = []
-    with RawImages(partition_folders(uri)) as images:
-        for number, path in enumerate(rows_paths(uri)):
-            for row in pq.read_table(path).to_pylist():
-                is_there = row["status"] == "success"
-                image = images.read({**row, "partition": number}) if is_there else b""
-                names = ("uid", "url", "captions", "reason", "sha256", "width", "height")
-                found.append(([row[name] for name in names], image))
+    images = RawImages(partition_folders(uri))
+    for number, path in enumerate(rows_paths(uri)):
+        for row in pq.read_table(path).to_pylist():
+            is_there = row["status"] == "success"
+            image = images.read({**row, "partition": number}) if is_there else b""
+            names = ("uid", "url", "captions", "reason", "sha256", "width", "height")
+            found.append(([row[name] for name in names], image))
     return read_manifest(uri).parts, found
 
 

@@ -43,11 +43,11 @@ class Adopted:
     def images(self) -> dict[str, bytes]:
         """Return uid -> bytes, read as the stages below read them."""
         found = {}
-        with RawImages(partition_folders(self.uri)) as images:
-            for number, path in enumerate(rows_paths(self.uri)):
-                for row in pq.read_table(path).to_pylist():
-                    if row["status"] == "success":
-                        found[row["uid"]] = images.read({**row, "partition": number})
+        images = RawImages(partition_folders(self.uri))
+        for number, path in enumerate(rows_paths(self.uri)):
+            for row in pq.read_table(path).to_pylist():
+                if row["status"] == "success":
+                    found[row["uid"]] = images.read({**row, "partition": number})
         return found
 
 

@@ -119,11 +119,11 @@ def test_every_row_of_the_table_has_one_outcome_and_successes_end_in_training_sh
     for path in downloaded.shards.glob("*.tar"):
         for sample in read_samples(path):
             stored[json.loads(sample.parts["json"])["uid"]] = sample.image()
-    with RawImages(partition_folders(acquired)) as images:
-        for number, path in enumerate(rows_paths(acquired)):
-            for row in pq.read_table(path).to_pylist():
-                if row["status"] == "success":
-                    assert images.read({**row, "partition": number}) == stored[row["uid"]]
+    images = RawImages(partition_folders(acquired))
+    for number, path in enumerate(rows_paths(acquired)):
+        for row in pq.read_table(path).to_pylist():
+            if row["status"] == "success":
+                assert images.read({**row, "partition": number}) == stored[row["uid"]]
 
     packed = {}
     for name in shard_records(identities["shard"].uri):
