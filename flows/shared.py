@@ -14,7 +14,7 @@ from neuclip.acquire.shared import (
     unfinished,
 )
 from neuclip.foundation.errors import NeuclipError
-from neuclip.journey import identify, made_web, reopen
+from neuclip.journey import identify, made_web, making, reopen
 from neuclip.recipe import Recipe, load_recipe
 from neuclip.stages.manifest import is_committed
 from tasks.shared import fetch_partitions, share_out
@@ -31,9 +31,12 @@ def fetch_by_workers(
 ) -> None:
     """Fetch all partitions that are not there with the recipe's task runner; the stage finds them committed."""
     runner = task_runner(loaded.acquire.scale)
-    fetch_shares.with_options(task_runner=runner)(recipe, overrides, force=force)
-    if force:
-        reopen(loaded, "acquire")
+    with making(loaded, "acquire"):
+        if not is_shared(loaded, force=force):  # done by the run that this one waited for
+            return
+        fetch_shares.with_options(task_runner=runner)(recipe, overrides, force=force)
+        if force:
+            reopen(loaded, "acquire")
 
 
 @flow(name="fetch-shares", description="Fetch the partitions of acquire by several workers.")
@@ -45,7 +48,7 @@ def fetch_shares(recipe: str, overrides: dict[str, Any] | None = None, *, force:
     loaded = load_recipe(recipe, overrides)
     log = get_run_logger()
     taken_down = takedowns_at(loaded.root)
-    with made_web(loaded, "acquire", is_needed=True):
+    with made_web(loaded, "acquire"):
         shares = share_out(loaded, force=force)
         log.info(describe_limits(loaded.acquire, len(shares)))
         try:

@@ -29,6 +29,7 @@ from neuclip.recipe import Recipe
 from neuclip.selection import config as selection
 from neuclip.shards import config as shards
 from neuclip.stages.keys import digest, fingerprint, stage_key
+from neuclip.stages.lease import leased, sweep_leases
 from neuclip.stages.manifest import (
     MANIFEST,
     Manifest,
@@ -36,13 +37,8 @@ from neuclip.stages.manifest import (
     is_committed,
     read_manifest,
 )
-from neuclip.stages.workspace import (
-    Outcome,
-    StageIdentity,
-    Workspace,
-    commit_stage,
-    scratch_folder,
-)
+from neuclip.stages.scratch import scratch_folder, scratch_home, sweep_scratch
+from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 from neuclip.storage.files import list_files, remove
 from neuclip.storage.uris import is_local, join, local_part, name_of
 from neuclip.training import config as training
@@ -187,13 +183,12 @@ def run_stage(
     identity = identities[stage]
     _require_above(identities, stage)
     start = time.monotonic()
-    with made_web(recipe, stage, is_needed=force or not is_committed(identity.uri)):
-        manifest, ran = commit_stage(
-            identity,
-            lambda workspace: _work(recipe, stage, identities, workspace, progress, force=force),
-            keep_unfinished=stage == "train",
-            force=force,
-        )
+
+    def work(workspace: Workspace) -> Outcome:
+        with made_web(recipe, stage):
+            return _work(recipe, stage, identities, workspace, progress, force=force)
+
+    manifest, ran = commit_stage(identity, work, keep_unfinished=stage == "train", force=force)
     return StageReport(
         stage=stage,
         key=identity.key,
@@ -209,6 +204,25 @@ def reopen(recipe: Recipe, stage: str) -> None:
     remove(join(identify(recipe)[check_stage(stage)].uri, MANIFEST))
 
 
+def sweep(root: str) -> None:
+    """Remove the leases and scratch folders of runs that were killed."""
+    sweep_leases(root)
+    sweep_scratch(scratch_home(root))
+
+
+@contextmanager
+def making(recipe: Recipe, stage: str) -> Generator[StageIdentity]:
+    """Hold the lease on a stage that is worked on outside `run_stage`; yield it as it stands then."""
+    while True:
+        identity = identify(recipe)[stage]
+        with leased(identity.root, identity.stage, identity.key):
+            if (
+                identify(recipe)[stage].key == identity.key
+            ):  # not amended by the run that this one waited for
+                yield identity
+                return
+
+
 def run_journey(
     recipe: Recipe,
     *,
@@ -219,6 +233,7 @@ def run_journey(
 ) -> list[StageReport]:
     """Do stages in order, each unless it is done."""
     reports: list[StageReport] = []
+    sweep(recipe.root)
     for stage in stages:
         report = run_stage(recipe, stage, force=force, progress=progress)
         reports.append(report)
@@ -234,32 +249,38 @@ def repair(recipe: Recipe, *, progress: Progress = silent) -> "tuple[Repair, Sta
     """
     from neuclip.acquire.repair import run_repair
 
-    identity = identify(recipe)["acquire"]
     if recipe.acquire.table is None:
         raise ConfigError(
             f"the shards of {recipe.acquire.source} were adopted, so there is nothing to fetch again"
         )
-    if not is_committed(identity.uri):
-        if AMENDMENTS not in identity.inputs:
-            raise ConfigError(
-                f"there is nothing to repair: acquire has not been done with this recipe ({identity.uri} is not "
-                "committed); run `--only acquire` first"
-            )
-        run_stage(
-            recipe, "acquire", progress=progress
-        )  # an earlier repair ended before it was put together
-    with (
-        scratch_folder(recipe.root) as scratch,
-        made_web(recipe, "acquire", is_needed=True),
-    ):
-        done = run_repair(
-            recipe.acquire,
-            read_manifest(identity.uri),
-            root=recipe.root,
-            scratch=scratch,
-            progress=progress,
-        )
+    while True:
+        _put_together(recipe, progress)
+        with making(recipe, "acquire") as identity:
+            if not is_committed(identity.uri):  # another repair has just amended it
+                continue
+            with scratch_folder(recipe.root) as scratch, made_web(recipe, "acquire"):
+                done = run_repair(
+                    recipe.acquire,
+                    read_manifest(identity.uri),
+                    root=recipe.root,
+                    scratch=scratch,
+                    progress=progress,
+                )
+            break
     return done, run_stage(recipe, "acquire", progress=progress)
+
+
+def _put_together(recipe: Recipe, progress: Progress) -> None:
+    """Do acquire if an earlier repair ended before that; what was never done cannot be repaired."""
+    identity = identify(recipe)["acquire"]
+    if is_committed(identity.uri):
+        return
+    if AMENDMENTS not in identity.inputs:
+        raise ConfigError(
+            f"there is nothing to repair: acquire has not been done with this recipe ({identity.uri} is not "
+            "committed); run `--only acquire` first"
+        )
+    run_stage(recipe, "acquire", progress=progress)
 
 
 def preflight(recipe: Recipe) -> dict[str, Callable[[], str]]:
@@ -424,9 +445,9 @@ def _labelled(items: list[Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def made_web(recipe: Recipe, stage: str, *, is_needed: bool) -> Generator[None]:
+def made_web(recipe: Recipe, stage: str) -> Generator[None]:
     """Draw the demo's pictures and serve them while acquire runs; the evaluation sets are drawn with them."""
-    if recipe.demo is None or not is_needed or stage not in ("acquire", "curate", "evaluate"):
+    if recipe.demo is None or stage not in ("acquire", "curate", "evaluate"):
         yield
         return
     from neuclip.demo.server import serving

@@ -12,7 +12,7 @@ from prefect.tasks import Task
 
 from neuclip.foundation.errors import is_transient
 from neuclip.foundation.progress import silent
-from neuclip.journey import StageReport, run_stage
+from neuclip.journey import StageReport, run_stage, sweep
 from neuclip.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -66,4 +66,5 @@ def do_stage(recipe: Recipe, stage: str, *, force: bool) -> StageReport:
     """Do one stage unless it is done; training and downloading happen in child processes of this one."""
     logging.getLogger("neuclip").setLevel(logging.INFO)  # Prefect adds its handlers, but no level
     progress = ArtifactProgress(stage) if stage in _PROGRESS_STAGES else silent
+    sweep(recipe.root)
     return run_stage(recipe, stage, force=force, progress=progress)

@@ -17,7 +17,7 @@ from neuclip.acquire.run import fetch, plan_parts
 from neuclip.foundation.errors import ChildError
 from neuclip.foundation.progress import Progress
 from neuclip.stages.manifest import PARTS, is_committed
-from neuclip.stages.workspace import scratch_folder
+from neuclip.stages.scratch import scratch_folder
 from neuclip.storage.files import get_file, put_file, remove_tree
 from neuclip.storage.uris import join
 

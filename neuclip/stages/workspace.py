@@ -1,17 +1,11 @@
 """The workspace of one run of a stage: a scratch folder here, a committed folder at the root at the end."""
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
-import shutil
-import socket
-import tempfile
 import time
-import uuid
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from neuclip.foundation.errors import IntegrityError, NeuclipError, StorageError
+from neuclip.stages.lease import Lease, leased
 from neuclip.stages.ledger import Ledger
 from neuclip.stages.manifest import MANIFEST, FileRecord, Manifest, is_committed, read_manifest
-from neuclip.storage.cache import cache_folder
+from neuclip.stages.scratch import scratch_folder
 from neuclip.storage.files import list_files, put_file, remove, remove_tree, sha256_of, write_bytes
-from neuclip.storage.uris import absolute, is_local, join, local_part
+from neuclip.storage.uploads import abort_uploads
+from neuclip.storage.uris import join
 
 log = logging.getLogger(__name__)
 
@@ -76,104 +72,79 @@ def commit_stage(
 ) -> tuple[Manifest, bool]:
     """Do a stage's work unless it is committed already, and commit it: files first, the manifest last.
 
+    A lease lets one run at a time make a key; the others wait for it.
+
     Args:
         keep_unfinished: go on from what an earlier, killed run put at the URI (training resumes from its
             checkpoints); else it is cleared once the work has succeeded.
         force: do the work again. What was committed stays until the new work has succeeded, except where
             the work goes on from what lies at the URI.
     Returns: the manifest, and whether the work was done now.
-    Raises: IntegrityError: if the ledger does not balance; nothing is committed then.
+    Raises: IntegrityError: if the ledger does not balance; nothing is committed then. StorageError: if another run
+        took the key over, because this process was stopped for long.
     """
     if is_committed(identity.uri) and not force:
         return read_manifest(identity.uri), False
-    if force and keep_unfinished:
-        remove(join(identity.uri, MANIFEST))
-        remove_tree(identity.uri)
-    started_at, wall, cpu = datetime.now(UTC), time.monotonic(), time.process_time()
-    base = _scratch_base(identity.root)
     try:
-        workspace = Workspace(uri=identity.uri, output=base / "output", scratch=base / "scratch")
-        workspace.output.mkdir(parents=True)
-        workspace.scratch.mkdir()
-        outcome = work(workspace)
-        outcome.ledger.check(identity.uri)
-        with _one_at_a_time(identity):
-            if is_committed(identity.uri) and not force:  # by another process meanwhile
+        with leased(identity.root, identity.stage, identity.key, part=identity.part) as lease:
+            if is_committed(identity.uri) and not force:  # by the run that this one waited for
                 return read_manifest(identity.uri), False
-            if not keep_unfinished:
-                remove(join(identity.uri, MANIFEST))
-                remove_tree(identity.uri)
-            manifest = Manifest(
-                stage=identity.stage,
-                stage_version=identity.stage_version,
-                key=identity.key,
-                section=identity.section,
-                inputs=identity.inputs,
-                code_version=version("neuclip"),
-                files=_publish(workspace),
-                parts=outcome.parts,
-                ledger=outcome.ledger,
-                summary=outcome.summary,
-                started_at=started_at.isoformat(timespec="milliseconds"),
-                wall_s=round(time.monotonic() - wall, 3),
-                cpu_s=round(time.process_time() - cpu, 3),
-            )
-            write_bytes(join(identity.uri, MANIFEST), manifest.to_bytes())
+            abort_uploads(identity.uri)
+            with scratch_folder(identity.root) as base:
+                manifest = _make(
+                    identity, work, lease, base, keep_unfinished=keep_unfinished, force=force
+                )
     except Exception as error:
         # DuckDB, pyarrow, tarfile and safetensors each report a full disk in their own way.
         if not isinstance(error, NeuclipError) and os.strerror(errno.ENOSPC) in str(error):
             message = f"stage {identity.stage} stopped because the disk is full ({error}); free space, then run again"
             raise StorageError(message) from error
         raise
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
-    log.info("committed %s: %s", identity.uri, outcome.ledger.describe())
+    log.info("committed %s: %s", identity.uri, manifest.ledger.describe())
     return manifest, True
 
 
-@contextmanager
-def scratch_folder(root: str) -> Generator[Path]:
-    """Make a local folder for work at a root that is not a stage's; it is removed afterwards."""
-    base = _scratch_base(root)
-    try:
-        yield base
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
-
-
-@contextmanager
-def _one_at_a_time(identity: StageIdentity) -> Generator[None]:
-    """Let one process of this machine commit a folder at a time; the kernel releases the lock of one that dies.
-
-    At a root in object storage two writers that commit in the same moment write the same files twice.
-    """
-    slot = hashlib.sha256(absolute(identity.uri).encode()).hexdigest()[
-        :2
-    ]  # few files, never removed
-    path = cache_folder() / "locks" / slot
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _scratch_base(root: str) -> Path:
-    """Make a scratch folder: on the root's own disk, so that a commit is a rename, or below the temporary folder."""
-    if is_local(root):
-        folder = local_part(root) / ".scratch"
-        _sweep(folder)
-        base = folder / f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
-        base.mkdir(parents=True)
-        return base
-    return Path(tempfile.mkdtemp(prefix="neuclip-"))
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what processes of this machine left that were killed before they could."""
-    for leftover in folder.glob(f"{socket.gethostname()}.*.*"):
-        process = leftover.name.split(".")[-2]
-        if not Path("/proc", process).exists():
-            shutil.rmtree(leftover, ignore_errors=True)
+def _make(
+    identity: StageIdentity,
+    work: Callable[[Workspace], Outcome],
+    lease: Lease,
+    base: Path,
+    *,
+    keep_unfinished: bool,
+    force: bool,
+) -> Manifest:
+    """Do the work and commit it; nobody else does so meanwhile."""
+    if force and keep_unfinished:
+        remove(join(identity.uri, MANIFEST))
+        remove_tree(identity.uri)
+    started_at, wall, cpu = datetime.now(UTC), time.monotonic(), time.process_time()
+    workspace = Workspace(uri=identity.uri, output=base / "output", scratch=base / "scratch")
+    workspace.output.mkdir(parents=True)
+    workspace.scratch.mkdir()
+    outcome = work(workspace)
+    outcome.ledger.check(identity.uri)
+    lease.check()
+    if not keep_unfinished:
+        remove(join(identity.uri, MANIFEST))
+        remove_tree(identity.uri)
+    manifest = Manifest(
+        stage=identity.stage,
+        stage_version=identity.stage_version,
+        key=identity.key,
+        section=identity.section,
+        inputs=identity.inputs,
+        code_version=version("neuclip"),
+        files=_publish(workspace),
+        parts=outcome.parts,
+        ledger=outcome.ledger,
+        summary=outcome.summary,
+        started_at=started_at.isoformat(timespec="milliseconds"),
+        wall_s=round(time.monotonic() - wall, 3),
+        cpu_s=round(time.process_time() - cpu, 3),
+    )
+    lease.check()
+    write_bytes(join(identity.uri, MANIFEST), manifest.to_bytes())
+    return manifest
 
 
 def _publish(workspace: Workspace) -> list[FileRecord]:

@@ -30,7 +30,7 @@ _UNREACHABLE = (
 
 
 @contextmanager
-def _explained(action: str, uri: str) -> Generator[None]:
+def explained(action: str, uri: str) -> Generator[None]:
     """Turn what the file systems raise into one StorageError that says what to do."""
     try:
         yield
@@ -92,7 +92,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
 
 def exists(uri: str) -> bool:
     """Tell whether a file or folder is there."""
-    with _explained("look up", uri):
+    with explained("look up", uri):
         if is_local(uri):
             return local_part(uri).exists()
         files, path = filesystem(uri)
@@ -101,7 +101,7 @@ def exists(uri: str) -> bool:
 
 def list_files(folder_uri: str) -> dict[str, int]:
     """List all files below a folder: name relative to it -> size in bytes, sorted; empty if there is no folder."""
-    with _explained("list", folder_uri):
+    with explained("list", folder_uri):
         if is_local(folder_uri):
             folder = local_part(folder_uri)
             found = {
@@ -125,7 +125,7 @@ def list_folders(folder_uri: str) -> list[str]:
     if is_local(folder_uri):
         folder = local_part(folder_uri)
         return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    with _explained("list", folder_uri):
+    with explained("list", folder_uri):
         files, path = filesystem(folder_uri)
         try:
             entries = files.ls(path, detail=True)
@@ -140,14 +140,14 @@ def list_folders(folder_uri: str) -> list[str]:
 
 def size_bytes(uri: str) -> int:
     """Return the size of a file."""
-    with _explained("look up", uri):
+    with explained("look up", uri):
         files, path = filesystem(uri)
         return int(files.size(path))
 
 
 def read_bytes(uri: str) -> bytes:
     """Read a whole file."""
-    with _explained("read", uri):
+    with explained("read", uri):
         files, path = filesystem(uri)
         content: bytes = files.cat_file(path)
         return content
@@ -155,7 +155,7 @@ def read_bytes(uri: str) -> bytes:
 
 def write_bytes(uri: str, content: bytes) -> None:
     """Write a whole file so that a reader sees the old content or the new, never a part."""
-    with _explained("write", uri):
+    with explained("write", uri):
         if not is_local(uri):
             files, path = filesystem(uri)
             files.pipe_file(path, content)
@@ -175,7 +175,7 @@ def write_bytes(uri: str, content: bytes) -> None:
 
 def put_file(path: Path, uri: str) -> None:
     """Move a finished local file to its URI: a rename on the same disk, an upload to object storage."""
-    with _explained("write", uri):
+    with explained("write", uri):
         if is_local(uri):
             target = local_part(uri)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -198,14 +198,14 @@ def put_file(path: Path, uri: str) -> None:
 
 def upload(path: Path, uri: str) -> None:
     """Copy a local file to object storage."""
-    with _explained("write", uri):
+    with explained("write", uri):
         files, remote = filesystem(uri)
         files.put_file(str(path), remote)
 
 
 def get_file(uri: str, path: Path) -> None:
     """Copy a file to a local path, whole or not at all."""
-    with _explained("read", uri):
+    with explained("read", uri):
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         files, remote = filesystem(uri)
@@ -218,7 +218,7 @@ def get_file(uri: str, path: Path) -> None:
 
 def remove(uri: str) -> None:
     """Remove one file if it is there."""
-    with _explained("remove", uri):
+    with explained("remove", uri):
         files, path = filesystem(uri)
         if files.exists(path):
             files.rm_file(path)
@@ -226,7 +226,7 @@ def remove(uri: str) -> None:
 
 def remove_tree(folder_uri: str) -> None:
     """Remove a folder and all below it if it is there."""
-    with _explained("remove", folder_uri):
+    with explained("remove", folder_uri):
         files, path = filesystem(folder_uri)
         if files.exists(path):
             files.rm(path, recursive=True)
@@ -235,7 +235,7 @@ def remove_tree(folder_uri: str) -> None:
 def sha256_of(uri: str) -> str:
     """Return the SHA-256 of a file's content as hex."""
     digest = hashlib.sha256()
-    with _explained("read", uri):
+    with explained("read", uri):
         files, path = filesystem(uri)
         with files.open(path, "rb") as file:
             while block := file.read(_HASH_BLOCK_BYTES):
@@ -250,7 +250,7 @@ def version_tag(uri: str) -> str:
     """
     if is_local(uri):
         return sha256_of(uri)
-    with _explained("look up", uri):
+    with explained("look up", uri):
         files, path = filesystem(uri)
         return _object_tag(files.info(path))
 
@@ -261,7 +261,7 @@ def list_stamps(folder_uri: str) -> dict[str, str]:
     An object's stamp is its version tag; that of a local file is its size and its time of modification. One listing,
     nothing is read.
     """
-    with _explained("list", folder_uri):
+    with explained("list", folder_uri):
         if is_local(folder_uri):
             folder = local_part(folder_uri)
             found = {

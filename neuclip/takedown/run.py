@@ -9,8 +9,9 @@ from neuclip.acquire.amendments import amend
 from neuclip.acquire.refusals import TAKEDOWNS, Refusals, TakedownRecord, read_takedowns
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
+from neuclip.stages.lease import leased
 from neuclip.stages.manifest import PARTS
-from neuclip.stages.workspace import scratch_folder
+from neuclip.stages.scratch import scratch_folder
 from neuclip.storage.files import list_folders, write_bytes
 from neuclip.storage.uris import join
 from neuclip.takedown.acquired import Found, erase_part, find_rows, stages_with, update_stage
@@ -63,7 +64,7 @@ def run_takedown(
             "recipe. What must never be fetched at a new root is named by acquire.refuse"
         )
     report = TakedownReport(root, is_trial)
-    with scratch_folder(root) as scratch:
+    with leased(root, STAGE, "records"), scratch_folder(root) as scratch:
         records = read_takedowns(root)
         for record in records:
             if not (record.is_finished or is_trial):
@@ -117,23 +118,27 @@ def _complete(
     found = list(find_rows(acquire_uri, Refusals(uids=frozenset(uids)))) if uids else []
     with_images = [part.part for part in found if part.num_images]
     for stage in stages_with(acquire_uri, with_images):
-        amend(acquire_uri, stage.key, "takedown", {"record": record.name})
+        with leased(root, "acquire", stage.key):  # a repair amends it too
+            amend(acquire_uri, stage.key, "takedown", {"record": record.name})
     shards = find_shards(join(root, "shard"), uids) if uids else {}
     total = len(found) + len(shards)
     for done, part in enumerate(found):
         progress(STAGE, done=done, total=total, note="erasing images and rows")
         uri = join(acquire_uri, PARTS, part.part)
-        tar = erase_part(uri, uids, takedown=record.number, scratch=scratch)
+        with leased(root, "acquire", part.part, part=True):
+            tar = erase_part(uri, uids, takedown=record.number, scratch=scratch)
         report.rows += len(part.uids)
         report.images += part.num_images
         report.erased.append(uri)
         report.not_ours += [tar] if tar is not None else []
     for stage in stages_with(acquire_uri, [part.part for part in found]):
-        update_stage(acquire_uri, stage, record.found, takedown=record.number, scratch=scratch)
+        with leased(root, "acquire", stage.key):
+            update_stage(acquire_uri, stage, record.found, takedown=record.number, scratch=scratch)
     for done, (part, tars) in enumerate(shards.items(), start=len(found)):
         progress(STAGE, done=done, total=total, note="erasing samples of shards")
         uri = join(root, "shard", PARTS, part)
-        erase_from_shards(uri, tars, takedown=record.number, scratch=scratch)
+        with leased(root, "shard", part, part=True):
+            erase_from_shards(uri, tars, takedown=record.number, scratch=scratch)
         report.erased.append(uri)
     _write(root, record.model_copy(update={"is_finished": True}))
     report.records.append(join(root, TAKEDOWNS, record.name))

@@ -1,11 +1,5 @@
 """Oracle: what lies on the disk after each way a run can end."""
 
-import hashlib
-import multiprocessing
-import os
-import socket
-import subprocess
-
 import pytest
 
 from neuclip.foundation.errors import IntegrityError
@@ -69,17 +63,6 @@ def test_work_that_fails_commits_nothing_and_leaves_no_scratch(tmp_path):
     assert not list((tmp_path / ".scratch").iterdir())
 
 
-def test_scratch_of_a_killed_process_is_swept_and_that_of_a_live_one_stays(tmp_path):
-    host, scratch = socket.gethostname(), tmp_path / ".scratch"
-    with subprocess.Popen(["true"]) as child:
-        child.wait()
-    dead, alive = scratch / f"{host}.{child.pid}.x", scratch / f"{host}.{os.getpid()}.x"
-    for folder in (dead, alive):
-        folder.mkdir(parents=True)
-    commit_stage(identity(tmp_path), work())
-    assert [path.name for path in scratch.iterdir()] == [alive.name]
-
-
 def test_forced_work_that_fails_leaves_what_was_committed(tmp_path):
     before, _ = commit_stage(identity(tmp_path), work())
 
@@ -127,32 +110,3 @@ def test_ledgers_add_up_and_sort_their_reasons():
     assert (total.entered, total.out) == (9, 4)
     assert list(total.dropped.items()) == [("a", 3), ("b", 2)]
     total.check("x")
-
-
-def test_two_processes_that_do_the_same_work_end_with_the_files_of_one(tmp_path):
-    """Each has its own bytes, as two DuckDB files of one content have; the manifest is that of the bytes there."""
-    context = multiprocessing.get_context("fork")
-    together = context.Barrier(4)
-    children = [
-        context.Process(target=_commit_own_bytes, args=(tmp_path, together)) for _ in "abcd"
-    ]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(60)
-    assert [child.exitcode for child in children] == [0] * 4
-    folder = tmp_path / "shard" / "k"
-    files = {file.name: file.sha256 for file in read_manifest(str(folder)).files}
-    assert len(files) == 30
-    for name, sha256 in files.items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256
-
-
-def _commit_own_bytes(root, together):
-    def work(workspace):
-        for number in range(30):
-            (workspace.output / f"{number}.bin").write_bytes(os.urandom(1 << 18))
-        together.wait()
-        return Outcome(make_ledger(1, 1, {}))
-
-    commit_stage(StageIdentity("shard", 1, "k", {}, {}, str(root)), work)
