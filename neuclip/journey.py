@@ -231,7 +231,14 @@ def run_journey(
     progress: Progress = silent,
     on_stage: Callable[[StageReport], None] | None = None,
 ) -> list[StageReport]:
-    """Do stages in order, each unless it is done."""
+    """Do stages in order, each unless it is done.
+
+    Raises: DataError: at once, for an evaluation set that could not be told in its own metric at the end.
+    """
+    from neuclip.evaluation.main_metric import require_metrics
+
+    if "evaluate" in stages:
+        require_metrics(recipe.evaluate.sets)
     reports: list[StageReport] = []
     sweep(recipe.root)
     for stage in stages:

@@ -133,16 +133,24 @@ def scores_table(scores: Sequence[dict[str, Any]]) -> Table:
         "score",
         "chance",
         "times chance",
+        "not scored",
         box=None,
         pad_edge=False,
         header_style="bold",
     )
-    for column in (2, 3, 4):
+    for column in (2, 3, 4, 5):
         table.columns[column].justify = "right"
     for row in scores:
         value, chance = float(row["main_value"]), float(row["chance"])
+        lost = sum(row["not_scored"].values())
+        is_default = row["main_metric_source"] == "default"
         table.add_row(
-            row["set"], row["main_metric"], f"{value:.1%}", f"{chance:.2%}", f"{value / chance:.1f}"
+            row["set"],
+            row["main_metric"] + (" (by default)" if is_default else ""),
+            f"{value:.1%}",
+            f"{chance:.2%}",
+            f"{value / chance:.1f}",
+            f"{lost} of {lost + row['samples']}" if lost else "0",
         )
     return table
 

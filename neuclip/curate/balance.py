@@ -14,6 +14,7 @@ from neuclip.curate.rules import Balance
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers
 from neuclip.foundation.randomness import keyed_hash
+from neuclip.foundation.text import split_lines
 from neuclip.storage.files import read_bytes
 from neuclip.storage.tables import ArrowTable
 
@@ -65,7 +66,7 @@ def read_entries(uri: str) -> list[str]:
     Raises: DataError: if there is none or the file is not UTF-8 text.
     """
     try:
-        lines = read_bytes(uri).decode("utf-8").splitlines()
+        lines = split_lines(read_bytes(uri).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{uri} is not UTF-8 text: {error}; expected an entry a line") from error
     with duckdb.connect() as connection:

@@ -3,6 +3,7 @@
 import json
 
 from neuclip.evaluation.config import EvaluateConfig
+from neuclip.evaluation.main_metric import main_metric
 from neuclip.evaluation.score import SetScore, score_set
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import Progress
@@ -22,9 +23,14 @@ def run_evaluate(
 ) -> Outcome:
     """Score the model that `select` chose and write scores.json, a row for each set.
 
-    Raises: DataError: for a set that is not in the wds_* layout. ConfigError: for two sets of one name.
+    Raises:
+        DataError: for a set that is not in the wds_* layout, that is told by a metric which is not computed here, or
+            too few of whose samples can be scored.
+        ConfigError: for two sets of one name.
     """
     suites = [read_set(uri) for uri in config.sets]
+    for suite in suites:
+        main_metric(suite)
     names = [suite.name for suite in suites]
     if len(set(names)) < len(names):
         raise ConfigError(f"evaluate.sets has two sets of one name: {', '.join(sorted(names))}")
@@ -44,5 +50,13 @@ def run_evaluate(
     (workspace.output / "scores.json").write_text(
         json.dumps([row.model_dump() for row in rows], indent=1), encoding="utf-8"
     )
-    summary = {row.set: {"metric": row.main_metric, "value": row.main_value} for row in rows}
+    summary = {
+        row.set: {
+            "metric": row.main_metric,
+            "source": row.main_metric_source,
+            "value": row.main_value,
+            "not_scored": row.not_scored,
+        }
+        for row in rows
+    }
     return Outcome(ledger=add_ledgers(ledgers), summary=summary)

@@ -4,6 +4,7 @@ wds_NAME[_test]/
 classnames.txt                           a class on each line            (classification)
 zeroshot_classification_templates.txt    a prompt on each line, {c} is the class (classification)
 dataset_type.txt                         `retrieval`; absent for classification
+main_metric.txt                          the metric that the set is told by; may be absent, see evaluation.main_metric
 test/nshards.txt                         the number of shards
 test/0.tar, test/1.tar, ...              KEY.jpg|png|webp with KEY.cls, or with KEY.txt: captions by line
 """
@@ -15,17 +16,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from neuclip.foundation.errors import DataError
+from neuclip.foundation.text import split_lines
 from neuclip.loading.tar_samples import TarSample, read_samples
 from neuclip.storage.cache import local_copy
-from neuclip.storage.files import exists, read_bytes, sha256_of
+from neuclip.storage.files import exists, list_files, read_bytes, sha256_of
 from neuclip.storage.uris import join, name_of
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Raised whenever the way of scoring changes, so that no score is compared with one of another kind."""
 TYPE_FILE = "dataset_type.txt"
 CLASSES_FILE = "classnames.txt"
 TEMPLATES_FILE = "zeroshot_classification_templates.txt"
+METRIC_FILE = "main_metric.txt"
 COUNT_FILE = "test/nshards.txt"
+_SHOWN = 5
+_MOST_SHARDS = 1_000_000
 _VERSION_DIGITS = 16
 
 
@@ -40,6 +45,8 @@ class EvaluationSet:
     """Hash of every file that is read and of EVALUATION_VERSION."""
     classnames: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    declared_metric: str | None = None
+    """What main_metric.txt says, None if there is none."""
 
     def samples(self) -> Iterator[TarSample]:
         """Yield all samples in shard order."""
@@ -53,7 +60,7 @@ def read_set(uri: str) -> EvaluationSet:
     Raises: DataError: naming the file and what it should hold.
     """
     kind = _read_kind(uri)
-    texts = [COUNT_FILE, *([TYPE_FILE] if exists(join(uri, TYPE_FILE)) else [])]
+    texts = [COUNT_FILE, *(name for name in (TYPE_FILE, METRIC_FILE) if exists(join(uri, name)))]
     classnames: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     if kind == "classification":
@@ -66,11 +73,7 @@ def read_set(uri: str) -> EvaluationSet:
             )
         texts += [CLASSES_FILE, TEMPLATES_FILE]
     shards = [f"test/{number}.tar" for number in range(_read_count(uri))]
-    for shard in shards:
-        if not exists(join(uri, shard)):
-            raise DataError(
-                f"{join(uri, COUNT_FILE)} counts {len(shards)} shards, but {shard} is missing"
-            )
+    _check_shards(uri, shards)
     return EvaluationSet(
         name=name_of(uri).removeprefix("wds_").removesuffix("_test"),
         kind=kind,
@@ -78,6 +81,7 @@ def read_set(uri: str) -> EvaluationSet:
         suite_version=_version(uri, kind, sorted([*texts, *shards])),
         classnames=classnames,
         templates=templates,
+        declared_metric=_read_text(uri, METRIC_FILE).strip() if METRIC_FILE in texts else None,
     )
 
 
@@ -85,7 +89,7 @@ def _read_kind(uri: str) -> Literal["classification", "retrieval"]:
     """Read what kind of set it is."""
     if not exists(join(uri, TYPE_FILE)):
         return "classification"
-    kind = read_bytes(join(uri, TYPE_FILE)).decode().strip().lower()
+    kind = _read_text(uri, TYPE_FILE).strip().lower()
     if kind == "retrieval":
         return "retrieval"
     if kind == "classification":
@@ -102,12 +106,42 @@ def _read_lines(uri: str, name: str, expectation: str) -> tuple[str, ...]:
             f"no {name} in {uri}; a set for classification has {expectation} there, "
             f"a set for retrieval says so in {TYPE_FILE}"
         )
-    lines = [
-        line.strip() for line in read_bytes(join(uri, name)).decode("utf-8").rstrip().splitlines()
-    ]
+    lines = [line.strip() for line in split_lines(_read_text(uri, name).rstrip())]
     if not lines or not all(lines):
         raise DataError(f"{join(uri, name)} is empty or has an empty line; expected {expectation}")
     return tuple(lines)
+
+
+def _read_text(uri: str, name: str) -> str:
+    """Read a text file, without the mark that some editors put before it."""
+    try:
+        return read_bytes(join(uri, name)).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{join(uri, name)} is not UTF-8 text: {error}; write it anew") from error
+
+
+def _check_shards(uri: str, shards: list[str]) -> None:
+    """Raise unless the tars that are there are those that are counted: no other would be scored."""
+    names = (name for name in list_files(join(uri, "test")) if name.endswith(".tar"))
+    there = {f"test/{name}" for name in names if not name_of(name).startswith(".")}
+    missing = [shard for shard in shards if shard not in there]
+    uncounted = sorted(there.difference(shards))
+    counted = f"{join(uri, COUNT_FILE)} counts {len(shards)} shards"
+    found = f"the tars there are {_some(sorted(there)) or 'none'}"
+    if missing:
+        raise DataError(
+            f"{counted}, but {_some(missing)} is missing; {found}; put it there, or correct the count"
+        )
+    if uncounted:
+        raise DataError(
+            f"{counted}, test/0.tar to {shards[-1]}, but {_some(uncounted)} is there too and would not be scored; "
+            "correct the count, or take the file away"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _read_count(uri: str) -> int:
@@ -116,10 +150,10 @@ def _read_count(uri: str) -> int:
         raise DataError(
             f"no {COUNT_FILE} in {uri}; it holds the number of shards test/0.tar, test/1.tar, ..."
         )
-    text = read_bytes(join(uri, COUNT_FILE)).decode().strip()
-    if not text.isdecimal() or int(text) < 1:
+    text = _read_text(uri, COUNT_FILE).strip()
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= _MOST_SHARDS):
         raise DataError(
-            f"{join(uri, COUNT_FILE)} holds {text!r}; expected a number of shards from 1"
+            f"{join(uri, COUNT_FILE)} holds {text[:40]!r}; expected a number of shards from 1"
         )
     return int(text)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuclip.evaluation.score import SetScore
+from neuclip.foundation.text import split_lines
 from neuclip.publishing.config import PublishConfig
 from neuclip.selection.choose import Choice
 from neuclip.selection.score import CheckpointScore
@@ -71,4 +72,4 @@ def _read_metrics(uri: str) -> list[dict[str, Any]]:
     """Read the training log; a run that logged nothing has none."""
     if not exists(uri):
         return []
-    return [json.loads(line) for line in read_bytes(uri).decode("utf-8").splitlines() if line]
+    return [json.loads(line) for line in split_lines(read_bytes(uri).decode("utf-8")) if line]

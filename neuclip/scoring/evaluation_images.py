@@ -13,6 +13,7 @@ from neuclip.curate.contamination import SAMPLES, EvaluationFolders
 from neuclip.curate.scores import SCORE_VERSION, Embedding, PHash, ScoreConfig, score_settings
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.progress import Progress
+from neuclip.foundation.text import split_lines
 from neuclip.loading.evaluation_sets import EvaluationSet, read_set
 from neuclip.loading.tar_samples import TarSample
 from neuclip.scoring.pairs import Pair, Partition
@@ -126,5 +127,5 @@ def _captions(sample: TarSample, suite: EvaluationSet) -> list[str]:
     """Return the captions of a sample of a retrieval set."""
     if suite.kind != "retrieval":
         return []
-    lines = sample.parts.get("txt", b"").decode("utf-8", errors="replace").splitlines()
+    lines = split_lines(sample.parts.get("txt", b"").decode("utf-8", errors="replace"))
     return [line.strip() for line in lines if line.strip()]

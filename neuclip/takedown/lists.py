@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from neuclip.acquire.refusals import Refusals
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import UID_LENGTH, is_uid
+from neuclip.foundation.text import split_lines
 from neuclip.storage.files import read_bytes
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
@@ -64,7 +65,7 @@ def _lines(uri: str | None) -> list[str]:
         text = read_bytes(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{uri} is no text in UTF-8: {error}; write it again") from error
-    entries = (_COMMENT.sub("", line).strip() for line in text.splitlines())
+    entries = (_COMMENT.sub("", line).strip() for line in split_lines(text))
     return list(dict.fromkeys(entry for entry in entries if entry))
 
 

@@ -7,7 +7,7 @@ from itertools import compress
 from neuclip.foundation.errors import DataError
 from neuclip.towers.encode import encode_images, encode_texts
 from neuclip.towers.model import Towers
-from neuclip.towers.recall import chance_at_1, groups_of, recall_both_ways
+from neuclip.towers.recall import chance_at, groups_of, recall_both_ways
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,6 @@ def held_out_recall(
     return HeldOutRecall(
         samples=len(kept),
         undecodable=len(captions) - len(kept),
-        chance=chance_at_1(groups, groups),
+        chance=chance_at(groups, groups),
         recalls=recalls,
     )

@@ -25,8 +25,9 @@ def recall_at(
 ) -> dict[int, float]:
     """Tell how often one of the k best keys is of the query's group.
 
-    Definition: the rank of a query is the number of keys of other groups that score at least as high as its
-    best own key, so that a tie counts against the model; recall@k is the share of queries with rank < k.
+    Definition: recall@k is the share of queries with a key of their group among the k keys that score best. Keys that
+    score the same are told apart by torch.topk: a query has k answers, no more and no fewer, so that a model that gives
+    everything one feature reaches chance. Source: CLIP_benchmark, see tests/towers/test_recall.py.
 
     Args:
         chunk: queries scored at once; has no influence on the result.
@@ -37,17 +38,17 @@ def recall_at(
         DataError: for a query without any key of its group.
     """
     _require_matching(query_features, key_features, query_groups, key_groups)
-    ranks: list[Tensor] = []
+    if not bool(torch.isin(query_groups, key_groups).all()):
+        raise DataError("a query has no key of its group, so its recall is not defined")
+    hits = dict.fromkeys(ks, 0)
     for start in range(0, len(query_features), chunk):
         rows = slice(start, start + chunk)
         scores_QK = query_features[rows] @ key_features.T
-        own_QK = query_groups[rows, None] == key_groups[None, :]
-        best_Q = scores_QK.masked_fill(~own_QK, -torch.inf).amax(dim=1)
-        if bool(torch.isinf(best_Q).any()):
-            raise DataError("a query has no key of its group, so its recall is not defined")
-        ranks.append(((scores_QK >= best_Q[:, None]) & ~own_QK).sum(dim=1))
-    rank_Q = torch.cat(ranks)
-    return {k: float((rank_Q < k).double().mean()) for k in ks}
+        for k in hits:
+            best_Qk = scores_QK.topk(min(k, len(key_features)), dim=1).indices
+            is_own_Qk = key_groups[best_Qk] == query_groups[rows, None]
+            hits[k] += int(is_own_Qk.any(dim=1).sum())
+    return {k: count / len(query_features) for k, count in hits.items()}
 
 
 def recall_both_ways(
@@ -73,11 +74,16 @@ def recall_both_ways(
     return recalls
 
 
-def chance_at_1(query_groups: Int64[Tensor, " Q"], key_groups: Int64[Tensor, " K"]) -> float:
-    """Return the recall@1 of keys in random order: the mean share of keys that belong to a query."""
+def chance_at(
+    query_groups: Int64[Tensor, " Q"], key_groups: Int64[Tensor, " K"], *, k: int = 1
+) -> float:
+    """Return the recall@k of keys in random order: the mean chance that one of k keys belongs to a query."""
     groups, counts = torch.unique(key_groups, return_counts=True)
-    own = counts[torch.searchsorted(groups, query_groups)]
-    return float(own.double().mean() / len(key_groups))
+    others = len(key_groups) - counts[torch.searchsorted(groups, query_groups)].double()
+    missed = torch.ones_like(others)
+    for drawn in range(min(k, len(key_groups))):
+        missed *= (others - drawn).clamp(min=0) / (len(key_groups) - drawn)
+    return float(1 - missed.mean())
 
 
 def groups_of(texts: Sequence[str]) -> Int64[Tensor, " N"]:

@@ -61,7 +61,17 @@ def test_a_missing_file_is_named(folder, name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("test/nshards.txt", "3", r"counts 3 shards, but test/2\.tar"),
+        (
+            "test/nshards.txt",
+            "3",
+            r"counts 3 shards, but test/2\.tar is missing; .* test/0\.tar, test/1",
+        ),
+        ("test/nshards.txt", "1", r"counts 1 shards.*but test/1\.tar is there too"),
+        ("test/nshards.txt", "2.0", "'2.0'"),
+        ("test/nshards.txt", "-2", "'-2'"),
+        ("test/nshards.txt", "\u0662", "number of shards"),
+        ("test/nshards.txt", "9" * 30, "number of shards"),
+        ("test/nshards.txt", "", "''"),
         ("test/nshards.txt", "many", "'many'"),
         ("test/nshards.txt", "0", "'0'"),
         ("classnames.txt", "", "a class on each line"),
@@ -74,3 +84,52 @@ def test_wrong_content_is_refused(folder, name, content, message):
     (folder / name).write_text(content)
     with pytest.raises(DataError, match=message):
         read_set(str(folder))
+
+
+@pytest.mark.parametrize("mark", "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\r")
+def test_a_line_ends_at_a_newline_and_nowhere_else(folder, mark):
+    """Every name below a line that was cut in two would be another class."""
+    (folder / "classnames.txt").write_bytes(f"red{mark}ish\r\nlight green\r\n".encode())
+    templates = f"a{mark}photo of {{c}}\r\n{{c}}"
+    (folder / "zeroshot_classification_templates.txt").write_bytes(templates.encode())
+    suite = read_set(str(folder))
+    assert suite.classnames == (f"red{mark}ish", "light green")
+    assert suite.templates == (f"a{mark}photo of {{c}}", "{c}")
+
+
+@pytest.mark.parametrize(
+    "template", ["{c} {", "{c} {0}", "{c} {{}}", "{c:>9} {c}", "{c.__class__} {c}"]
+)
+def test_other_braces_of_a_template_are_text(folder, template):
+    (folder / "zeroshot_classification_templates.txt").write_text(template)
+    assert read_set(str(folder)).templates == (template,)
+
+
+@pytest.mark.parametrize(
+    "name", ["classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"]
+)
+def test_text_that_is_not_utf_8_is_named(folder, name):
+    (folder / name).write_bytes(b"caf\xe9 {c}\n")
+    with pytest.raises(DataError, match=rf"{name} is not UTF-8"):
+        read_set(str(folder))
+
+
+def test_a_mark_before_the_text_is_no_part_of_it(folder):
+    (folder / "classnames.txt").write_bytes("\ufeffred\ngreen".encode())
+    assert read_set(str(folder)).classnames == ("red", "green")
+
+
+@pytest.mark.parametrize("name", ["test/000001.tar", "test/2.tar", "test/more/0.tar"])
+def test_a_tar_that_is_not_counted_is_named(folder, name):
+    write_tar(folder / name, [("s9.png", b"i"), ("s9.cls", b"0")])
+    with pytest.raises(DataError, match=rf"{name} is there too and would not be scored"):
+        read_set(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["test/README.md", "test/.0.tar", "test/0.tar.part", "test/0.json", "train/0.tar"]
+)
+def test_other_files_do_no_harm(folder, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    assert len(read_set(str(folder)).shard_uris) == 2

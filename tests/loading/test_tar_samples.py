@@ -1,11 +1,13 @@
 import io
 import tarfile
-from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from neuclip.foundation.errors import DataError, IntegrityError
-from neuclip.loading.tar_samples import read_samples
+from neuclip.loading.tar_samples import SUFFIXES, read_samples
 
 
 def write_tar(path, members):
@@ -38,12 +40,53 @@ def test_what_is_not_wanted_is_counted_and_never_handed_out(tmp_path):
         ("s2.seg.png", b"x"),
         ("README", b"x"),
     ]
-    ignored = Counter()
-    samples = list(read_samples(write_tar(tmp_path / "a.tar", members), ignored=ignored))
-    assert [s.key for s in samples] == ["s0", "s1"]
-    assert ignored == {"npy": 1, "pkl": 1, "seg.png": 1, "": 1}
+    samples = list(read_samples(write_tar(tmp_path / "a.tar", members)))
+    assert [s.key for s in samples] == ["s0", "s1", "s2"]
+    assert (samples[2].parts, samples[2].others) == ({}, ["npy", "pkl", "seg.png"])
     only_text = list(read_samples(tmp_path / "a.tar", suffixes=frozenset({"txt", "pkl"})))
-    assert [s.parts for s in only_text] == [{"txt": b"a cat"}]
+    assert [s.parts for s in only_text] == [{"txt": b"a cat"}, {}, {}]
+    assert [s.others for s in only_text] == [["jpg"], ["jpg", "cls"], ["npy", "pkl", "seg.png"]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["s0", "s1", "d.x/s0", "d/s1", "n01.7", "__meta__", "._s0", "d/._s0"]),
+            st.sampled_from(["jpg", "JPG", "PNG", "cls", "x.cls", "seg.png", "npy", "", "txt"]),
+        ),
+        max_size=8,
+        unique_by=lambda name: (name[0], name[1].lower()),
+    )
+)
+def test_samples_are_webdatasets(tmp_path_factory, names):
+    """Oracle: webdataset's own reading of the same tar; only hidden files make no sample here."""
+    path = tmp_path_factory.mktemp("same") / "a.tar"
+    names = sorted(names, key=lambda name: name[0])
+    members = [(f"{stem}.{end}" if end else stem, b"%d" % n) for n, (stem, end) in enumerate(names)]
+    write_tar(path, members)
+    with path.open("rb") as stream:
+        files = [
+            {**found, "__url__": ""}
+            for found in tar_file_iterator(stream)
+            if not found["fname"].rpartition("/")[2].startswith(".")
+        ]
+    expected = []
+    try:
+        for sample in group_by_keys(files):
+            kept = {name: v for name, v in sample.items() if not name.startswith("__")}
+            expected.append((sample["__key__"], kept))
+    except ValueError:  # a suffix comes twice: both refuse
+        with pytest.raises(DataError, match="comes twice"):
+            list(read_samples(path))
+        return
+    if len({key for key, _ in expected}) < len(expected):
+        return  # a key that comes again later is another sample there and an error here
+    found = list(read_samples(path))
+    assert [sample.key for sample in found] == [key for key, _ in expected]
+    for sample, (_, kept) in zip(found, expected, strict=True):
+        assert sample.parts == {name: v for name, v in kept.items() if name in SUFFIXES}
+        assert sorted(sample.others) == sorted(name for name in kept if name not in SUFFIXES)
 
 
 @pytest.mark.parametrize("name", ["/etc/s.jpg", "../s.jpg", "a/../../s.txt"])

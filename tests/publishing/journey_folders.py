@@ -226,6 +226,8 @@ def _write_scores(folder):
             "main_value": 0.613,
         }
         | {
+            "main_metric_source": "default",
+            "not_scored": {},
             "chance": 0.1,
             "metrics": {"acc1": 0.613, "acc5": 0.941, "mean_per_class_recall": 0.607},
         },
@@ -237,6 +239,8 @@ def _write_scores(folder):
         }
         | {
             "main_value": 0.0041,
+            "main_metric_source": "declared",
+            "not_scored": {"undecodable_image": 2},
             "chance": 0.0025,
             "metrics": {**recalls, "mean_recall_at_1": 0.0041},
         },

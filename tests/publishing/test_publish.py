@@ -142,7 +142,11 @@ def test_the_card_has_its_front_matter_and_tables(published):
         "license": "mit",
         "tags": ["clip", "neuclip"],
     }
-    assert "| colours | acc1 | 61.3\u202f% | 10.0\u202f% | 1000 | `3fa9c1d2e4b5a697` |" in body
+    assert (
+        "| colours | acc1 (by default) | 61.3\u202f% | 10.0\u202f% | 1000 | 0 | `3fa9c1d2e4b5a697` |"
+        in body
+    )
+    assert "| 398 | 2 |" in body
     assert (
         "| acquire | 12400 | 9731 | 1902 download failed: 404, 512 timeout, 255 not an image |"
         in body
