@@ -26,7 +26,8 @@ from neuclip.foundation.progress import Progress
 from neuclip.stages.ledger import Ledger, add_ledgers
 from neuclip.stages.manifest import PARTS, Manifest
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.cache import cache_folder, local_copy
+from neuclip.storage.cache import local_copy
+from neuclip.storage.cache_folder import cache_folder
 from neuclip.storage.uris import join
 
 log = logging.getLogger(__name__)

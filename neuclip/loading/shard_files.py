@@ -10,7 +10,7 @@ from neuclip.foundation.errors import ConfigError, IntegrityError
 from neuclip.shards.members import shard_files_uri, shard_records
 from neuclip.stages.manifest import FileRecord
 from neuclip.storage.bounded import BoundedCache
-from neuclip.storage.cache import cache_folder
+from neuclip.storage.cache_folder import cache_folder
 from neuclip.storage.uris import is_local, join, local_part
 
 _GB = 1_000_000_000

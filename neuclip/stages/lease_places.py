@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from neuclip.stages.lock_file import LockFile, look, sweep_unfinished
 from neuclip.stages.owner import Owner, Seen, boot_id, read_owner
 from neuclip.stages.scratch import lock_name, scratch_home
-from neuclip.storage.files import explained, filesystem, list_files, remove
+from neuclip.storage.failures import explained
+from neuclip.storage.files import list_files, remove
+from neuclip.storage.filesystems import filesystem
 from neuclip.storage.uris import is_local, join, local_part
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from neuclip.foundation.errors import StorageError
 from neuclip.stages.heart import beating
 from neuclip.stages.lock_file import LockFile, look, sweep_unfinished
 from neuclip.stages.owner import this_process
-from neuclip.storage.files import explained
+from neuclip.storage.failures import explained
 from neuclip.storage.uris import is_local, local_part
 
 _OWNER = ".owner"

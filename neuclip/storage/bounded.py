@@ -1,7 +1,6 @@
 """Files of object storage in a bounded folder that all processes of a machine share."""
 
 import fcntl
-import hashlib
 import logging
 import os
 import time
@@ -11,19 +10,19 @@ from pathlib import Path
 
 from neuclip.foundation.errors import IntegrityError, StorageError, TransientStorageError
 from neuclip.storage.files import get_file
+from neuclip.storage.fingerprints import remember, sha256_of_file
 
 log = logging.getLogger(__name__)
 
 _PAUSES_S = (0.5, 1, 2, 4, 8, 16)
-_TRIES_OF_OTHER_CONTENT = 2
 
 
 class BoundedCache:
     """Keeps the files that were used last.
 
-    A file is named by its SHA-256, so what is there is what was asked for, whoever fetched it, and its modification
-    time is its last use. One process fetches a file, under a lock that the kernel releases if the process dies;
-    others wait for it. A file that goes to make room stays readable to whoever has it open.
+    A file is named by its SHA-256, which is compared whenever the file was written since the last time. One process
+    fetches or compares a file, under a lock that the kernel releases if the process dies; others wait for it. A file
+    that goes to make room stays readable to whoever has it open.
 
     Args:
         folder: for files of this kind alone.
@@ -31,8 +30,8 @@ class BoundedCache:
     """
 
     def __init__(self, folder: Path, *, limit_bytes: int) -> None:
-        self._files, self._arriving, self._locks = (
-            folder / name for name in ("files", "arriving", "locks")
+        self._files, self._arriving, self._locks, self._uses = (
+            folder / name for name in ("files", "arriving", "locks", "uses")
         )
         self._limit_bytes = limit_bytes
 
@@ -48,17 +47,17 @@ class BoundedCache:
             StorageError: if storage does not answer in spite of several tries, or the disk is full.
         """
         path = self.path_of(sha256)
-        if _touch(path):
-            return
         with _lock(self._locks / sha256):
-            if _touch(path):  # another process fetched it while this one waited
+            if path.exists() and sha256_of_file(path) == sha256:
+                self._note_use(sha256)
                 return
             arrived = self._arriving / sha256
             for left in self._arriving.glob(f"*{sha256}*"):  # by a process that was killed
                 left.unlink()
             try:
-                _get_checked(uri, arrived, size_bytes=size_bytes, sha256=sha256)
+                _get_patiently(uri, arrived, size_bytes=size_bytes, sha256=sha256)
                 self._keep(arrived, path)
+                remember(path, sha256)
             finally:
                 arrived.unlink(missing_ok=True)
 
@@ -67,7 +66,7 @@ class BoundedCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(self._locks / "room"):
             uses = sorted(
-                (entry.stat().st_mtime_ns, entry.stat().st_size, entry.path)
+                (self._last_use(entry.name), entry.stat().st_size, entry.path)
                 for entry in os.scandir(self._files)
             )
             total_bytes = arrived.stat().st_size + sum(size for _, size, _ in uses)
@@ -75,32 +74,28 @@ class BoundedCache:
                 if total_bytes <= self._limit_bytes:
                     break
                 Path(name).unlink()
+                (self._uses / Path(name).name).unlink(missing_ok=True)
                 total_bytes -= size
             arrived.replace(path)
-            _touch(path)
+            self._note_use(path.name)
+
+    def _note_use(self, name: str) -> None:
+        """Note a use of a file, beside it: its own times tell whether it was written."""
+        self._uses.mkdir(parents=True, exist_ok=True)
+        (self._uses / name).touch()
+
+    def _last_use(self, name: str) -> int:
+        try:
+            return (self._uses / name).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
 
-def _get_checked(uri: str, path: Path, *, size_bytes: int, sha256: str) -> None:
-    """Copy a file; another content may be the network's fault once."""
-    difference = ""
-    for _ in range(_TRIES_OF_OTHER_CONTENT):
-        _get_patiently(uri, path)
-        found_bytes = path.stat().st_size
-        if found_bytes != size_bytes:
-            difference = f"has {found_bytes} bytes, expected {size_bytes}"
-        elif (found := _sha256_of(path)) != sha256:
-            difference = f"has SHA-256 {found[:16]}..., expected {sha256[:16]}..."
-        else:
-            return
-        log.warning("%s %s on arrival", uri, difference)
-    raise IntegrityError(f"{uri} {difference}; it was changed after its commit")
-
-
-def _get_patiently(uri: str, path: Path) -> None:
+def _get_patiently(uri: str, path: Path, *, size_bytes: int, sha256: str) -> None:
     """Copy a file, trying again while storage is busy or cuts answers short."""
     for pause_s in _PAUSES_S:
         try:
-            get_file(uri, path)
+            get_file(uri, path, size_bytes=size_bytes, sha256=sha256)
         except TransientStorageError as error:
             log.warning("%s; next try in %g s", error, pause_s)
             time.sleep(pause_s)
@@ -113,25 +108,11 @@ def _get_patiently(uri: str, path: Path) -> None:
         else:
             return
     try:
-        get_file(uri, path)
+        get_file(uri, path, size_bytes=size_bytes, sha256=sha256)
     except TransientStorageError as error:
         raise TransientStorageError(
             f"{error}; tried {len(_PAUSES_S) + 1} times over more than {sum(_PAUSES_S):.0f} s"
         ) from error
-
-
-def _touch(path: Path) -> bool:
-    """Note a use of a file; tell whether it is there."""
-    try:
-        os.utime(path)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -5,89 +5,25 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import aiohttp
-import botocore.exceptions
-import fsspec
-
-from neuclip.foundation.errors import StorageError, TransientStorageError
-from neuclip.storage.uris import is_local, join, local_part
-
-_HASH_BLOCK_BYTES = 1 << 20
-_TRIES = 2
-"""Of s3fs, each of them botocore's own tries: a dead endpoint is told soon."""
-_BUSY = (errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO))
-"""What s3fs makes of SlowDown, ServiceUnavailable and InternalError; RequestTimeout becomes TimeoutError."""
-_UNREACHABLE = (
-    botocore.exceptions.EndpointConnectionError,
-    botocore.exceptions.ConnectionClosedError,
-    botocore.exceptions.HTTPClientError,
+from neuclip.foundation.errors import IntegrityError
+from neuclip.storage.failures import explained
+from neuclip.storage.filesystems import filesystem
+from neuclip.storage.fingerprints import sha256_of_file
+from neuclip.storage.transfers import (
+    Broken,
+    Content,
+    again_if_broken,
+    content_of,
+    content_of_file,
+    get_bytes,
+    told,
+    version_of,
 )
-
-
-@contextmanager
-def explained(action: str, uri: str) -> Generator[None]:
-    """Turn what the file systems raise into one StorageError that says what to do."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except FileNotFoundError as error:
-        raise StorageError(f"cannot {action} {uri}: there is no such file or bucket") from error
-    except botocore.exceptions.NoCredentialsError as error:
-        message = f"cannot {action} {uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        raise StorageError(message) from error
-    except PermissionError as error:
-        message = f"cannot {action} {uri}: permission denied; check the file mode, or the AWS_* keys and bucket policy"
-        raise StorageError(message) from error
-    except _UNREACHABLE as error:
-        endpoint = (
-            os.environ.get("AWS_ENDPOINT_URL_S3")
-            or os.environ.get("AWS_ENDPOINT_URL")
-            or "the default S3 endpoint"
-        )
-        message = f"cannot {action} {uri}: no answer from {endpoint}; check the network and AWS_ENDPOINT_URL"
-        raise TransientStorageError(message) from error
-    except aiohttp.ClientError as error:
-        raise TransientStorageError(
-            f"cannot {action} {uri}: the answer broke off: {error}"
-        ) from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"cannot {action} {uri}: the disk is full; free space or choose another root, then run again"
-            raise StorageError(message) from error
-        is_busy = isinstance(error, TimeoutError) or error.errno in _BUSY
-        kind = TransientStorageError if is_busy and not is_local(uri) else StorageError
-        raise kind(f"cannot {action} {uri}: {error}") from error
-    except botocore.exceptions.BotoCoreError as error:
-        raise StorageError(f"cannot {action} {uri}: {error}") from error
-
-
-def filesystem(uri: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URI and the path inside it."""
-    if is_local(uri):
-        return fsspec.filesystem("file"), str(local_part(uri).absolute())
-    protocol = uri.split("://", 1)[0]
-    options: dict[str, Any] = {"use_listings_cache": False}
-    if protocol == "s3":
-        options["config_kwargs"] = {
-            "connect_timeout": 5,
-            "read_timeout": 20,  # seconds without a byte
-            "retries": {"max_attempts": 3, "mode": "standard"},
-        }
-    try:
-        files: Any = fsspec.filesystem(protocol, **options)
-    except (ValueError, ImportError) as error:
-        raise StorageError(
-            f"cannot open {uri}: storage protocol {protocol!r} is not known or not installed"
-        ) from error
-    if protocol == "s3":
-        files.retries = _TRIES
-    return files, uri
+from neuclip.storage.uris import is_local, join, local_part
 
 
 def exists(uri: str) -> bool:
@@ -146,74 +82,147 @@ def size_bytes(uri: str) -> int:
 
 
 def read_bytes(uri: str) -> bytes:
-    """Read a whole file."""
+    """Read a whole file.
+
+    Raises: TransientStorageError: if other bytes arrive than storage has, time after time.
+    """
     with explained("read", uri):
-        files, path = filesystem(uri)
-        content: bytes = files.cat_file(path)
-        return content
+        if is_local(uri):
+            return local_part(uri).read_bytes()
+        return again_if_broken("read", uri, lambda: get_bytes(uri))
 
 
 def write_bytes(uri: str, content: bytes) -> None:
     """Write a whole file so that a reader sees the old content or the new, never a part."""
     with explained("write", uri):
-        if not is_local(uri):
-            files, path = filesystem(uri)
-            files.pipe_file(path, content)
+        if is_local(uri):
+            with _unfinished(local_part(uri)) as path:
+                path.write_bytes(content)
             return
-        target = local_part(uri)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            with unfinished.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        files, path = filesystem(uri)
+        _put(uri, lambda: files.pipe_file(path, content), len(content), lambda: _md5(content))
 
 
 def put_file(path: Path, uri: str) -> None:
     """Move a finished local file to its URI: a rename on the same disk, an upload to object storage."""
     with explained("write", uri):
-        if is_local(uri):
-            target = local_part(uri)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                path.replace(target)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-                try:
-                    shutil.copyfile(path, unfinished)
-                    unfinished.replace(target)
-                finally:
-                    unfinished.unlink(missing_ok=True)
-                path.unlink()
-        else:
+        if not is_local(uri):
             upload(path, uri)
             path.unlink()
+            return
+        target = local_part(uri)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _to_disk(path)
+        try:
+            path.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with _unfinished(target) as copy:
+                shutil.copyfile(path, copy)
+            path.unlink()
+        _to_disk(target.parent)
 
 
 def upload(path: Path, uri: str) -> None:
-    """Copy a local file to object storage."""
+    """Copy a local file to object storage.
+
+    Raises: TransientStorageError: if storage then has other bytes than were sent, time after time.
+    """
     with explained("write", uri):
         files, remote = filesystem(uri)
-        files.put_file(str(path), remote)
+        _put(
+            uri,
+            lambda: files.put_file(str(path), remote),
+            path.stat().st_size,
+            lambda: content_of_file(path, with_md5=True).md5,
+        )
 
 
-def get_file(uri: str, path: Path) -> None:
-    """Copy a file to a local path, whole or not at all."""
-    with explained("read", uri):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+def get_file(
+    uri: str, path: Path, *, size_bytes: int | None = None, sha256: str | None = None
+) -> str:
+    """Copy a file to a local path, whole or not at all; return its SHA-256.
+
+    Args:
+        size_bytes: what it must have.
+        sha256: what it must have.
+
+    Raises:
+        IntegrityError: if storage has another file than that, which was told twice.
+        TransientStorageError: if other bytes arrive than storage has, time after time.
+    """
+    wrong: set[str] = set()
+
+    def get() -> str:
         files, remote = filesystem(uri)
+        expected = told(uri)
+        with _unfinished(path) as copy:
+            files.get_file(remote, str(copy))
+            found = content_of_file(copy, with_md5=expected.md5 is not None)
+            expected.check(found.size_bytes, found.md5)
+            difference = _difference(found, size_bytes, sha256)
+            if difference in wrong:
+                raise IntegrityError(f"{uri} {difference}; it was changed after its commit")
+            if difference:
+                wrong.add(difference)
+                raise Broken(f"it {difference}")
+        return found.sha256
+
+    with explained("read", uri):
+        return again_if_broken("read", uri, get)
+
+
+def _difference(found: Content, size_bytes: int | None, sha256: str | None) -> str:
+    """Say in what a file is another than was asked for; empty if it is that one."""
+    if size_bytes not in (None, found.size_bytes):
+        return f"has {found.size_bytes} bytes, expected {size_bytes}"
+    if sha256 not in (None, found.sha256):
+        return f"has SHA-256 {found.sha256[:16]}..., expected {str(sha256)[:16]}..."
+    return ""
+
+
+def _put(
+    uri: str, write: Callable[[], object], size_bytes: int, md5: Callable[[], str | None]
+) -> None:
+    """Write an object, and make sure that storage has it: an answer of status 200 may be an error's."""
+
+    def put() -> None:
+        write()
         try:
-            files.get_file(remote, str(unfinished))
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+            there = told(uri)
+        except FileNotFoundError:
+            raise Broken("it is not there after it was written") from None
+        there.check(size_bytes, there.md5 and md5())
+
+    again_if_broken("write", uri, put)
+
+
+@contextmanager
+def _unfinished(target: Path) -> Generator[Path]:
+    """Give a path beside a file for its new content, which takes its place when it is on the disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        yield path
+        _to_disk(path)
+        path.replace(target)
+        _to_disk(target.parent)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    """Make the operating system write a file, or the names in a folder, to the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove(uri: str) -> None:
@@ -234,32 +243,37 @@ def remove_tree(folder_uri: str) -> None:
 
 def sha256_of(uri: str) -> str:
     """Return the SHA-256 of a file's content as hex."""
-    digest = hashlib.sha256()
-    with explained("read", uri):
+
+    def read() -> str:
         files, path = filesystem(uri)
+        expected = told(uri)
         with files.open(path, "rb") as file:
-            while block := file.read(_HASH_BLOCK_BYTES):
-                digest.update(block)
-    return digest.hexdigest()
+            found = content_of(file.read, with_md5=expected.md5 is not None)
+        expected.check(found.size_bytes, found.md5)
+        return found.sha256
+
+    with explained("read", uri):
+        return again_if_broken("read", uri, read)
 
 
 def version_tag(uri: str) -> str:
-    """Return what tells one content of a file from another without reading much.
+    """Return what tells one content of a file from another, reading as little as that takes.
 
-    A local file is hashed; an object is known by its ETag and size, which storage keeps for it.
+    A local file is known by its hash, which is remembered until it is written; an object by the ETag or version that
+    storage has for it; a file that nothing else is known of is read.
     """
-    if is_local(uri):
-        return sha256_of(uri)
     with explained("look up", uri):
-        files, path = filesystem(uri)
-        return _object_tag(files.info(path))
+        if is_local(uri):
+            return sha256_of_file(local_part(uri))
+        there = told(uri)
+    return there.version or sha256_of(uri)
 
 
 def list_stamps(folder_uri: str) -> dict[str, str]:
     """List all files below a folder with what changes when one is written again: name relative to it -> stamp.
 
-    An object's stamp is its version tag; that of a local file is its size and its time of modification. One listing,
-    nothing is read.
+    An object's stamp is its version tag; that of a local file is its times of modification and of change, its inode and
+    its size. One listing, nothing is read but objects of a storage that has no versions.
     """
     with explained("list", folder_uri):
         if is_local(folder_uri):
@@ -269,18 +283,18 @@ def list_stamps(folder_uri: str) -> dict[str, str]:
                 for path in folder.rglob("*")
                 if path.is_file()
             }
-            return {name: f"{info.st_mtime_ns}:{info.st_size}" for name, info in found.items()}
+            return {
+                name: f"{info.st_mtime_ns}:{info.st_ctime_ns}:{info.st_ino}:{info.st_size}"
+                for name, info in found.items()
+            }
         files, path = filesystem(folder_uri)
         prefix = files._strip_protocol(path).rstrip("/") + "/"
         return {
-            name.removeprefix(prefix): _object_tag(info)
+            name.removeprefix(prefix): version_of(info, info["size"])
+            or sha256_of(files.unstrip_protocol(name))
             for name, info in files.find(path, detail=True).items()
             if name.startswith(prefix)
         }
-
-
-def _object_tag(info: dict[str, Any]) -> str:
-    return f"{str(info.get('ETag', '')).strip(chr(34))}:{info['size']}"
 
 
 def expand(uri: str, suffixes: tuple[str, ...]) -> list[str]:

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from neuclip.storage.files import filesystem
+from neuclip.storage.filesystems import filesystem
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from neuclip.storage.cache import cache_folder
+from neuclip.storage.cache_folder import cache_folder
 from neuclip.storage.uris import is_local, local_part
 from neuclip.training.config import TrainConfig
 

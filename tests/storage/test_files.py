@@ -211,15 +211,6 @@ def test_a_replaced_object_is_fetched_anew(s3_bucket, cache_of_this_test):
 
 
 @pytest.mark.s3
-def test_a_cached_object_is_not_read_again(s3_bucket):
-    uri = f"{s3_bucket}/x"
-    write_bytes(uri, b"one")
-    copy = local_copy(uri)
-    copy.write_bytes(b"ONE")
-    assert local_copy(uri).read_bytes() == b"ONE"
-
-
-@pytest.mark.s3
 def test_a_folder_with_a_replaced_object_is_fetched_anew(s3_bucket):
     for name in ("a", "deep/b"):
         write_bytes(f"{s3_bucket}/folder/{name}", name.encode())

@@ -1,0 +1,34 @@
+"""The fsspec file system of a URI."""
+
+from typing import Any
+
+import fsspec
+
+from neuclip.foundation.errors import StorageError
+from neuclip.storage.uris import is_local, local_part
+
+_TRIES = 2
+"""Of s3fs, each of them botocore's own tries: a dead endpoint is told soon."""
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URI and the path inside it."""
+    if is_local(uri):
+        return fsspec.filesystem("file"), str(local_part(uri).absolute())
+    protocol = uri.split("://", 1)[0]
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if protocol == "s3":
+        options["config_kwargs"] = {
+            "connect_timeout": 5,
+            "read_timeout": 20,  # seconds without a byte
+            "retries": {"max_attempts": 3, "mode": "standard"},
+        }
+    try:
+        files: Any = fsspec.filesystem(protocol, **options)
+    except (ValueError, ImportError) as error:
+        raise StorageError(
+            f"cannot open {uri}: storage protocol {protocol!r} is not known or not installed"
+        ) from error
+    if protocol == "s3":
+        files.retries = _TRIES
+    return files, uri
