@@ -10,6 +10,7 @@ REASONS = (
     "bad_text",
     "bad_url",
     "private_address",
+    "bad_port",
     "robots_disallow",
     "robots_unreachable",
     "dns",
@@ -91,6 +92,10 @@ _CAUSES = (
     (
         frozenset({"private_address"}),
         "the hosts have private addresses: name those that are meant in acquire.egress.allow_hosts",
+    ),
+    (
+        frozenset({"bad_port"}),
+        "the URLs name other ports than 80 and 443: name those that are meant in acquire.egress.allow_ports",
     ),
     (frozenset({"http_404", "http_410"}), "the links of this table have died"),
     (frozenset({"http_5xx"}), "the image servers are failing: try later or with fewer threads"),

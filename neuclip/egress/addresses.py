@@ -11,6 +11,7 @@ from neuclip.egress.refusal import Refusal
 
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 """Control characters, backslashes, and bytes that are no UTF-8."""
+_AUTHORITY = re.compile(r"(?:[^/?#]*:)?//([^/?#]*)")
 _LAST_LABEL_IS_A_NUMBER = re.compile(r"(^|\.)(0x[0-9a-f]*|[0-9]+)\.?$", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9._-]+", re.IGNORECASE)
 _LABEL_CHARACTERS, _NAME_CHARACTERS = 63, 253
@@ -40,6 +41,7 @@ def parse(text: str) -> URL:
     """
     if _FORBIDDEN.search(text):
         raise Refusal("bad_url", "backslash, control character, or not UTF-8")
+    _check_brackets(text)
     try:
         url = URL(text)
         scheme, host, port = url.scheme.lower(), url.raw_host, url.port
@@ -54,6 +56,21 @@ def parse(text: str) -> URL:
     if ":" not in host:
         _check_name(host)
     return url.with_fragment(None)
+
+
+def target(url: URL, location: str) -> URL:
+    """Return the URL that a redirect leads to.
+
+    Raises: Refusal: as parse does.
+    """
+    if "\\" in location:
+        return parse(location)
+    _check_brackets(location)
+    try:
+        joined = url.join(URL(location))
+    except (ValueError, UnicodeError) as error:
+        raise Refusal("bad_url", f"redirect to {location!r}: {error}") from error
+    return parse(str(joined))
 
 
 def literal(host: str) -> Address | None:
@@ -86,6 +103,24 @@ def _embedded(address: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
     if address in _NAT64:
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return [each for each in found if each is not None]
+
+
+def _check_brackets(text: str) -> None:
+    """Refuse brackets around anything but an IPv6 address: parsers take some of it for a name.
+
+    Raises: Refusal: `bad_url`.
+    """
+    found = _AUTHORITY.match(text.strip())
+    authority = found[1].rpartition("@")[2] if found else ""
+    if "[" not in authority and "]" not in authority:
+        return
+    host = authority.removeprefix("[").partition("]")[0]
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError as error:
+        raise Refusal("bad_url", f"[{host}] is no IPv6 address") from error
+    if "%" in host:
+        raise Refusal("bad_url", f"[{host}] names a zone, which only this machine knows")
 
 
 def _check_name(host: str) -> None:

@@ -1,11 +1,14 @@
 """The `acquire.egress` section of a recipe: how the web is asked."""
 
 import ipaddress
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from neuclip.foundation.config import Section, unkeyed
+
+PRODUCT_TOKEN = "neuclip"  # noqa: S105  # a name, no secret
+"""What hosts call us by, in robots.txt and X-Robots-Tag."""
 
 
 class EgressConfig(Section):
@@ -16,7 +19,11 @@ class EgressConfig(Section):
     )
     allow_hosts: list[str] = Field(
         default_factory=list[str],
-        description="`host` or `host:port` that may have a private address: an intranet, a test server",
+        description="`host` (on all its ports) or `host:port` that may have a private address and any port: "
+        "an intranet, a test server",
+    )
+    allow_ports: list[Annotated[int, Field(ge=1, le=65_535)]] = Field(
+        default=[80, 443], description="ports that hosts are asked on"
     )
     dns_servers: list[str] = unkeyed(
         [],
@@ -29,7 +36,7 @@ class EgressConfig(Section):
         default=60,
         gt=0,
         le=3600,
-        description="seconds that one try may take with all its redirects",
+        description="seconds that one try may take with all its redirects, and with the reading of the picture",
     )
     retries: int = Field(
         default=1, ge=0, le=10, description="further tries of what failed for the moment"

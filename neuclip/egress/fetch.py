@@ -16,10 +16,11 @@ from aiohttp import http_exceptions
 from cachetools import LRUCache
 from yarl import URL
 
-from neuclip.egress import opt_outs, pictures, robots
-from neuclip.egress.addresses import parse
-from neuclip.egress.config import EgressConfig
+from neuclip.egress import opt_outs, robots
+from neuclip.egress.addresses import parse, target
+from neuclip.egress.config import PRODUCT_TOKEN, EgressConfig
 from neuclip.egress.hosts import LONGEST_QUIET_S, Host
+from neuclip.egress.judges import Judges
 from neuclip.egress.refusal import TRANSIENT_REASONS, Refusal
 from neuclip.egress.resolver import CheckedResolver
 
@@ -29,12 +30,13 @@ _HOSTS_KEPT = 50_000
 """Far more than are asked at once; one that was forgotten begins anew."""
 _LARGE_BODY_BYTES = 4_000_000
 _LARGE_BODIES_AT_A_TIME = 4
+_LONG_TO_HASH_BYTES = 500_000
 _FIRST_BACK_OFF_S = 1.0
+_LONGEST_RETRY_AFTER_S = 366 * 24 * 3600.0
+"""A host that asks for more has a wrong clock, or no sense."""
 _ERRORS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientSSLError, "tls"),
     (TimeoutError, "timeout"),
-    (http_exceptions.DecompressSizeError, "body_too_large"),
-    (http_exceptions.ContentEncodingError, "bad_response"),
     (aiohttp.ClientPayloadError, "truncated"),
     (http_exceptions.BadHttpMessage, "bad_response"),
     (aiohttp.ClientResponseError, "bad_response"),
@@ -80,9 +82,9 @@ class Fetcher:
         self._config = config
         self._resolver = CheckedResolver(config)
         self._hosts = LRUCache[str, Host](_HOSTS_KEPT)
-        self._robots = robots.Robots(self._get_robots)
+        self._judges = Judges(config)
+        self._robots = robots.Robots(self._get_robots, self._judges.allows)
         self._large = asyncio.Semaphore(_LARGE_BODIES_AT_A_TIME)
-        self._converting = asyncio.Semaphore(1)  # a large picture decoded takes hundreds of MB
         connector = aiohttp.TCPConnector(
             resolver=self._resolver, limit=0, use_dns_cache=False, keepalive_timeout=10
         )
@@ -90,16 +92,22 @@ class Fetcher:
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": user_agent(config.contact), "Accept-Encoding": "identity"},
+            auto_decompress=False,
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=config.timeout_s, sock_read=config.timeout_s
             ),
         )
 
+    async def started(self) -> None:
+        """Wait until pictures can be judged."""
+        await self._judges.started()
+
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections and end all processes."""
+        await self._judges.close()
         await self._session.close()
 
-    async def fetch(self, text: str, *, sha256: str | None, trace: Trace) -> bytes:
+    async def fetch(self, text: str, *, sha256: str | None, trace: Trace) -> bytes | bytearray:
         """Return the bytes of a picture that may be decoded, tried again where the failure may pass.
 
         Args:
@@ -124,21 +132,20 @@ class Fetcher:
                 await asyncio.sleep(max(wait_s, back_off_s))
         raise AssertionError("a try either returns or raises")
 
-    async def _once(self, url: URL, sha256: str | None, trace: Trace) -> bytes:
+    async def _once(self, url: URL, sha256: str | None, trace: Trace) -> bytes | bytearray:
         budget = _Budget(self._config.deadline_s)
         body = await self._follow(url, budget, trace, is_picture=True)
         trace.size_bytes = len(body)
-        trace.sha256 = hashlib.sha256(body).hexdigest()
+        trace.sha256 = await _sha256(body)
         if sha256 and trace.sha256 != sha256.lower():
             raise Refusal("sha256_mismatch", f"the bytes have {trace.sha256}")
-        if pictures.may_take_long(body):
-            picture = await asyncio.to_thread(pictures.inspect, body, self._config)
-        else:
-            picture = pictures.inspect(body, self._config)
-        if picture.is_plain:
-            return body
-        async with self._converting:
-            return await asyncio.to_thread(pictures.make_plain, body)
+        try:
+            return await self._judges.picture(body, budget.spent)
+        except TimeoutError as error:
+            words = (
+                f"the picture was not read within what deadline_s={self._config.deadline_s:g} left"
+            )
+            raise Refusal("timeout", words) from error
 
     async def _follow(self, url: URL, budget: _Budget, trace: Trace, *, is_picture: bool) -> bytes:
         """Follow redirects to a picture, or to a robots.txt, which no robots.txt has a say in."""
@@ -183,6 +190,7 @@ class Fetcher:
                 raise _refused(response, host)
             if is_picture and self._config.header_opt_outs:
                 opt_outs.check(response.headers.getall("X-Robots-Tag", []))
+            _check_coding(response)
             try:
                 if not is_picture:
                     return await self._beginning(response)
@@ -230,7 +238,7 @@ class Fetcher:
 
 def user_agent(contact: str | None) -> str:
     """Return the honest name that hosts see."""
-    name = f"{robots.PRODUCT_TOKEN}/{version('neuclip')}"
+    name = f"{PRODUCT_TOKEN}/{version('neuclip')}"
     return f"{name} (+{contact})" if contact else name
 
 
@@ -249,14 +257,30 @@ async def _refusals() -> AsyncGenerator[None]:
         raise
 
 
+async def _sha256(body: bytes) -> str:
+    if len(body) > _LONG_TO_HASH_BYTES:
+        return (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
+    return hashlib.sha256(body).hexdigest()
+
+
+def _check_coding(response: aiohttp.ClientResponse) -> None:
+    """Refuse a body in a coding that was not asked for: nothing is decompressed here.
+
+    Raises: Refusal: `bad_response`.
+    """
+    for name, plain in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
+        values = ",".join(response.headers.getall(name, []))
+        found = {value.strip().lower() for value in values.split(",")} - {"", plain}
+        if found:
+            response.close()
+            raise Refusal("bad_response", f"{name} {values!r} was not asked for")
+
+
 def _target(url: URL, response: aiohttp.ClientResponse) -> URL:
     location = response.headers.get("Location")
     if not location:
         raise Refusal("redirect", f"HTTP {response.status} without a Location")
-    try:
-        return parse(str(url.join(URL(location)))) if "\\" not in location else parse(location)
-    except ValueError as error:
-        raise Refusal("bad_url", f"redirect to {location!r}: {error}") from error
+    return target(url, location)
 
 
 def _refused(response: aiohttp.ClientResponse, host: Host) -> Refusal:
@@ -271,12 +295,15 @@ def _refused(response: aiohttp.ClientResponse, host: Host) -> Refusal:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Return the seconds that Retry-After asks for (RFC 9110, 10.2.3); None if it says nothing understandable."""
+    """Return the seconds that Retry-After asks for (RFC 9110, 10.2.3); None if it says nothing sensible."""
     if value is None:
         return None
-    if value.strip().isdecimal():
-        return float(value)
+    value = value.strip()
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+        if value.isascii() and value.isdecimal():
+            wait_s = float(value)
+        else:
+            wait_s = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, OverflowError, IndexError):
         return None
+    return max(0.0, wait_s) if wait_s <= _LONGEST_RETRY_AFTER_S else None

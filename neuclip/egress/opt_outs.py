@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from neuclip.egress.config import PRODUCT_TOKEN
 from neuclip.egress.refusal import Refusal
-from neuclip.egress.robots import PRODUCT_TOKEN
 
 _DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 

@@ -14,22 +14,28 @@ import io
 import struct
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
+from neuclip.egress import containers
 from neuclip.egress.config import EgressConfig
+from neuclip.egress.containers import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGIC, is_webp
 from neuclip.egress.refusal import Refusal
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-_JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_MAGIC = (_JPEG_MAGIC, _PNG_MAGIC, b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_MAGIC = (JPEG_MAGIC, PNG_MAGIC, b"GIF8", b"BM", *TIFF_MAGIC)
 _PLAIN_MODES = ("L", "RGB", "RGBA")
 _ORIENTATION = 0x0112
-_START_OF_SCAN = b"\xff\xda"
-_MAX_SCANS = 100
-"""A progressive JPEG has about ten; each costs a pass over all pixels, and a thousand fit into 20 kB."""
-_MAX_CHUNKS = 50_000
-"""Writers fill a chunk with 8 kB or more."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture upright, by its orientation (EXIF 2.3, 4.6.4)."""
 _PNG_DEPTH = 24
 """Where the header of a PNG has its bits a channel."""
 _BROKEN = (
@@ -65,14 +71,11 @@ def inspect(body: bytes, config: EgressConfig) -> Picture:
     """
     if not body:
         raise Refusal("not_an_image", "no bytes")
-    if _is_webp(body):
+    if is_webp(body):
         _check_pixels(*_webp_size(body), config)  # before Pillow allocates its canvas
-    elif body.startswith(_PNG_MAGIC):
-        _check_chunks(body)
-    elif body.startswith(_JPEG_MAGIC) and body.count(_START_OF_SCAN) > _MAX_SCANS:
-        raise Refusal("undecodable", f"a JPEG of more than {_MAX_SCANS} scans")
+    containers.check(body, config.max_frames)
     try:
-        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
+        with _opened(body) as image:
             _check_pixels(*image.size, config)
             frames: int = getattr(image, "n_frames", 1)
             if frames > config.max_frames:
@@ -87,26 +90,23 @@ def inspect(body: bytes, config: EgressConfig) -> Picture:
         raise Refusal("undecodable", f"{type(error).__name__}: {error}") from error
 
 
-def may_take_long(body: bytes) -> bool:
-    """Tell whether the header can only be judged by walking through the file: animations, many pages."""
-    return not body.startswith(_MAGIC[:2])
-
-
-def make_plain(body: bytes) -> bytes:
+def make_plain(body: bytes) -> memoryview:
     """Decode a picture that is not plain and return it as an upright 8-bit BMP, which costs no time to pack.
 
     Raises: Refusal: `undecodable`.
     """
     try:
-        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
-            upright = ImageOps.exif_transpose(image)
+        with _opened(body) as image:
+            image.load()
+            turn = _TURNS.get(_orientation(image))
+            upright = image if turn is None else image.transpose(turn)
             plain = _eight_bits(upright) if upright.mode.startswith(("I", "F")) else upright
             if plain.has_transparency_data:
                 layer = plain.convert("RGBA")
                 plain = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
             buffer = io.BytesIO()
             plain.convert("L" if plain.mode in ("1", "L") else "RGB").save(buffer, "BMP")
-            return buffer.getvalue()
+            return buffer.getbuffer()
     except _BROKEN as error:
         raise Refusal("undecodable", f"{type(error).__name__}: {error}") from error
 
@@ -118,21 +118,12 @@ def _check_pixels(width: int, height: int, config: EgressConfig) -> None:
         )
 
 
-def _check_chunks(body: bytes) -> None:
-    """Refuse a PNG that ends inside a chunk: OpenCV allocates what a chunk says, 2 GB for a file of 77 bytes.
-
-    Raises: Refusal: `undecodable`.
-    """
-    place = len(_PNG_MAGIC)
-    for _ in range(_MAX_CHUNKS):
-        length = int.from_bytes(body[place : place + 4], "big")
-        is_last = body[place + 4 : place + 8] == b"IEND"
-        place += 12 + length
-        if place > len(body):
-            raise Refusal("undecodable", f"cut off {place - len(body)} bytes before a chunk ends")
-        if is_last:
-            return
-    raise Refusal("undecodable", f"a PNG of more than {_MAX_CHUNKS} chunks")
+def _opened(body: bytes) -> ImageFile.ImageFile:
+    """Read the header; of a JPEG the first picture's, whatever further ones it says that there are."""
+    file = io.BytesIO(body)
+    if body.startswith(JPEG_MAGIC):
+        return JpegImageFile(file)
+    return Image.open(file, formats=FORMATS)
 
 
 def _is_plain(image: Image.Image, body: bytes) -> bool:
@@ -140,26 +131,36 @@ def _is_plain(image: Image.Image, body: bytes) -> bool:
     is_deep = image.format == "TIFF" or (is_png and body[_PNG_DEPTH] > 8)
     if image.mode not in _PLAIN_MODES or is_deep or "transparency" in image.info:
         return False
-    if is_png and b"eXIf" not in body:
-        return True  # Pillow would decode the whole picture to find none
-    return image.getexif().get(_ORIENTATION, 1) == 1
+    if is_png and "exif" not in image.info:
+        return b"eXIf" not in body  # behind the pixels, which are decoded to find it
+    return _orientation(image) == 1
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how a picture that was opened lies; broken metadata are no part of it, and say nothing."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except _BROKEN:
+        return 1
+    return found if found in _TURNS else 1
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Return the upper 8 of 16 bits; numbers of other ranges are brought from their own range to 0..255."""
-    values = np.asarray(image, dtype=np.float64)
+    import numpy as np  # needed seldom, and half of what the process that reads pictures would start with
+
+    values = np.asarray(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and values.max(initial=0) <= 0xFFFF):
-        return Image.fromarray((values.clip(0, 0xFFFF) / 256).astype(np.uint8))
+        return Image.fromarray((values.clip(0, 0xFFFF) >> 8).astype(np.uint8))
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    return Image.fromarray(((values - low) * (255 / ((high - low) or 1))).astype(np.uint8))
+    scaled = values.astype(np.float32)
+    scaled -= low
+    scaled *= 255 / ((high - low) or 1)
+    return Image.fromarray(scaled.astype(np.uint8))
 
 
 def _has_magic(body: bytes) -> bool:
-    return body.startswith(_MAGIC) or _is_webp(body)
-
-
-def _is_webp(body: bytes) -> bool:
-    return body[:4] == b"RIFF" and body[8:12] == b"WEBP"
+    return body.startswith(_MAGIC) or is_webp(body)
 
 
 def _webp_size(body: bytes) -> tuple[int, int]:

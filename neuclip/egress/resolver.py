@@ -32,7 +32,7 @@ class CheckedResolver(AbstractResolver):
     """
 
     def __init__(self, config: EgressConfig) -> None:
-        self._allow_hosts = config.allow_hosts
+        self._allow_hosts, self._allow_ports = config.allow_hosts, config.allow_ports
         self._asked = _name_servers(config.dns_servers)
         self._kept = LRUCache[str, tuple[float, asyncio.Future[list[Address]]]](_NAMES_KEPT)
 
@@ -59,9 +59,9 @@ class CheckedResolver(AbstractResolver):
         ]
 
     async def checked(self, host: str, port: int) -> list[Address]:
-        """Return the addresses of a name, or the address that it is, if they may be connected to.
+        """Return the addresses of a name, or the address that it is, if they may be connected to on a port.
 
-        Raises: Refusal: `dns` or `private_address`.
+        Raises: Refusal: `dns`, `private_address` or `bad_port`.
         """
         written = literal(host)
         addresses = [written] if written is not None else await self._addresses(host.lower())
@@ -69,6 +69,9 @@ class CheckedResolver(AbstractResolver):
             for address in addresses:
                 if not is_public(address):
                     raise Refusal("private_address", f"{host} is {address}, which is not public")
+            if port not in self._allow_ports:
+                ports = ", ".join(map(str, self._allow_ports))
+                raise Refusal("bad_port", f"port {port} of {host}, allowed are {ports}")
         return addresses
 
     async def close(self) -> None:

@@ -41,6 +41,7 @@ async def serve(config: EgressConfig, journal: Path, token: str) -> None:
         )
         await runner.setup()
         try:
+            await fetcher.started()
             site = web.TCPSite(runner, HOST, 0, backlog=1024)
             await site.start()
             print(f"{READY}{runner.addresses[0][1]}", flush=True)  # noqa: T201  # the parent waits for this line
@@ -78,7 +79,7 @@ class _Door:
     async def _fetch(self, uid: str, text: str, sha256: str | None) -> web.Response:
         trace, began = Trace(), time.monotonic()
         refusal: Refusal | None = None
-        body = b""
+        body: bytes | bytearray = b""
         try:
             body = await self._fetcher.fetch(text, sha256=sha256, trace=trace)
         except Refusal as error:

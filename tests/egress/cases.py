@@ -7,7 +7,16 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from tests.servers.hostile import DOMAIN, LONG_PATH, PICTURE, Web
+from tests.servers.hostile import (
+    ABSURD_RULES,
+    ABSURD_WAITS,
+    DOMAIN,
+    LONG_PATH,
+    PICTURE,
+    STRANGE_CODINGS,
+    Web,
+    bombs_of,
+)
 from tests.servers.odd_pictures import (
     BLACK,
     BLUE,
@@ -18,9 +27,46 @@ from tests.servers.odd_pictures import (
     WHITE,
     WIDTH,
     YELLOW,
+    broken_exif,
 )
 
 Colour = tuple[int, int, int]
+
+NO_ADDRESSES = (
+    "[]",
+    "[urls.test]",
+    "[pictures]",
+    "[v1.x]",
+    "[v1.urls.test]",
+    "[V7.urls.test]",
+    "[v1.x:y]",
+    "[vf.1:2]",
+    "[::g]",
+    "[1:2]",
+    "[:]",
+    "[1.2.3.4]",
+    "[127.0.0.1]",
+    "[12345::1]",
+    "[1:2:3:4:5:6:7:8:9]",
+    "[::1::2]",
+    "[::1.2.3]",
+    "[::1.2.3.256]",
+    "[2606:4700::1%25eth0]",
+    "[2606:4700::1%eth0]",
+    "[2606:4700::1%25]",
+    "[ ::1 ]",
+    "[[::1]]",
+    "[::1]]",
+    "[::1]x",
+    "x[::1]",
+    "[::1].urls.test",
+    "%5Burls.test%5D",
+    "[urls%2Etest]",
+    "[0x7f000001]",
+    "[2130706433]",
+)
+"""Hosts in brackets that are no address; no name server may be asked for any part of them."""
+CLOSED_PORTS = (1, 21, 22, 25, 79, 81, 442, 444, 3128, 5432, 6379, 8000, 8080, 8443, 9200, 65_535)
 
 TRANSIENT = frozenset(
     {
@@ -52,6 +98,7 @@ class Case:
         corners: colours of its four quadrants.
         asked: which path of which site, as `site/path`, must have been asked for `times` times in the whole run.
         times: None where the number is not fixed.
+        has_exif: a picture that is handed on as it is, with metadata that say nothing.
         is_broken: a picture that the guard may let through, since it decodes only what it changes; whoever decodes it
             must find out.
     """
@@ -65,6 +112,7 @@ class Case:
     corners: tuple[Colour, ...] = QUADRANTS
     asked: str | None = None
     times: int | None = None
+    has_exif: bool = False
     is_broken: bool = False
 
     @property
@@ -95,6 +143,7 @@ def hostile_cases() -> list[Case]:
         _addresses(),
         _names(),
         _urls(),
+        _ports(),
         _refused_urls(),
         _redirects(),
         _statuses(),
@@ -281,6 +330,20 @@ def _urls() -> list[Case]:
     ]
 
 
+def _ports() -> list[Case]:
+    """A public address, which nobody answers at; whether a port is opened is seen before."""
+    site = "http://harmless.test"
+    return [
+        *(Case(f"port {n}", f"{site}:{n}/good.jpg", "bad_port") for n in CLOSED_PORTS),
+        Case("port of TLS without it", "https://harmless.test:8443/good.jpg", "bad_port"),
+        Case("port of an address", "http://192.52.193.1:8080/good.jpg", "bad_port"),
+        Case("port of an address of six", "http://[2606:4700::1]:8080/good.jpg", "bad_port"),
+        Case("another port of an open host", "http://urls.test:22/good.jpg", "private_address"),
+        on("redirects", "/to/closed-port", "bad_port"),
+        on("redirects", "/to/closed-port-of-six", "bad_port"),
+    ]
+
+
 def _refused_urls() -> list[Case]:
     site = "http://urls.test:{web}"
     urls = {
@@ -313,7 +376,7 @@ def _refused_urls() -> list[Case]:
         "space in the host": "http://urls.test 127.0.0.1:{canary}/",
         "sign in the host": "http://urls.test<b>:{web}/good.jpg",
         "half an address": "http://[::1:{canary}/",
-        "no address in brackets": "http://[urls.test]:{web}/good.jpg",
+        **{f"no address: {host}": f"http://{host}:{{web}}/good.jpg" for host in NO_ADDRESSES},
         "bad Punycode": "http://xn--a-ecp-.\u00ad.test:{web}/good.jpg",
     }
     schemes = {
@@ -357,7 +420,7 @@ def _redirects() -> list[Case]:
     refused = {
         **dict.fromkeys(("file", "data", "ftp", "gopher", "script"), "bad_scheme"),
         **dict.fromkeys(("backslash", "two-backslashes", "user"), "bad_url"),
-        **dict.fromkeys(("half-an-address", "port"), "bad_url"),
+        **dict.fromkeys(("half-an-address", "port", "no-address", "future", "zone"), "bad_url"),
         "disallowed": "robots_disallow",
         "itself": "redirect",
         "one": "redirect",
@@ -388,7 +451,8 @@ def _statuses() -> list[Case]:
         **dict.fromkeys((500, 501, 502), "http_5xx"),
     }
     then_good = ("500-then-good", "reset-then-good", "silent-then-good")
-    busy = ("busy-once", "busy-till-2020", "busy-in-words", "down-once")
+    absurd = [f"busy-absurd-{number}" for number in range(len(ABSURD_WAITS))]
+    busy = ("busy-once", "busy-till-2020", "busy-in-words", "down-once", *absurd)
     return [
         *(on("statuses", f"/{number}", reason) for number, reason in reasons.items()),
         *(on("statuses", f"/{name}", times=2) for name in then_good),
@@ -449,10 +513,22 @@ def _lengths() -> list[Case]:
         "endless-picture",
         "endless-chunks",
         "one-endless-chunk",
+    )
+    good = ("nothing-announced", "chunks", "identity", "identity-shouted", "no-coding")
+    coded = (
+        "gzip",
+        "deflate",
+        "no-gzip",
+        "cut-gzip",
+        "unknown-coding",
         "gzip-bomb",
         "endless-gzip",
+        "gzip-of-gzip-bomb",
+        "packed-padding",
+        "packed-transfer",
+        "two-codings",
+        *(f"coded-{number}" for number in range(len(STRANGE_CODINGS))),
     )
-    good = ("nothing-announced", "chunks", "gzip", "deflate", "identity")
     cut = ("longer", "cut-chunks", "cut-between-chunks", "reset-in-body")
     half = ("undecodable", "bad_response", "truncated")
     return [
@@ -468,12 +544,7 @@ def _lengths() -> list[Case]:
             on("lengths", f"/{name}", half[0], also=half[1:], times=None, is_broken=True)
             for name in ("shorter", "shorter-with-more")
         ),
-        on("lengths", "/no-gzip", "bad_response"),
-        on("lengths", "/cut-gzip", "bad_response", also=("truncated", "undecodable"), times=None),
-        on("lengths", "/unknown-coding", "bad_response", also=(None,)),  # it is a picture after all
-        on(
-            "lengths", "/gzip-of-gzip-bomb", "body_too_large", also=("bad_response", "not_an_image")
-        ),
+        *(on("lengths", f"/{name}", "bad_response") for name in coded),
     ]
 
 
@@ -529,7 +600,6 @@ def _robots() -> list[Case]:
         "closed-by-pattern",
         "closed-with-mark",
         "closed-in-dos",
-        "robots-is-packed",
         "robots-is-huge",
         "robots-is-endless",
         "robots-leads-on",
@@ -542,8 +612,9 @@ def _robots() -> list[Case]:
         "robots-is-empty",
         "robots-404",
         "robots-403",
+        *ABSURD_RULES,
     )
-    unreachable = ("robots-500", "robots-is-silent")
+    unreachable = ("robots-500", "robots-is-silent", "robots-is-packed", "robots-counts-for-all")
     inside = ("private_address",)
     return [
         *(on(site, "/good.jpg", shut, times=0) for site in closed),
@@ -598,13 +669,28 @@ def _pictures() -> list[Case]:
         "circle.tiff",
         "as-text",
         "no-type",
+        "telephone-alone.jpg",
+        *(f"film.{form}" for form in ("jpeg", "png", "gif", "webp", "bmp", "tiff")),
+        "film-progressive.jpg",
+        "film-telephone.jpg",
+        "film-and-trailer.jpg",
+        "scans-behind.jpg",
+        "zeros-behind.jpg",
+        "padding-behind.jpg",
+        "twice.jpg",
+        "twice.png",
+        "half-a-chunk-behind.png",
+        "exif-behind.png",
+        "frames-behind.gif",
     )
     over_white = ("palette-alpha.png", "alpha.png", "alpha.webp")
     turned = (BLUE, RED, YELLOW, GREEN)
     return [
         *(on("pictures", f"/{name}", times=None) for name in alike),
+        *(on("pictures", f"/exif-{name}.jpg", has_exif=True) for name in broken_exif()),
         *(on("pictures", f"/{name}", corners=white_first) for name in over_white),
         on("pictures", "/turned.jpg", size=(HEIGHT, WIDTH), corners=turned),
+        on("pictures", "/film-turned.jpg", size=(HEIGHT, WIDTH), corners=turned),
         on("pictures", "/gray.jpg", corners=gray),
         on("pictures", "/gray-16.png", corners=((200, 200, 200),) * 4),
         on("pictures", "/colour-16.png", corners=(RED,) * 4),
@@ -635,6 +721,8 @@ def _no_pictures() -> list[Case]:
         "head-only.jpg",
         "cut.jpeg",
         "cut-progressive.jpg",
+        "no-end.jpg",
+        "cut-before-a-film.jpg",
         "cut.png",
         "cut.webp",
         "cut.gif",
@@ -660,6 +748,11 @@ def _bombs() -> list[Case]:
         on("bombs", "/real.png", "too_large"),
         *(on("bombs", path, "too_many_frames") for path in frames),
         *(
+            on("bombs", f"/{name}", also[0], also=also[1:])
+            for name in bombs_of(100_000)
+            for also in [_BOMBS.get(name, ("undecodable",))]
+        ),
+        *(
             on(
                 "bombs",
                 f"/{name}.png",
@@ -672,6 +765,12 @@ def _bombs() -> list[Case]:
         ),
         on("bombs", "/scans.jpg", "undecodable"),
     ]
+
+
+_BOMBS = {
+    **dict.fromkeys(("pages.tiff", "pixels.gif", "empty.webp"), ("too_many_frames",)),
+    "packed.jpg": ("not_an_image",),
+}
 
 
 def _broken(form: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ def strict(web: Web) -> EgressConfig:
     """Return them for a running web, which alone may be visited."""
     return EgressConfig(
         allow_hosts=web.allow_hosts,
+        allow_ports=[80, 443, web.ports["canary"]],  # so that its address alone keeps it shut
         dns_servers=[web.names.address],
         timeout_s=1,
         deadline_s=3,

@@ -75,6 +75,63 @@ _CANARY_HOSTS = ("127.0.0.1", "127.0.0.2", "::1")
 _LENGTH, _TYPE, _LOCATION = "Content-Length", "Content-Type", "Location"
 _CODING, _OPT_OUT, _RETRY = "Content-Encoding", "X-Robots-Tag", "Retry-After"
 
+ABSURD_WAITS = (
+    "-5",
+    "+5",
+    "1e9",
+    "nan",
+    "inf",
+    "-inf",
+    "0x10",
+    "1_0",
+    "\u0663\u0660",
+    "\uff11\uff10",
+    "9" * 12,
+    "9" * 400,
+    "9" * 5_000,
+    "",
+    ";",
+    "0, 0",
+    "Fri, 31 Dec 9999 23:59:59 GMT",
+    "Fri, 31 Dec 99999 23:59:59 GMT",
+    "Thu, 01 Jan 1970 00:00:00 GMT",
+    "Mon, 00 Jan 0000 00:00:00 GMT",
+    "Thu, 31 Feb 2030 25:61:61 GMT",
+    "Thu, 01 Jan 2030 00:00:00 +99999999999",
+    "Thu, 01 Jan 2030 00:00:00 -0000",
+    "Thu, 01 Jan 1 00:00:00 +2359",
+    "Thu,",
+    "1 2 3 4 5 6 7",
+)
+"""Of Retry-After: nothing that anybody should wait for, or fail over."""
+STRANGE_CODINGS = (
+    "gzip",
+    "GZIP",
+    "x-gzip",
+    "deflate",
+    "br",
+    "zstd",
+    "compress",
+    "gzip, gzip",
+    "identity, gzip",
+)
+ABSURD_RULES = {
+    name: f"User-agent: *\n{line}\nDisallow: /private/\n".encode()
+    for name, line in {
+        "delay-inf": "Crawl-delay: inf",
+        "delay-nan": "Crawl-delay: nan",
+        "delay-negative": "Crawl-delay: -7",
+        "delay-huge": "Crawl-delay: " + "9" * 5_000,
+        "delay-exponent": "Crawl-delay: 1e999",
+        "delay-word": "Crawl-delay: later",
+        "delay-arabic": "Crawl-delay: -\u0663",
+        "rate-zero": "Request-rate: 1/0",
+        "rate-huge": "Request-rate: 1/" + "9" * 5_000,
+        "hours": "Visit-time: 9999-9999",
+        "page": "Sitemap: " + "a" * 50_000,
+    }.items()
+}
+
 Answers = dict[str, Answer]
 
 
@@ -256,6 +313,7 @@ def all_names(*, is_ours: bool) -> Table:
         **{f"{site}.{DOMAIN}": [here] for site in all_sites()},
         "private.test": [here],
         "private-six.test": [addresses("::1")],
+        "harmless.test": [addresses(PUBLIC)],
         "mapped.test": [addresses("::ffff:127.0.0.1")],
         "alias.test": [addresses(HOST, alias="private.test")],
         "unspecified.test": [addresses("0.0.0.0")],
@@ -324,11 +382,39 @@ def _pictures() -> Answers:
         "packed.tiff": written(quadrants(), "TIFF", compression="tiff_lzw"),
         "cmyk.tiff": written(quadrants().convert("CMYK"), "TIFF"),
         "circle.tiff": odd_pictures.tiff_that_goes_in_circles(),
+        "telephone-alone.jpg": odd_pictures.telephone_without_its_second(),
+        **_with_more_behind(),
+        **{f"exif-{name}.jpg": content for name, content in odd_pictures.broken_exif().items()},
     }
     answers = {f"/{name}": plain(content) for name, content in form.items()}
     answers["/as-text"] = plain(PICTURE, kind="text/html")
     answers["/no-type"] = keeps(head((_LENGTH, len(PICTURE))) + PICTURE)
     return answers
+
+
+def _with_more_behind() -> dict[str, bytes]:
+    """Whole pictures, and behind them what is not part of them."""
+    forms = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+    film, trailer = (
+        odd_pictures.FILM,
+        b"\0\0\x30\x0aMotionPhoto_Data" + b"SEFH" + bytes(20) + b"SEFT",
+    )
+    progressive = written(quadrants(), "JPEG", quality=95, progressive=True)
+    return {
+        **{f"film.{form.lower()}": written(quadrants(), form) + film for form in forms},
+        "film-progressive.jpg": progressive + film,
+        "film-telephone.jpg": odd_pictures.two_pictures_in_one_jpeg() + film,
+        "film-turned.jpg": odd_pictures.turned_jpeg() + film,
+        "film-and-trailer.jpg": PICTURE + film + trailer,
+        "scans-behind.jpg": PICTURE + b"\xff\xda" * 5_000,
+        "zeros-behind.jpg": PICTURE + bytes(100_000),
+        "padding-behind.jpg": PICTURE + b"\xff" * 100_000,
+        "twice.jpg": PICTURE + PICTURE,
+        "twice.png": written(quadrants(), "PNG") * 2,
+        "half-a-chunk-behind.png": written(quadrants(), "PNG") + b"\x7f\xff\xff\xffIDAT",
+        "exif-behind.png": written(quadrants(), "PNG") + b"eXIf" * 9,
+        "frames-behind.gif": written(quadrants(), "GIF") + odd_pictures.gif_of_frames(50_000),
+    }
 
 
 def _files_that_are_no_pictures() -> Answers:
@@ -353,6 +439,8 @@ def _files_that_are_no_pictures() -> Answers:
         "one-byte.jpg": b"\xff",
         "zeros.jpg": bytes(5_000),
         "noise.jpg": b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8,
+        "no-end.jpg": PICTURE[:-2],
+        "cut-before-a-film.jpg": _cut(PICTURE) + odd_pictures.FILM.replace(b"\xff\xd9", b""),
         "magic-only.png": b"\x89PNG\r\n\x1a\n",
         "head-only.jpg": PICTURE[: PICTURE.index(b"\xff\xda")],
         "cut-progressive.jpg": _cut(progressive),
@@ -387,8 +475,29 @@ def _bombs() -> Answers:
         "frames.png": odd_pictures.png_of_many_frames(),
         "frames.tiff": odd_pictures.animation("TIFF", many),
         "scans.jpg": odd_pictures.jpeg_of_many_scans(),
+        **bombs_of(MAX_BODY_BYTES - 10_000),
     }
     return {f"/{name}": plain(content) for name, content in contents.items()}
+
+
+def bombs_of(num_bytes: int) -> dict[str, bytes]:
+    """Files of about so many bytes that a reader without limits never ends with, or fills the memory with."""
+    return {
+        "padding.jpg": odd_pictures.jpeg_of_padding(num_bytes),
+        "segments.jpg": odd_pictures.jpeg_of_segments(num_bytes),
+        "profiles.jpg": odd_pictures.jpeg_of_profiles(num_bytes),
+        "tags.jpg": odd_pictures.jpeg_with_shared_tags(),
+        "tags.png": odd_pictures.png_with_shared_tags(),
+        "texts.png": odd_pictures.png_of_texts(num_bytes // 1_100),
+        "chunks.png": odd_pictures.png_of_chunks(num_bytes),
+        "pages.tiff": odd_pictures.tiff_of_pages(num_bytes),
+        "pixels.gif": odd_pictures.gif_of_frames(num_bytes),
+        "comments.gif": odd_pictures.gif_of_comments(num_bytes),
+        "blocks.gif": odd_pictures.gif_of_small_blocks(num_bytes),
+        "nothing.gif": odd_pictures.gif_of_nothing(num_bytes),
+        "empty.webp": odd_pictures.webp_of_frames(num_bytes),
+        "packed.jpg": gzip.compress(odd_pictures.jpeg_of_padding(48_000_000)),
+    }
 
 
 def _redirects() -> Answers:
@@ -413,6 +522,11 @@ def _redirects() -> Answers:
         "/to/two-backslashes": "\\\\127.0.0.1:{canary}\\",
         "/to/user": "http://pictures.test@127.0.0.1:{canary}/",
         "/to/half-an-address": "http://[::1",
+        "/to/closed-port": "http://harmless.test:8080/good.jpg",
+        "/to/closed-port-of-six": "//[2606:4700::1]:22/",
+        "/to/no-address": "http://[pictures.test]/good",
+        "/to/future": "//[v1.pictures.test]/good",
+        "/to/zone": "https://[2606:4700::1%25lo]/",
         "/to/port": "http://pictures.test:99999/good",
         "/to/disallowed": "http://closed.test:{web}/good.jpg",
         "/to/nowhere": "http://nowhere.test:{web}/good.jpg",
@@ -470,6 +584,12 @@ def _sites_that_ask_to_wait() -> dict[str, Answers]:
             "/good.jpg": in_turn(
                 says(429, (_RETRY, "Wed, 01 Jan 2020 00:00:00 GMT")), plain(PICTURE)
             )
+        },
+        **{
+            f"busy-absurd-{number}": {
+                "/good.jpg": in_turn(says(429, (_RETRY, value)), plain(PICTURE))
+            }
+            for number, value in enumerate(ABSURD_WAITS)
         },
         "busy-in-words": {
             "/good.jpg": in_turn(says(429, (_RETRY, "-1 or so \u00e9")), plain(PICTURE))
@@ -545,6 +665,12 @@ def _lengths_and_codings() -> Answers:
         "/no-gzip": plain(body, packed),
         "/cut-gzip": plain(zipped[: len(zipped) // 2], packed),
         "/unknown-coding": plain(body, (_CODING, "x-secret")),
+        "/no-coding": plain(body, (_CODING, "")),
+        "/identity-shouted": plain(body, (_CODING, " IDENTITY , identity")),
+        "/packed-padding": plain(gzip.compress(odd_pictures.jpeg_of_padding(48_000_000)), packed),
+        "/two-codings": plain(zipped, (_CODING, "identity"), packed),
+        "/packed-transfer": keeps(in_chunks(zipped).replace(b": chunked", b": gzip, chunked", 1)),
+        **{f"/coded-{n}": plain(zipped, (_CODING, name)) for n, name in enumerate(STRANGE_CODINGS)},
     }
 
 
@@ -623,6 +749,8 @@ def _sites_with_robots() -> dict[str, Answers]:
         "robots-is-a-page": b"<!doctype html><title>Welcome</title>",
         "robots-is-noise": bytes(range(256)) * 20,
         "robots-is-empty": b"",
+        "robots-counts-for-all": odd_pictures.endless_rules(),
+        **ABSURD_RULES,
         "robots-is-huge": nobody + b"# words\n" * (MAX_BODY_BYTES // 2),
     }
     answers: dict[str, Answer] = {

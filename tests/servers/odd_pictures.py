@@ -222,3 +222,163 @@ def tiff_that_goes_in_circles() -> bytes:
     (num_entries,) = struct.unpack_from("<H", content, start)
     struct.pack_into("<I", content, start + 2 + 12 * num_entries, start)
     return bytes(content)
+
+
+FILM = (
+    b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(range(256)) * 40 + b"\xff\xda\xff\xd9mdat" * 500
+)
+"""What a telephone puts behind the picture: a film, in which bytes look like parts of a picture."""
+
+
+def broken_exif() -> dict[str, bytes]:
+    """Sound JPEGs whose metadata are not."""
+    content = good_jpeg()
+    exif = {
+        "noise": bytes(range(256)),
+        "nothing": b"",
+        "half": b"II*\0\x08\0\0\0\x40\0",
+        "far": b"MM\0*\xff\xff\xff\xf0" + bytes(20),
+        "circle": b"II*\0\x08\0\0\0\0\0\x08\0\0\0",
+        "fraction": b"II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\x1a\0\0\0\0\0\0\0" + bytes(8),
+        "nine": b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0" + bytes(4),
+    }
+    return {n: with_segment(content, 0xE1, b"Exif\0\0" + data) for n, data in exif.items()}
+
+
+def with_segment(content: bytes, marker: int, data: bytes) -> bytes:
+    """Put a segment behind a JPEG's first two bytes."""
+    return content[:2] + segment(marker, data) + content[2:]
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return bytes((0xFF, marker)) + struct.pack(">H", len(data) + 2) + data
+
+
+def telephone_without_its_second() -> bytes:
+    """A Multi-Picture file of which somebody kept the first picture only, and its list of two."""
+    content = two_pictures_in_one_jpeg()
+    return content[: content.index(b"\xff\xd9") + 2]
+
+
+def jpeg_of_padding(num_bytes: int) -> bytes:
+    """Nothing between the first segments but what a reader is to pass over."""
+    content = good_jpeg()
+    return content[:2] + b"\xff" * num_bytes + content[2:]
+
+
+def jpeg_of_segments(num_bytes: int) -> bytes:
+    content = good_jpeg()
+    return content[:2] + segment(0xFE, b"") * (num_bytes // 4) + content[2:]
+
+
+def jpeg_of_profiles(num_bytes: int) -> bytes:
+    """Says the parts of a colour profile again and again."""
+    part = segment(0xE2, b"ICC_PROFILE\0\x01\xff" + bytes(100))
+    content = good_jpeg()
+    return content[:2] + part * (num_bytes // len(part)) + content[2:]
+
+
+def shared_tags(num_tags: int, num_bytes: int) -> bytes:
+    """A directory whose tags all point to the same bytes."""
+    folder = struct.pack("<4sIH", b"II*\0", 8, num_tags)
+    start = len(folder) + 12 * num_tags + 4
+    tags = b"".join(struct.pack("<HHII", 1 + n, 7, num_bytes, start) for n in range(num_tags))
+    return folder + tags + bytes(4) + bytes(num_bytes)
+
+
+def jpeg_with_shared_tags() -> bytes:
+    """64 kB of EXIF that become 140 MB, one time for every part of it that is said again."""
+    return with_segment(good_jpeg(), 0xE1, b"Exif\0\0" + shared_tags(3_000, 29_000))
+
+
+def png_with_shared_tags() -> bytes:
+    """1.4 MB of EXIF that become 38 GB."""
+    exif = shared_tags(60_000, 640_000)
+    return png(1, 8, 8, _GRAY, zlib.compress(b"\0\0" * 8), chunk(b"eXIf", exif))
+
+
+def tiff_of_pages(num_bytes: int) -> bytes:
+    """One page after the other, each of one pixel, until the file is full."""
+    fields = [
+        (256, 4, 1),
+        (257, 4, 1),
+        (258, 3, 8),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (279, 4, 1),
+    ]
+    tags = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in fields)
+    size = 2 + len(tags) + 4
+    pages = [
+        struct.pack("<H", len(fields)) + tags + struct.pack("<I", 12 + size * (number + 1))
+        for number in range(num_bytes // size)
+    ]
+    pages[-1] = pages[-1][:-4] + bytes(4)
+    return b"II*\0" + struct.pack("<I", 12) + bytes(4) + b"".join(pages)
+
+
+def gif_of_frames(num_bytes: int) -> bytes:
+    """A frame of one pixel, as often as there is place for it."""
+    frame = b"\x2c" + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0\x02\x02\x4c\x01\0"
+    head = b"GIF89a" + struct.pack("<HH", 1, 1) + b"\x80\0\0" + bytes(3) + b"\xff" * 3
+    return head + frame * (num_bytes // len(frame)) + b";"
+
+
+def gif_with(extension: bytes) -> bytes:
+    """A GIF with something between its head and its first picture."""
+    content = written(quadrants(), "GIF")
+    start = 13 + (3 << (content[10] & 7) + 1)
+    return content[:start] + extension + content[start:]
+
+
+def gif_of_comments(num_bytes: int) -> bytes:
+    """A reader that puts a comment's blocks together one by one copies terabytes."""
+    return gif_with(b"\x21\xfe" + (b"\xff" + bytes(255)) * (num_bytes // 256) + b"\0")
+
+
+def gif_of_small_blocks(num_bytes: int) -> bytes:
+    return gif_with(b"\x21\xff" + b"\x01a" * (num_bytes // 2) + b"\0")
+
+
+def gif_of_nothing(num_bytes: int) -> bytes:
+    return gif_with(bytes(num_bytes))
+
+
+def png_of_texts(num_texts: int = 2_000) -> bytes:
+    """Each of its compressed texts becomes a megabyte."""
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1_000_000), 9))
+    return png(1, 8, 8, _GRAY, zlib.compress(b"\0\0" * 8), text * num_texts)
+
+
+def png_of_chunks(num_bytes: int) -> bytes:
+    return png(1, 8, 8, _GRAY, zlib.compress(b"\0\0" * 8), chunk(b"tEXt", b"") * (num_bytes // 12))
+
+
+def webp_of_frames(num_bytes: int) -> bytes:
+    """Frames of nothing; and an end that says it is one."""
+    frame = b"ANMF" + struct.pack("<I", 16) + bytes(16)
+    head = (
+        b"VP8X" + struct.pack("<IB", 10, 2) + bytes(9) + b"ANIM" + struct.pack("<I", 6) + bytes(6)
+    )
+    content = b"WEBP" + head + frame * (num_bytes // len(frame))
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+def bmp_of_line_ends(num_bytes: int) -> bytes:
+    """A packed picture, a pixel wide, that says nothing but where its lines end; Pillow unpacks it in Python."""
+    start = 14 + 40 + 4 * 256
+    head = struct.pack("<2sIII", b"BM", start + num_bytes, 0, start)
+    info = struct.pack("<IiiHHIIiiII", 40, 16, 16, 1, 8, 1, num_bytes, 0, 0, 256, 0)
+    return head + info + bytes(4 * 256) + b"\0\0" * (num_bytes // 2)
+
+
+def large_and_deep() -> bytes:
+    """49 megapixels of 16 bits, in 100 kB: no lie, and half a second's work at least."""
+    return written(Image.new("I;16", (7_000, 7_000)), "PNG")
+
+
+def endless_rules(num_lines: int = 12_000) -> bytes:
+    """A robots.txt whose rules count for so many agents that putting them together never ends."""
+    agents = "".join(f"User-agent: a{number}\n" for number in range(num_lines))
+    return (agents + "".join(f"Disallow: /{number}\n" for number in range(num_lines))).encode()

@@ -1,0 +1,185 @@
+"""Oracle: processes of this machine, asked over bytes that kill them, stop them, or keep them busy for minutes."""
+
+import asyncio
+import os
+import resource
+import signal
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from neuclip.egress.config import EgressConfig
+from neuclip.egress.guard import running_guard
+from neuclip.egress.judges import Judges
+from neuclip.egress.refusal import Refusal
+from tests.servers import odd_pictures
+from tests.servers.odd_pictures import good_jpeg
+
+GOOD = good_jpeg()
+SMALL = EgressConfig(max_image_pixels=1_000_000)
+PATIENCE_S = 100
+
+
+def judging(work, *, config=SMALL, quick=2):
+    """Run `work(judges)` and end all processes; tell what it returns."""
+
+    async def main():
+        judges = Judges(config, quick)
+        try:
+            await judges.started()
+            return await asyncio.wait_for(work(judges), PATIENCE_S)
+        finally:
+            await judges.close()
+
+    return asyncio.run(main())
+
+
+async def reason_of(judges: Judges, body: bytes) -> str | None:
+    try:
+        await judges.picture(body)
+    except Refusal as refusal:
+        return f"{refusal.reason}: {refusal.detail}"
+    return None
+
+
+def processes(kind: str) -> list[psutil.Process]:
+    """Return those of this test, quick or slow."""
+    found = psutil.Process().children()
+    return [
+        child
+        for child in found
+        if "neuclip.egress.judge" in " ".join(child.cmdline()) and child.cmdline()[-1] == kind
+    ]
+
+
+BUSY_FOR_SECONDS = odd_pictures.bmp_of_line_ends(40_000_000)
+
+
+def test_what_takes_too_long_is_ended_and_costs_nobody_else():
+    """Oracle: a packed bitmap of nothing but line ends, which Pillow unpacks in Python, in seconds."""
+
+    async def work(judges):
+        slow = asyncio.create_task(reason_of(judges, BUSY_FOR_SECONDS))
+        await asyncio.sleep(0.1)
+        good = [await reason_of(judges, GOOD) for _ in range(100)]
+        is_done = slow.done()
+        turns = 0
+        while not slow.done():
+            turns += 1
+            await asyncio.sleep(0.001)
+        return good, is_done, turns, await slow
+
+    good, is_done, turns, slow = judging(work)
+    assert good == [None] * 100
+    assert not is_done
+    assert turns > 50
+    assert "undecodable: takes more processor time" in slow
+
+
+def test_the_deadline_of_a_url_ends_the_reading_and_the_next_goes_on():
+    @asynccontextmanager
+    async def within():
+        async with asyncio.timeout(0.3):
+            yield
+
+    async def work(judges):
+        with pytest.raises(TimeoutError):
+            await judges.picture(BUSY_FOR_SECONDS, within)
+        return [await reason_of(judges, GOOD) for _ in range(20)]
+
+    assert judging(work, quick=1) == [None] * 20
+
+
+def test_a_process_that_dies_costs_its_own_url_only():
+    """Oracle: the only process of its kind is held, asked, and ended by a signal before it can answer."""
+
+    async def work(judges):
+        found = {}
+        for number in (
+            signal.SIGKILL,
+            signal.SIGSEGV,
+            signal.SIGABRT,
+            signal.SIGBUS,
+            signal.SIGTERM,
+        ):
+            (process,) = processes("quick")
+            process.suspend()
+            first, *others = [asyncio.create_task(reason_of(judges, GOOD)) for _ in range(20)]
+            await asyncio.sleep(0.1)
+            process.send_signal(number)
+            process.resume()
+            found[number.name] = await first, [await task for task in others]
+        return found
+
+    said = "undecodable: reading it ended the process that read it: "
+    assert judging(work, quick=1) == {
+        name: (said + name, [None] * 19)
+        for name in ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGTERM")
+    }
+
+
+def test_a_process_has_a_limit_of_memory_and_says_so():
+    """Oracle: the same picture with and without memory for it."""
+    large = odd_pictures.large_and_deep()
+
+    async def work(judges):
+        before = await reason_of(judges, large)
+        (process,) = processes("slow")
+        limit, _ = resource.prlimit(process.pid, resource.RLIMIT_AS)
+        now = process.memory_info().vms + 20_000_000
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (now, now))
+        return before, limit, await reason_of(judges, large), await reason_of(judges, GOOD)
+
+    before, limit, after, good = judging(work, config=EgressConfig(), quick=1)
+    assert (before, good) == (None, None)
+    assert 1_000_000_000 < limit < 3_000_000_000
+    assert after == "too_large: takes more memory than a picture may"
+
+
+def test_rules_that_cannot_be_read_end_soon_and_others_are_read_meanwhile():
+    async def work(judges):
+        task = asyncio.create_task(judges.allows(odd_pictures.endless_rules(), "http://a.test/b"))
+        await asyncio.sleep(0.1)
+        rules = b"User-agent: *\nDisallow: /b\nCrawl-delay: 2"
+        found = [await judges.allows(rules, f"http://a.test/{path}") for path in "ab"]
+        with pytest.raises(Refusal, match="robots_unreachable"):
+            await task
+        return found
+
+    assert judging(work) == [(True, 2.0), (False, 2.0)]
+
+
+@pytest.mark.slow
+def test_there_is_one_for_each_core_that_may_be_used(tmp_path):
+    cores = sorted(os.sched_getaffinity(0))
+    for used in {1, min(len(cores), 8)}:
+        os.sched_setaffinity(0, cores[:used])
+        try:
+            with running_guard(EgressConfig(), tmp_path / f"{used}.jsonl") as guard:
+                kinds = [child.cmdline()[-1] for child in psutil.Process(guard.pid).children()]
+        finally:
+            os.sched_setaffinity(0, cores)
+        assert sorted(kinds) == ["quick"] * used + ["slow"] * max(1, used // 2)
+
+
+@pytest.mark.slow
+def test_they_end_with_the_guard_however_it_ends(tmp_path):
+    with running_guard(EgressConfig(), tmp_path / "journal.jsonl") as guard:
+        found = psutil.Process(guard.pid).children()
+        assert len(found) >= 2
+        os.kill(guard.pid, signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE_S
+        while any(is_alive(child.pid) for child in found) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(is_alive(child.pid) for child in found)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
