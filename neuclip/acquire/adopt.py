@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from neuclip.acquire.adopted_tar import ADOPTED_TAR, adopted_tar, is_unchanged
-from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
+from neuclip.acquire.config import PARTITION_VERSION, AcquireConfig
 from neuclip.acquire.listing import PARTITIONS_FILE, Listed, write_listing
 from neuclip.acquire.parts import STAGE
 from neuclip.acquire.raw import COLUMNS, ROWS
@@ -113,7 +113,9 @@ class _Adoption:
         Raises: DataError: if the shard contradicts itself.
         """
         identity = self._identity(
-            digest({"stage_version": STAGE_VERSION, "adopted": self._section, "shard": shard.tags}),
+            digest(
+                {"stage_version": PARTITION_VERSION, "adopted": self._section, "shard": shard.tags}
+            ),
             shard,
         )
         if is_committed(identity.uri) and not self._force:
@@ -246,7 +248,7 @@ class _Adoption:
     def _identity(self, key: str, shard: ReadyShard) -> StageIdentity:
         return StageIdentity(
             stage=STAGE,
-            stage_version=STAGE_VERSION,
+            stage_version=PARTITION_VERSION,
             key=key,
             section=self._section,
             inputs={"shard": name_of(shard.tar)},

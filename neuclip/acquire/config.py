@@ -7,10 +7,14 @@ from pydantic import Field, model_validator
 from neuclip.egress.config import EgressConfig
 from neuclip.foundation.config import Section, unkeyed
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
+PARTITION_VERSION = 1
+"""Raised when what becomes of the same rows changes: all partitions are then fetched anew."""
 
-TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
+DELIMITED_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+_JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+TABLE_SUFFIXES = (".parquet", *DELIMITED_SUFFIXES, *_JSON_SUFFIXES)
 
 
 class ScaleConfig(Section):
@@ -56,12 +60,19 @@ class AcquireConfig(Section):
 
     table: str | None = Field(
         default=None,
-        description="URL table: a .parquet, .csv, .tsv or .jsonl file, or a folder of them; any URI",
+        description="URL table: a .parquet, .csv, .tsv, .jsonl or .ndjson file, all but the first also with .gz, or a "
+        "folder of them; any URI",
     )
     adopt: str | None = Field(
         default=None,
         description="instead of table: folder of ready-made shards, output of img2dataset or DataComp; any URI. "
         "They stay where they are",
+    )
+    columns: list[str] | None = Field(
+        default=None,
+        min_length=2,
+        description="names of the columns in order, for CSV and TSV files without a header line; CC3M's are "
+        "[caption, url]",
     )
     url_column: str = Field(default="url", description="column with the image URL")
     caption_column: str = Field(
@@ -155,6 +166,17 @@ class AcquireConfig(Section):
                 "expected one of table (URLs to fetch) and adopt (shards that are there), found "
                 f"{'both' if given else 'neither'}; give one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        if self.columns is not None and self.adopt is not None:
+            raise ValueError("columns is for a table, found it beside adopt; leave it out")
+        for name in self.columns or ():
+            if "://" in name or not name or (self.columns or []).count(name) > 1:
+                raise ValueError(
+                    f"expected a name for each of columns, found {name!r}; give every column another name"
+                )
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,9 @@ from itertools import islice
 from neuclip.acquire.listing import KnownSlices
 from neuclip.acquire.table import Row
 
+_MOST_CHARACTERS = 1 << 26
+"""Of the rows of one partition, which are in memory together."""
+
 KeyOf = Callable[[list[Row]], str]
 
 
@@ -15,22 +18,25 @@ def cut_rows(
 ) -> Iterator[list[Row]]:
     """Yield consecutive runs of rows: each is a known slice, or up to `partition_rows` rows that are in none.
 
+    Rows with so much text that it is much to hold in memory are cut earlier.
     A known slice is found by the uid of its first row, wherever it stands now, and taken if its rows have kept their
     key. So what stands before it may grow, shrink or change without the slice being cut anew.
     """
     window = _Window(rows)
     new: list[Row] = []
+    characters = 0
     while (row := window.first()) is not None:
         if (whole := _known_here(window, row, known, key_of)) is not None:
             if new:
                 yield new
             yield whole
-            new = []
+            new, characters = [], 0
             continue
-        new.append(window.take(1)[0])
-        if len(new) == partition_rows:
+        new += window.take(1)
+        characters += row.characters
+        if len(new) == partition_rows or characters >= _MOST_CHARACTERS:
             yield new
-            new = []
+            new, characters = [], 0
     if new:
         yield new
 

@@ -1,6 +1,6 @@
 """Partitions: consecutive rows of one table file, named by what they hold and how it is fetched."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.cut import cut_rows
 from neuclip.acquire.listing import KnownSlices
+from neuclip.acquire.reasons import DUPLICATE_UID, REPEATED_ROW
 from neuclip.acquire.refusals import REFUSED, Refusals
-from neuclip.acquire.table import Row, kept_columns, read_rows, table_files
+from neuclip.acquire.table import Row, kept_columns, read_rows, settle_types, table_files
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
 from neuclip.stages.keys import digest
@@ -35,6 +36,7 @@ must have, null if the table does not say."""
 _SHAPES_ROWS_ONLY = {
     "table",
     "adopt",
+    "columns",
     "url_column",
     "caption_column",
     "uid_column",
@@ -90,6 +92,7 @@ def plan(
     appended, leave all other partitions alone.
 
     Args:
+        stage_version: of what becomes of the same rows.
         known: slices that earlier runs made partitions of; rows that are in none are cut by `partition_rows`.
         taken_down: pairs that are not to be fetched, and keep neither URL nor captions. Keys do not tell of them:
             what a takedown left of a committed partition is still that partition.
@@ -97,80 +100,109 @@ def plan(
     Raises: DataError: if the table is empty, unreadable, or has a uid twice (see on_duplicate_uid).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    planned: list[Partition] = []
-    uids: list[_Uids] = []
     settings: Settings = {"stage_version": stage_version, "settings": fetch_settings(config)}
-    for file, first_row, found in _slices(config, known or {}, settings):
-        path = folder / f"{len(planned):08d}.parquet"
-        key = _key(found, settings)
-        rows = [_without(row, taken_down) for row in found] if taken_down else found
-        _write(rows, path)
-        columns_path = None
-        if config.keep_columns:
-            columns_path = path.with_suffix(".columns.parquet")
-            pq.write_table(kept_columns(rows, config.keep_columns), columns_path)
-        planned.append(
-            Partition(
-                key=key,
-                file=name_of(file),
-                first_row=first_row,
-                num_rows=len(rows),
-                num_to_fetch=sum(row.reason is None for row in rows),
-                plan_path=path,
-                columns_path=columns_path,
-                first_uid=rows[0].uid,
-            )
-        )
-        uids.append(as_integers("".join(row.uid for row in rows)))
-    if not planned:
+    table = _Table(config, settings, folder, known or {}, taken_down or Refusals())
+    table.cut({})
+    if not table.planned:
         raise DataError(
             f"the URL table {config.source} has no rows; set acquire.table to one that has"
         )
-    if config.on_duplicate_uid == "error" and len(again := repeats(np.concatenate(uids))):
-        raise DataError(_describe_duplicates(again, np.concatenate(uids), planned))
-    return planned
+    if again := table.repeated():  # a key tells of them, so they are known before the rows are cut
+        table.cut(again)
+    if config.keep_columns:
+        settle_types(
+            [partition.columns_path for partition in table.planned if partition.columns_path]
+        )
+    return table.planned
 
 
-def _slices(
-    config: AcquireConfig, known: KnownSlices, settings: Settings
-) -> Iterator[tuple[str, int, list[Row]]]:
-    files = table_files(config.source)
-    again = _repeated(files, config)
-    refused = _refused(config)
-    before = 0
-    for file in files:
-        first_row = 0
-        rows = _marked(read_rows(file, config), before, again, refused)
-        for cut in cut_rows(
-            rows, known, lambda rows: _key(rows, settings), partition_rows=config.partition_rows
-        ):
-            yield file, first_row, cut
-            first_row += len(cut)
-        before += first_row
+class _Table:
+    """The table of a recipe, read and cut into partitions whose rows are written to a folder."""
+
+    def __init__(
+        self,
+        config: AcquireConfig,
+        settings: Settings,
+        folder: Path,
+        known: KnownSlices,
+        taken_down: Refusals,
+    ) -> None:
+        self._config, self._settings, self._folder = config, settings, folder
+        self._known, self._taken_down = known, taken_down
+        self.planned: list[Partition] = []
+        self._uids: list[_Uids] = []
+        self._derived: list[bool] = []
+
+    def cut(self, again: Mapping[int, str]) -> None:
+        """Read and cut the table; rows at the places of `again` get the reason that stands there."""
+        self.planned, self._uids, self._derived = [], [], []
+        for file, first_row, rows in self._slices(again):
+            self.planned.append(self._partition(file, first_row, rows))
+            self._uids.append(as_integers("".join(row.uid for row in rows)))
+            self._derived += [row.is_derived for row in rows]
+
+    def repeated(self) -> dict[int, str]:
+        """Return place in the table -> reason of the rows with a uid that an earlier row has.
+
+        Raises: DataError: if the table brings a uid twice, and the first is not to be kept.
+        """
+        uids = np.concatenate(self._uids)
+        places = repeats(uids)
+        brought = np.array([place for place in places.tolist() if not self._derived[place]])
+        if len(brought) and self._config.on_duplicate_uid == "error":
+            raise DataError(_describe_duplicates(brought, uids, self.planned))
+        return {
+            place: REPEATED_ROW if self._derived[place] else DUPLICATE_UID
+            for place in places.tolist()
+        }
+
+    def _slices(self, again: Mapping[int, str]) -> Iterator[tuple[str, int, list[Row]]]:
+        refused = _refused(self._config)
+        before = 0
+        for file in table_files(self._config.source):
+            first_row = 0
+            rows = _marked(read_rows(file, self._config), before, again, refused)
+            for cut in cut_rows(
+                rows,
+                self._known,
+                lambda rows: _key(rows, self._settings),
+                partition_rows=self._config.partition_rows,
+            ):
+                yield file, first_row, cut
+                first_row += len(cut)
+            before += first_row
+
+    def _partition(self, file: str, first_row: int, found: list[Row]) -> Partition:
+        path = self._folder / f"{len(self.planned):08d}.parquet"
+        rows = [_without(row, self._taken_down) for row in found] if self._taken_down else found
+        _write(rows, path)
+        columns_path = None
+        if self._config.keep_columns:
+            columns_path = path.with_suffix(".columns.parquet")
+            pq.write_table(kept_columns(rows, self._config.keep_columns), columns_path)
+        return Partition(
+            key=_key(found, self._settings),
+            file=name_of(file),
+            first_row=first_row,
+            num_rows=len(rows),
+            num_to_fetch=sum(row.reason is None for row in rows),
+            plan_path=path,
+            columns_path=columns_path,
+            first_uid=rows[0].uid,
+        )
 
 
 def _refused(config: AcquireConfig) -> Refusals:
     return Refusals.of(config.refuse.uids, config.refuse.urls, config.refuse.hosts)
 
 
-def _repeated(files: list[str], config: AcquireConfig) -> frozenset[int]:
-    """Return the places in the whole table of rows with a uid that an earlier row has, if only the first is kept.
-
-    They are known before the rows are cut, since a key tells of them.
-    """
-    if config.on_duplicate_uid == "error":
-        return frozenset()
-    uids = "".join(row.uid for file in files for row in read_rows(file, config))
-    return frozenset(repeats(as_integers(uids)).tolist())
-
-
 def _marked(
-    rows: Iterator[Row], before: int, again: frozenset[int], refused: Refusals
+    rows: Iterator[Row], before: int, again: Mapping[int, str], refused: Refusals
 ) -> Iterator[Row]:
     """Give the rows that are not to be fetched their reason; `before` rows stand before them in the table."""
     for place, row in enumerate(rows, start=before):
         if place in again:
-            yield replace(row, reason="duplicate_uid")
+            yield replace(row, reason=again[place])
         elif row.reason is None and refused.names_pair(row.uid, row.url):
             yield replace(row, reason=REFUSED)
         else:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
+from neuclip.acquire.config import PARTITION_VERSION, AcquireConfig
 from neuclip.acquire.download import Shard
 from neuclip.acquire.pace import Pace
 from neuclip.acquire.partitions import Partition, fetch_settings
@@ -121,7 +121,7 @@ def part_identity(
     """Return the identity of a partition that is fetched."""
     return StageIdentity(
         stage=STAGE,
-        stage_version=STAGE_VERSION,
+        stage_version=PARTITION_VERSION,
         key=key,
         section=fetch_settings(config),
         inputs=inputs,

@@ -10,10 +10,11 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from neuclip.acquire.columns import Columns
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.ready_shards import ReadyShard
 from neuclip.acquire.ready_tar import Member, TarMembers
-from neuclip.acquire.table import Row, check_columns, row_of
+from neuclip.acquire.table import Row, row_of
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import is_uid
 from neuclip.storage.cache import local_copy
@@ -115,7 +116,7 @@ def _check_table(record: Record, uri: str, config: AcquireConfig) -> bool:
                 f"{uri} has no column {column!r}, which img2dataset writes; its columns are {', '.join(record)}. "
                 "acquire.adopt takes output of img2dataset and DataComp; fetch other tables with acquire.table"
             )
-    return check_columns(record, uri, config)
+    return config.uid_column in Columns(config).used(list(record), uri)
 
 
 def _check_counts(shard: ReadyShard, found: dict[str, int]) -> None:

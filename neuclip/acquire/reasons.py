@@ -2,10 +2,14 @@
 
 import re
 
+DUPLICATE_UID, REPEATED_ROW = "duplicate_uid", "repeated_row"
+REPEATS = (DUPLICATE_UID, REPEATED_ROW)
+"""Reasons of rows whose uid an earlier row has: one that the table brings, or that of the same URL and caption."""
+
 REASONS = (
     "no_url",
     "bad_scheme",
-    "duplicate_uid",
+    *REPEATS,
     "refused",
     "bad_text",
     "bad_url",
@@ -38,7 +42,7 @@ REASONS = (
     "missing_image",
     "taken_down",
 )
-"""Every reason there is, in the order in which they are found: the first five before anything is fetched,
+"""Every reason there is, in the order in which they are found: the first seven before anything is fetched,
 missing_image in adopted shards only."""
 
 NETWORK_REASONS = frozenset({"dns", "connection", "timeout", "robots_unreachable"})
@@ -104,6 +108,10 @@ _CAUSES = (
         "the URLs lead to something else than images",
     ),
     (frozenset({"sha256_mismatch"}), "the pictures have changed since the table was made"),
+    (
+        frozenset({"bad_text", "bad_url"}),
+        "the table is not UTF-8: convert it (iconv -f LATIN1 -t UTF-8, for example)",
+    ),
     (
         frozenset({"no_url", "bad_scheme", "bad_url"}),
         "acquire.url_column does not hold web addresses",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
+from neuclip.acquire.config import PARTITION_VERSION, AcquireConfig
 from neuclip.acquire.download import OnFetched, Shard, download
 from neuclip.acquire.listing import PARTITIONS_FILE, Listed, known_slices, write_listing
 from neuclip.acquire.partitions import Partition, plan
@@ -70,7 +70,7 @@ def plan_parts(
     progress(STAGE, done=0, total=1, note="reading the URL table")
     planned = plan(
         config,
-        stage_version=STAGE_VERSION,
+        stage_version=PARTITION_VERSION,
         folder=scratch / "plan",
         known=known_slices(join(root, STAGE)),
         taken_down=takedowns_at(root),

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from neuclip.acquire.raw import ROWS
+from neuclip.acquire.reasons import REPEATS
 from neuclip.acquire.refusals import TAKEN_DOWN
 from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.errors import IntegrityError
@@ -23,7 +24,6 @@ REPAIRS = "repairs"
 ROUND = "round"
 """Input of a supplement's manifest: how often these rows have been fetched again, from 1 on."""
 
-_DUPLICATE = "duplicate_uid"
 _MAY_FOLLOW = TRANSIENT_REASONS | {TAKEN_DOWN}
 
 Record = dict[str, Any]
@@ -87,7 +87,7 @@ def outcomes(acquire_uri: str, family: Family) -> dict[str, str | None]:
     """
     words: dict[str, str | None] = {}
     for row in _read(acquire_uri, family.base.key):
-        if row["reason"] == _DUPLICATE:
+        if row["reason"] in REPEATS:
             continue
         if row["uid"] in words:
             raise _twice(row["uid"], family.base.key, "twice in it")
@@ -110,9 +110,9 @@ def family_ledger(acquire_uri: str, family: Family) -> Ledger:
         return family.base.ledger
     words = outcomes(acquire_uri, family)
     dropped = Counter(reason for reason in words.values() if reason is not None)
-    repeats = family.base.ledger.dropped.get(_DUPLICATE, 0)
+    repeats = {reason: family.base.ledger.dropped.get(reason, 0) for reason in REPEATS}
     out = sum(reason is None for reason in words.values())
-    ledger = make_ledger(len(words) + repeats, out, {**dropped, _DUPLICATE: repeats})
+    ledger = make_ledger(len(words) + sum(repeats.values()), out, {**dropped, **repeats})
     if ledger.entered != family.base.ledger.entered:
         raise IntegrityError(
             f"partition {family.base.key} has {family.base.ledger.entered} rows in its ledger and {ledger.entered} in "

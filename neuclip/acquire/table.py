@@ -1,38 +1,46 @@
-"""The URL table as rows: read in batches from Parquet, CSV, TSV or JSON lines, each value checked.
+"""The URL table as rows: each value of Parquet, CSV, TSV or JSON lines checked.
 
 A row that cannot be fetched keeps its place and gets a reason; a table that contradicts itself is an error.
 """
 
-import json
+import logging
 import re
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from neuclip.acquire.config import TABLE_SUFFIXES, AcquireConfig
-from neuclip.foundation.errors import DataError, nearest
+from neuclip.acquire.columns import Columns, is_web_address
+from neuclip.acquire.config import DELIMITED_SUFFIXES, TABLE_SUFFIXES, AcquireConfig
+from neuclip.acquire.delimited import read_delimited
+from neuclip.acquire.json_lines import read_json_lines
+from neuclip.acquire.parquet_rows import read_parquet
+from neuclip.acquire.text_lines import unreadable
+from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import UID_LENGTH, is_uid, uid_of
+from neuclip.foundation.plain_yaml import said_of
 from neuclip.storage.cache import local_copy
-from neuclip.storage.files import exists, expand
+from neuclip.storage.files import exists, expand, list_files
+
+log = logging.getLogger(__name__)
 
 ALT = "alt"
 """The caption source that `caption_column` becomes."""
 
-_DEFAULT_UID_COLUMN, _DEFAULT_SHA256_COLUMN = "uid", "sha256"
-_BATCH_ROWS = 10_000
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_WEB_SCHEMES = ("http://", "https://")
 _URL_CHARACTERS = 8_000
 """What servers take at most; the guard takes twelve times that, percent-encoded."""
-_NOT_UTF_8 = re.compile("[\ud800-\udfff]")
-"""What a byte that is not UTF-8 is read as, and half a character that JSON may hold."""
+_TEXT_CHARACTERS = 100_000
+"""Of a caption; what is longer is no caption, and a few bytes of a compressed table can repeat it without end."""
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What a byte that is not UTF-8 is read as, half a character that JSON may hold, and NUL."""
+_SHOWN = 5
 
-Record = dict[str, Any]
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,15 @@ class Row:
     """Hex digest that the downloaded bytes must have, None if the table does not say."""
     kept: tuple[Any, ...] = ()
     """Values of the columns that are kept."""
+    is_derived: bool = False
+    """The uid is the hash of URL and caption, so a row with the same uid is the same row."""
+
+    @property
+    def characters(self) -> int:
+        """How much text the row holds."""
+        texts = [text for texts in self.captions.values() for text in texts]
+        texts += [value for value in self.kept if isinstance(value, str)]
+        return sum(map(len, texts)) + len(self.url or "")
 
 
 def table_files(uri: str) -> list[str]:
@@ -60,27 +77,55 @@ def table_files(uri: str) -> list[str]:
             f"expected a URL table ({', '.join(TABLE_SUFFIXES)}) or a folder of them at {uri}, found none; "
             "set acquire.table to where the table is"
         )
+    if not uri.endswith(TABLE_SUFFIXES):
+        others = [name for name in list_files(uri) if not name.endswith(TABLE_SUFFIXES)]
+        if others:
+            shown = ", ".join(others[:_SHOWN]) + ", ..." * (len(others) > _SHOWN)
+            log.warning(
+                "%d files in %s are no URL tables and are not read: %s", len(others), uri, shown
+            )
     return files
 
 
 def read_rows(uri: str, config: AcquireConfig) -> Iterator[Row]:
-    """Read one file of the table, row by row.
+    """Read one file of the table, row by row, in bounded memory.
+
+    Either every row of a file brings its uid, or none does and it is derived.
 
     Raises: DataError: if it cannot be read, lacks a column, or a value is not what its column should hold.
     """
+    first: tuple[str, bool] | None = None
     try:
-        records = _records(local_copy(uri))
-        first = next(records, None)
-        if first is None:
-            return
-        has_uid = check_columns(first, uri, config)
-        for number, record in enumerate(_chain(first, records)):
-            yield row_of(record, f"row {number} of {uri}", config, has_uid=has_uid)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(
-            f"cannot read the URL table {uri}: {error}; "
-            f"expected a readable {Path(uri).suffix} file, write it again or take it out of acquire.table"
+        for where, record in _records(local_copy(uri), uri, config):
+            has_uid = config.uid_column in record
+            first = first or (where, has_uid)
+            if has_uid != first[1]:
+                raise DataError(
+                    f"{where} has {'a' if has_uid else 'no'} {config.uid_column!r}, unlike {first[0]}; expected one in "
+                    "every row of a file or in none: give every row its uid, or take all out to have them derived from "
+                    "url and caption"
+                )
+            yield row_of(record, where, config, has_uid=has_uid)
+    except (pa.ArrowException, OSError, EOFError, zlib.error, MemoryError) as error:
+        raise unreadable(
+            uri,
+            str(error) or type(error).__name__,
+            f"expected a readable {Path(uri).suffix} file, write it again or take it out of acquire.table",
         ) from error
+
+
+def _records(path: Path, uri: str, config: AcquireConfig) -> Iterator[tuple[str, Record]]:
+    columns = Columns(config)
+    if uri.endswith(DELIMITED_SUFFIXES):
+        return read_delimited(path, uri, columns, config.columns)
+    if config.columns is not None:
+        raise DataError(
+            f"acquire.columns names the columns of CSV and TSV files without a header line, and {uri} has names of its "
+            "own; leave acquire.columns out"
+        )
+    if uri.endswith(".parquet"):
+        return read_parquet(path, uri, columns)
+    return read_json_lines(path, uri, columns)
 
 
 def kept_columns(rows: list[Row], names: list[str]) -> Any:  # noqa: ANN401  # pyarrow has no types
@@ -100,101 +145,26 @@ def kept_columns(rows: list[Row], names: list[str]) -> Any:  # noqa: ANN401  # p
     return pa.table(columns)
 
 
-def _records(path: Path) -> Iterator[Record]:
-    if path.suffix == ".jsonl":
-        yield from _json_records(path)
-        return
-    if path.suffix == ".parquet":
-        batches: Iterable[Any] = pq.ParquetFile(path).iter_batches(_BATCH_ROWS)
-    else:
-        batches = _csv_batches(path)
-    for batch in batches:
-        yield from _records_of(batch)
+def settle_types(paths: list[Path]) -> None:
+    """Give the kept columns of all partitions the same types, as far as the rows of each left them open.
 
-
-def _records_of(batch: Any) -> list[Record]:  # noqa: ANN401  # pyarrow has no types
-    """Return the rows of a batch; bytes that are not UTF-8 become lone surrogates, which row_of looks for."""
-    try:
-        records = batch.to_pylist()
-    except UnicodeDecodeError:
-        columns = {name: batch.column(name) for name in batch.schema.names}
-        raw = {name: _as_bytes(column) for name, column in columns.items()}
-        return [_decoded(record) for record in pa.RecordBatch.from_pydict(raw).to_pylist()]
-    has_bytes = any("binary" in str(kind) for kind in batch.schema.types)
-    return [_decoded(record) for record in records] if has_bytes else records
-
-
-def _as_bytes(column: Any) -> Any:  # noqa: ANN401
-    """Return a column of texts, or of lists of texts, as one of bytes; others as they are."""
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return column.cast(pa.binary())
-    if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
-        return column.cast(pa.list_(pa.binary()))
-    return column
-
-
-def _decoded(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, list):
-        return [_decoded(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _decoded(each) for name, each in value.items()}
-    return value
-
-
-def _csv_batches(path: Path) -> Iterable[Any]:
-    """Read every column as bytes: a uid of digits only must not become a number, nor one bad byte end the file."""
-    parse = pa_csv.ParseOptions(
-        delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True
-    )
-    with pa_csv.open_csv(path, parse_options=parse) as reader:
-        names = reader.schema.names
-    convert = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()))
-    return pa_csv.open_csv(path, parse_options=parse, convert_options=convert)
-
-
-def _json_records(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise DataError(
-                        f"line {number} of {path} holds {line[:40].strip()!r}, expected one JSON object a line"
-                    )
-                yield record
-
-
-def _chain(first: Record, rest: Iterator[Record]) -> Iterator[Record]:
-    yield first
-    yield from rest
-
-
-def check_columns(record: Record, uri: str, config: AcquireConfig) -> bool:
-    """Tell whether a file, of which one record is given, brings its own uids.
-
-    Raises: DataError: if it lacks a column that the recipe names.
+    Raises: DataError: if a column holds values of kinds that no one type can hold.
     """
-    required = {"url_column": config.url_column, "caption_column": config.caption_column}
-    required |= {f"caption_columns.{name}": col for name, col in config.caption_columns.items()}
-    if config.uid_column != _DEFAULT_UID_COLUMN:
-        required["uid_column"] = config.uid_column
-    if config.sha256_column != _DEFAULT_SHA256_COLUMN:
-        required["sha256_column"] = config.sha256_column
-    required |= {f"keep_columns.{place}": col for place, col in enumerate(config.keep_columns)}
-    for field, column in required.items():
-        if column not in record:
-            raise DataError(
-                f"{uri} has no column {column!r}; its columns are {', '.join(record)}."
-                f"{nearest(column, record)} Set acquire.{field} to one of them"
-            )
-    return config.uid_column in record
+    schemas = [pq.read_schema(path) for path in paths]
+    try:
+        settled = pa.unify_schemas(schemas, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise DataError(
+            f"a column that acquire.keep_columns names has one type in some rows of the URL table, another in others: "
+            f"{error}; write it with one type or take it out of acquire.keep_columns"
+        ) from error
+    for path, schema in zip(paths, schemas, strict=True):
+        if schema != settled:
+            pq.write_table(pq.read_table(path).cast(settled), path)
 
 
 def row_of(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) -> Row:
-    """Read one record as a pair; what is not UTF-8 costs that row, not the table.
+    """Read one record as a pair; what is no UTF-8 text, or is endless, costs that row, not the table.
 
     Raises: DataError: if a value is not what its column should hold.
     """
@@ -206,39 +176,54 @@ def row_of(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) 
         if (texts := _texts(record.get(column), where, column))
     }
     reason = _reason(url, captions)
+    endless = {
+        source for source, texts in captions.items() if max(map(len, texts)) > _TEXT_CHARACTERS
+    }
+    for source in endless:
+        captions[source] = [text[:_TEXT_CHARACTERS] for text in captions[source]]
     url, captions = _mended(url), _mended(captions)
     if has_uid:
         uid = _uid(record.get(config.uid_column), where, config)
     else:
         uid = uid_of(url or "", captions.get(ALT, [""])[0])
-    kept = tuple(_mended(record[column]) for column in config.keep_columns)
+    kept = tuple(_mended(record.get(column)) for column in config.keep_columns)
     sha256 = _sha256(record.get(config.sha256_column), where, config)
-    return Row(uid, url, captions, reason, sha256, kept)
+    captions = {source: texts for source, texts in captions.items() if source not in endless}
+    url = url and url[:_URL_CHARACTERS]
+    return Row(uid, url, captions, reason, sha256, kept, is_derived=not has_uid)
 
 
 def _url(value: object, where: str, config: AcquireConfig) -> str | None:
-    if value is not None and not isinstance(value, str):
+    if _is_missing(value):
+        return None
+    if not isinstance(value, str):
         raise DataError(
-            f"column {config.url_column!r} of {where} holds {value!r}, expected a URL as text"
+            f"column {config.url_column!r} of {where} holds {said_of(value)}, expected a URL as text"
         )
-    return value.strip() or None if value else None
+    return value.strip() or None
 
 
 def _reason(url: str | None, captions: dict[str, list[str]]) -> str | None:
     if url is None:
         return "no_url"
-    if not url.lower().startswith(_WEB_SCHEMES):
+    if not is_web_address(url):
         return "bad_scheme"
-    if len(url) > _URL_CHARACTERS or _NOT_UTF_8.search(url):
+    if len(url) > _URL_CHARACTERS or _NO_TEXT.search(url):
         return "bad_url"
-    is_broken = any(_NOT_UTF_8.search(text) for texts in captions.values() for text in texts)
+    texts = [text for texts in captions.values() for text in texts]
+    is_broken = any(len(text) > _TEXT_CHARACTERS or _NO_TEXT.search(text) for text in texts)
     return "bad_text" if is_broken else None
 
 
+def _is_missing(value: object) -> bool:
+    """Tell whether a value is null, or what some writers put for it."""
+    return value is None or (isinstance(value, float) and value != value)  # noqa: PLR0124  # not a number
+
+
 def _mended(value: Any) -> Any:  # noqa: ANN401
-    """Put the sign for unreadable characters where the bytes were none."""
+    """Put the sign for unreadable characters where there was no text."""
     if isinstance(value, str):
-        return _NOT_UTF_8.sub("\N{REPLACEMENT CHARACTER}", value)
+        return _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", value) if _NO_TEXT.search(value) else value
     if isinstance(value, list):
         return [_mended(each) for each in value]
     if isinstance(value, dict):
@@ -250,18 +235,18 @@ def _uid(value: object, where: str, config: AcquireConfig) -> str:
     uid = str(value).strip().lower()
     if not is_uid(uid):
         raise DataError(
-            f"column {config.uid_column!r} of {where} holds {value!r}, expected {UID_LENGTH} hex digits; "
+            f"column {config.uid_column!r} of {where} holds {said_of(value)}, expected {UID_LENGTH} hex digits; "
             "take the column out of the table to have uids derived from url and caption"
         )
     return uid
 
 
 def _sha256(value: object, where: str, config: AcquireConfig) -> str | None:
-    if value is None or value == "":
+    if _is_missing(value) or value == "":
         return None
     if not isinstance(value, str) or not _SHA256.fullmatch(value.strip()):
         raise DataError(
-            f"column {config.sha256_column!r} of {where} holds {value!r}, expected 64 hex digits or nothing; "
+            f"column {config.sha256_column!r} of {where} holds {said_of(value)}, expected 64 hex digits or nothing; "
             "set acquire.sha256_column to the column with the hashes, or to a name that the table does not have"
         )
     return value.strip().lower()
@@ -270,9 +255,10 @@ def _sha256(value: object, where: str, config: AcquireConfig) -> str | None:
 def _texts(value: object, where: str, column: str) -> list[str]:
     """Return the texts of a caption column: one text or a list; nulls and blank texts are left out."""
     values: list[Any] = value if isinstance(value, list) else [value]
+    values = [text for text in values if not _is_missing(text)]
     for text in values:
-        if text is not None and not isinstance(text, str):
+        if not isinstance(text, str):
             raise DataError(
-                f"column {column!r} of {where} holds {text!r}, expected a text or a list of texts"
+                f"column {column!r} of {where} holds {said_of(text)}, expected a text or a list of texts"
             )
     return [text for text in values if text and text.strip()]

@@ -8,6 +8,7 @@ import duckdb
 
 from neuclip.acquire.listing import PARTITIONS_FILE
 from neuclip.acquire.raw import ROWS, partition_folders
+from neuclip.acquire.reasons import REPEATS
 from neuclip.acquire.refusals import TAKEDOWNS, TAKEN_DOWN
 from neuclip.captions.run import CAPTIONS
 from neuclip.curate.pool import SCORES
@@ -30,7 +31,6 @@ from neuclip.storage.uris import join, name_of, parent_of
 _MOST_OF_A_GROUP = 20
 _PREFIX = 6
 _NEAR = 3
-_REPEATED = "duplicate_uid"
 _OF_FILES = "FROM read_parquet($files, filename = true, file_row_number = true)"
 _ALIKE = (
     f"SELECT DISTINCT uid {_OF_FILES} WHERE starts_with(uid, $start) ORDER BY uid LIMIT {_NEAR}"
@@ -106,7 +106,7 @@ class _Teller:
             raise self._unknown(list(paths))
         order = {path: number for number, path in enumerate(paths)}
         found.sort(key=lambda row: (order[row["filename"]], row["file_row_number"]))
-        tries = [row for row in found if row["reason"] != _REPEATED] or found
+        tries = [row for row in found if row["reason"] not in REPEATS] or found
         first, row = tries[0], tries[-1]
         self._partition = paths[row["filename"]]
         facts: Facts = {

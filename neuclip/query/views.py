@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 
 from neuclip.acquire.listing import read_listing
 from neuclip.acquire.raw import rows_paths
+from neuclip.acquire.reasons import REPEATS
 from neuclip.captions.run import CAPTIONS
 from neuclip.curate.run import VERDICTS
 from neuclip.index.database import INDEX
@@ -123,7 +124,7 @@ def _add_rows(connection: duckdb.DuckDBPyConnection, acquire_uri: str) -> None:
     selects: list[str] = []
     for number, name in names.items():
         later = " UNION ALL ".join(f"SELECT uid FROM {names[n]}" for n in names if n > number)  # noqa: S608
-        last_word = f"reason IS NOT DISTINCT FROM 'duplicate_uid' OR uid NOT IN ({later})"
+        last_word = f"coalesce(reason IN {REPEATS}, false) OR uid NOT IN ({later})"
         selects.append(f"SELECT * FROM {name}" + (f" WHERE {last_word}" if later else ""))  # noqa: S608
     connection.execute(f"CREATE TEMP VIEW rows AS {' UNION ALL '.join(selects)}")
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from neuclip.acquire.adopted_tar import adopted_tar
 from neuclip.acquire.listing import PARTITIONS_FILE
 from neuclip.acquire.raw import COLUMNS, IMAGES, ROWS
+from neuclip.acquire.reasons import REPEATS
 from neuclip.acquire.reconcile import ROWS_SCHEMA
 from neuclip.acquire.refusals import TAKEN_DOWN, Refusals
 from neuclip.acquire.supplements import REPAIRS, ROUND, Family, total_ledger
@@ -30,8 +31,6 @@ from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import join
 from neuclip.takedown.blank import blank_members, stem_of
 from neuclip.takedown.folders import OpenFolder
-
-_DUPLICATE = "duplicate_uid"
 
 Record = dict[str, Any]
 
@@ -66,7 +65,7 @@ def find_rows(acquire_uri: str, refusals: Refusals) -> Iterator[Found]:
             for batch in file.iter_batches(columns=columns):
                 rows: list[Record] = batch.to_pylist()
                 found += [row for row in rows if refusals.names_pair(row["uid"], row["url"])]
-        live = [row for row in found if row["reason"] not in (TAKEN_DOWN, _DUPLICATE)]
+        live = [row for row in found if row["reason"] not in (TAKEN_DOWN, *REPEATS)]
         if found:
             yield Found(
                 part=part,
@@ -132,7 +131,7 @@ def update_stage(
 
 def _erased(row: Record) -> Record:
     """Return a row of which only the uid is left; one that repeats a uid stays a repeat."""
-    reason = _DUPLICATE if row["reason"] == _DUPLICATE else TAKEN_DOWN
+    reason = row["reason"] if row["reason"] in REPEATS else TAKEN_DOWN
     nothing: Record = dict.fromkeys(ROWS_SCHEMA.names)
     return {**nothing, "uid": row["uid"], "captions": [], "status": "failed", "reason": reason}
 

@@ -1,12 +1,13 @@
 """Oracle: tables written by hand, and the rows or the error each must give."""
 
+import gzip
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.config import TABLE_SUFFIXES, AcquireConfig
 from neuclip.acquire.partitions import plan
 from neuclip.acquire.table import read_rows
 from neuclip.foundation.errors import DataError
@@ -15,7 +16,7 @@ from tests.acquire.tables import uid, write_table
 
 ROWS = [
     {"uid": uid(10), "url": "http://a/1", "caption": "one"},
-    {"uid": uid(11), "url": "HTTPS://a/2", "caption": 'two, with "quotes"\nand a line'},
+    {"uid": uid(11), "url": "HTTPS://a/2", "caption": '"two", with quotes'},
     {"uid": uid(12), "url": "http://a/3", "caption": ""},
 ]
 
@@ -25,20 +26,29 @@ def planned(tmp_path, table, **settings):
     return plan(config, stage_version=1, folder=tmp_path / "plan")
 
 
-def write_delimited(path, delimiter):
+def write_csv(path):
     quoted = [['"' + text.replace('"', '""') + '"' for text in row.values()] for row in ROWS]
-    lines = [delimiter.join(ROWS[0]), *(delimiter.join(row) for row in quoted)]
+    lines = [",".join(ROWS[0]), *(",".join(row) for row in quoted)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_tsv(path):
+    lines = ["\t".join(row) for row in [ROWS[0], *(row.values() for row in ROWS)]]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def test_all_formats_give_the_same_rows(tmp_path):
     write_table(tmp_path / "t.parquet", ROWS)
-    write_delimited(tmp_path / "t.csv", ",")
-    write_delimited(tmp_path / "t.tsv", "\t")
+    write_csv(tmp_path / "t.csv")
+    write_tsv(tmp_path / "t.tsv")
     (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS), encoding="utf-8")
+    (tmp_path / "t.ndjson").write_bytes((tmp_path / "t.jsonl").read_bytes())
+    for name in ("csv", "tsv", "jsonl", "ndjson"):
+        packed = gzip.compress((tmp_path / f"t.{name}").read_bytes())
+        (tmp_path / f"t.{name}.gz").write_bytes(packed)
     found = {
         suffix: list(read_rows(str(tmp_path / f"t.{suffix}"), AcquireConfig(table="t")))
-        for suffix in ("parquet", "csv", "tsv", "jsonl")
+        for suffix in (suffix.removeprefix(".") for suffix in TABLE_SUFFIXES)
     }
     assert [(row.uid, row.url) for row in found["csv"]] == [(r["uid"], r["url"]) for r in ROWS]
     assert [row.captions for row in found["csv"]] == [
@@ -47,7 +57,8 @@ def test_all_formats_give_the_same_rows(tmp_path):
         {},
     ]
     assert all(row.reason is None for row in found["csv"])
-    assert found["parquet"] == found["csv"] == found["tsv"] == found["jsonl"]
+    assert len(found) == 9
+    assert all(rows == found["csv"] for rows in found.values())
 
 
 def test_without_a_uid_column_uids_are_derived(tmp_path):
@@ -98,7 +109,7 @@ def test_duplicate_uids_are_found_across_files(tmp_path):
         (ROWS, {"caption_columns": {"long": "captoin"}}, ["'caption'?", "caption_columns.long"]),
         (ROWS, {"uid_column": "key"}, ["'key'", "acquire.uid_column"]),
         ([*ROWS, {**ROWS[0], "uid": "12-34"}], {}, ["row 3", "'12-34'", "32 hex digits"]),
-        ([{**ROWS[0], "uid": None}], {}, ["row 0", "None", "32 hex digits"]),
+        ([{**ROWS[0], "uid": None}], {}, ["row 0", "nothing", "32 hex digits"]),
         ([{**ROWS[0], "caption": 7}], {}, ["row 0", "'caption'", "7"]),
         ([{**ROWS[0], "url": 7}], {}, ["row 0", "'url'", "7"]),
     ],
