@@ -1,6 +1,7 @@
 """The command line."""
 
 import json
+import signal
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ from neuclip.cli.console import (
     set_up_logging,
     stages_table,
 )
+from neuclip.cli.entry import INTERRUPTS, main
 from neuclip.foundation.errors import ConfigError, NeuclipError
+from neuclip.foundation.interrupts import Interrupted
 from neuclip.journey import (
     STAGES,
     StageReport,
@@ -35,8 +38,10 @@ from neuclip.stages.manifest import read_manifest
 from neuclip.storage.files import read_bytes
 from neuclip.storage.uris import join, parent_of
 
+__all__ = ["app", "main"]
+
 DEMO_RECIPE = "infra/recipes/demo.yaml"
-_INTERRUPTED = 130
+_KEPT = "what is finished is kept; run the same command again to go on from there"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -359,11 +364,6 @@ def normalizers(
             Console().print(normalizers_table(report))
 
 
-def main() -> None:
-    """Enter the command line."""
-    app()
-
-
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:
     return load_recipe(recipe, dict(parse_override(text) for text in overrides or []))
 
@@ -447,6 +447,7 @@ def _print_json(value: dict[str, Any]) -> None:
 @contextmanager
 def _explained(*, as_json: bool) -> Generator[None]:
     """Turn an error into one message on stderr and its exit code; with --json also into the one object on stdout."""
+    INTERRUPTS.is_at_work = True
     try:
         yield
     except NeuclipError as error:
@@ -461,5 +462,21 @@ def _explained(*, as_json: bool) -> Generator[None]:
             _print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        screen.print("interrupted; finished stages are kept, run again to go on", style="yellow")
-        raise typer.Exit(_INTERRUPTED) from error
+        raise typer.Exit(_tell_interrupted(error, as_json=as_json)) from error
+    except Exception as error:
+        # What a library makes of an interrupt: DuckDB, for example, raises an error of its own.
+        if INTERRUPTS.told_by is None:
+            raise
+        interrupt = Interrupted(INTERRUPTS.told_by)
+        raise typer.Exit(_tell_interrupted(interrupt, as_json=as_json)) from error
+
+
+def _tell_interrupted(error: KeyboardInterrupt, *, as_json: bool) -> int:
+    """Say what is kept; return the exit code, 128 and the signal's number."""
+    number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+    notes: list[str] = getattr(error, "__notes__", [_KEPT])
+    message = f"stopped by {signal.Signals(number).name}: {'; '.join(notes)}"
+    screen.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        _print_json({"error": {"kind": "Interrupted", "message": message}})
+    return 128 + number

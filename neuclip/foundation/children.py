@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _TERMINATION_GRACE_S = 10.0
 _TAIL_LINES = 12
+END, QUIT = "end\n", "quit\n"
+"""What a program on a leash is told: to save and end, or to end at once. A closed input means END."""
+_QUIT_S = 10.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -47,11 +50,12 @@ class Child:
         """Tell whether it has not ended yet."""
         return self._process.poll() is None
 
-    def let_go(self) -> None:
-        """Close its input: a program on a leash ends itself and all below it then."""
+    def tell(self, word: str) -> None:
+        """Write a word, END or QUIT, to a program on a leash."""
         if self._process.stdin is not None:
-            with suppress(OSError):
-                self._process.stdin.close()
+            with suppress(OSError, ValueError):  # it has ended, or its input is closed
+                self._process.stdin.write(word)
+                self._process.stdin.flush()
 
     def check(self) -> None:
         """Do nothing unless it has failed.
@@ -61,7 +65,7 @@ class Child:
         code = self._process.poll()
         if code:
             raise ChildError(
-                f"{self.name} ended with {_how(code)}; the end of its log ({self._log_path}):\n"
+                f"{self.name} ended with {describe_exit(code)}; the end of its log ({self._log_path}):\n"
                 + "\n".join(self._tail)
             )
 
@@ -78,11 +82,30 @@ class Child:
                     on_line(line.rstrip())
 
     def end(self, *, leash_s: float) -> None:
-        """End it and everything it started, waiting `leash_s` seconds for it to do so itself."""
-        self.let_go()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(leash_s)
-        end_group(self._process)
+        """End it and everything it started, waiting `leash_s` seconds for it to do so itself.
+
+        An exception meanwhile, a second interrupt, ends it at once.
+        """
+        try:
+            if leash_s:
+                self.tell(END)
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(leash_s)
+            self._close_input()
+            end_group(self._process)
+        except BaseException:
+            self.tell(QUIT)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_QUIT_S if leash_s else 0)
+            self._close_input()
+            signal_group(self.pid, signal.SIGKILL)
+            self._process.wait()
+            raise
+
+    def _close_input(self) -> None:
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
 
 
 @contextmanager
@@ -101,7 +124,8 @@ def running(
     Args:
         on_line: is called with each line of output, in a thread of its own.
         leash: text for the program's input, which stays open as long as the block lasts; None is no input.
-        leash_s: seconds that the program gets to end itself after its input was closed.
+        leash_s: seconds that the program gets to end itself after it read END there; 0 for one that only
+            knows that its input is closed.
     """
     process = subprocess.Popen(  # noqa: S603  # a list of words, no shell
         list(command),
@@ -173,7 +197,7 @@ def largest_member(groups: Sequence[int]) -> tuple[int, float]:
     return largest
 
 
-def _how(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Name an exit code; 128 and more is a signal that ended what the program itself ran."""
     number = -code if code < 0 else code - 128
     named = number in set(signal.Signals)

@@ -4,14 +4,15 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from neuclip.foundation.children import Child, running
+from neuclip.foundation.children import END, QUIT, Child, running
+from neuclip.foundation.errors import NeuclipError
 from neuclip.launching.config import HostsLaunch, LaunchConfig
 from neuclip.launching.node import Leash, node_options
 from neuclip.launching.program import Program
-from neuclip.launching.supervise import GRACE_S
+from neuclip.launching.supervise import SAVE_S
 
 _TICK_S = 0.2
 _PASSED_ON = ("AWS_", "NEUCLIP_", "NCCL_", "GLOO_", "TORCH_", "OMP_")
@@ -39,18 +40,35 @@ def launch_agents(
                 log_path=program.log_path,
                 on_line=program.on_line,
                 leash=leash.model_dump_json() + "\n",
-                leash_s=GRACE_S + 5,
+                leash_s=SAVE_S + 5,
             )
             nodes.append(stack.enter_context(node))
-        # Entered last, so left first: all machines end at the same time, not one after the other.
-        stack.callback(lambda: [node.let_go() for node in nodes])
-        while any(node.is_running for node in nodes):
-            time.sleep(_TICK_S)
-            on_tick()
-            for node in nodes:
-                node.check()
+        try:
+            while any(node.is_running for node in nodes):
+                time.sleep(_TICK_S)
+                on_tick()
+                for node in nodes:
+                    node.check()
+        except BaseException as error:
+            # Ranks that have lost one of them cannot save.
+            _end_together(nodes, QUIT if isinstance(error, NeuclipError) else END)
+            raise
     for node in nodes:
         node.check()
+
+
+def _end_together(nodes: Sequence[Child], word: str) -> None:
+    """End all machines at the same time, not one after the other; an exception meanwhile ends them at once."""
+    deadline = time.monotonic() + SAVE_S
+    try:
+        for node in nodes:
+            node.tell(word)
+        while any(node.is_running for node in nodes) and time.monotonic() < deadline:
+            time.sleep(_TICK_S)
+    except BaseException:
+        for node in nodes:
+            node.tell(QUIT)
+        raise
 
 
 def _nodes(

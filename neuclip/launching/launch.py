@@ -86,6 +86,11 @@ class _Attempt:
             )
         except ChildError as failure:
             return self._last_words() or self._explained(failure)
+        except BaseException as error:
+            said = self._last_words()
+            if isinstance(said, StoppedError) and not isinstance(error, Exception):
+                error.add_note(str(said))  # told to end, the ranks have said what they saved
+            raise
         return self._last_words()
 
     def _on_line(self, line: str) -> None:

@@ -3,8 +3,8 @@
 `python -m neuclip.launching.node --processes 8 --nodes 2 --endpoint 10.0.0.1:29500 --run-id a -- -m PROGRAM ...`
 
 With `--leash` alone, the options and variables for the ranks come as one line of JSON on the input, which
-stays open as long as the ranks may live. So no word passes through a shell, no secret through a list of
-processes, and the end of the connection is the end of the ranks.
+stays open as long as the ranks may live; END or QUIT may come there. So no word passes through a shell, no
+secret through a list of processes, and the end of the connection is the end of the ranks.
 """
 
 import argparse
@@ -18,10 +18,12 @@ from pydantic import BaseModel, ConfigDict
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.launching.network import interface_of, own_address
-from neuclip.launching.supervise import GRACE_S, supervise
+from neuclip.launching.supervise import supervise
 
 CAME_MARK = "@came "
 """A line with this and JSON says that a machine is there: label, address, endpoint."""
+_SHUTDOWN_S = 20.0
+"""Seconds that torchrun gives ranks when one of them has died: the others wait for it and cannot save."""
 _NODE_NUMBERS = ("SLURM_NODEID", "JOB_COMPLETION_INDEX")
 
 
@@ -114,7 +116,7 @@ def _torchrun(options: argparse.Namespace) -> list[str]:
         *(sys.executable, "-m", "torch.distributed.run"),
         f"--nproc-per-node={options.processes}",
         f"--max-restarts={options.max_restarts}",
-        f"--shutdown-timeout={GRACE_S:g}",
+        f"--shutdown-timeout={_SHUTDOWN_S:g}",
     ]
 
 

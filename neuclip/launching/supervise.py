@@ -7,41 +7,59 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from neuclip.foundation.children import die_with_parent, signal_group
+from neuclip.foundation.children import QUIT, die_with_parent, signal_group
 
-GRACE_S = 20.0
-"""Seconds between the wish to end and the end by force: time for a checkpoint."""
+SAVE_S = 300.0
+"""Seconds between the wish to end and the end by force: time for the largest checkpoint and its copy."""
 _PR_SET_CHILD_SUBREAPER = 36
 _TICK_S = 0.1
+_TELL_AGAIN_S = 1.0
+
+
+class _Wish:
+    """What is wished of this process, by signals and by the leash: to go on, to save and end, to end at once.
+
+    Signals are counted, not raised: a second one, srun's own after scancel's, would break into the end.
+    """
+
+    def __init__(self, leash: int | None) -> None:
+        self._leash, self.is_to_end, self.is_to_quit = leash, False, False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def listen(self, seconds: float) -> None:
+        """Wait for a word on the leash; its closed end, by the launcher's death too, is a wish to end."""
+        if self._leash is None:
+            time.sleep(seconds)
+        elif select.select([self._leash], [], [], seconds)[0]:
+            said = os.read(self._leash, 4096)
+            self.is_to_end = True
+            self.is_to_quit = self.is_to_quit or QUIT.strip().encode() in said
+            if not said:
+                self._leash = None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.is_to_end = True
 
 
 def supervise(command: Sequence[str], *, leash: int | None, is_rank: bool) -> int:
     """Run a program to its end; whatever ends this process or the leash, all processes below end.
 
-    SIGUSR1 is handed on to the ranks alone (the program, or what torchrun started): it asks them to save and
-    stop, and would end torchrun and loading workers, which therefore ignore it.
+    The ranks alone (the program, or what torchrun started) are told to save and stop, by SIGTERM; their
+    loading workers live on until they have. SIGUSR1 is handed on to the ranks alone, too.
 
     Args:
-        leash: a file descriptor whose other end the launcher holds; when that is closed, by the launcher's
-            death too, the program is ended.
+        leash: a file descriptor whose other end the launcher holds and writes END or QUIT to.
         is_rank: the program is the only rank, not a launcher of ranks.
     Returns: its exit code, 128 + the signal's number where a signal ended it.
     """
     _become_subreaper()
-    asked: list[
-        int
-    ] = []  # not an exception: a second signal, srun's own after scancel's, would break into the end
-
-    def ask_to_end(number: int, frame: FrameType | None) -> None:
-        del frame
-        asked.append(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, ask_to_end)
+    wish = _Wish(leash)
     child = subprocess.Popen(  # noqa: S603  # a list of words, no shell
         list(command),
         stdin=subprocess.DEVNULL,
@@ -49,14 +67,17 @@ def supervise(command: Sequence[str], *, leash: int | None, is_rank: bool) -> in
         preexec_fn=_in_the_child,  # noqa: PLW1509  # this process has one thread
     )
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
+    def tell_ranks(number: int, frame: FrameType | None = None) -> None:
         del frame
-        for pid in [child.pid] if is_rank else children_of(child.pid):
+        # A torchrun without ranks has nothing that could be lost.
+        for pid in [child.pid] if is_rank else children_of(child.pid) or [child.pid]:
             _send(pid, signal.Signals(number))
 
-    signal.signal(signal.SIGUSR1, hand_on)
-    _wait(child, leash, asked)
+    signal.signal(signal.SIGUSR1, tell_ranks)
+    while child.poll() is None and not wish.is_to_end:
+        wish.listen(_TICK_S)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    _let_save(child, wish, lambda: tell_ranks(signal.SIGTERM))
     _end_all(child)
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
@@ -74,23 +95,24 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def _wait(child: subprocess.Popen[bytes], leash: int | None, asked: Sequence[int]) -> None:
-    while child.poll() is None and not asked:
-        if leash is None:
-            time.sleep(_TICK_S)
-        elif select.select([leash], [], [], _TICK_S)[0] and not os.read(leash, 4096):
+def _let_save(child: subprocess.Popen[bytes], wish: _Wish, tell_ranks: Callable[[], None]) -> None:
+    """Tell the ranks to save and stop, again and again since torchrun may start new ones, and wait for the end."""
+    begin, told_at = time.monotonic(), -_TELL_AGAIN_S
+    while child.poll() is None and not wish.is_to_quit:
+        now = time.monotonic()
+        if now > begin + SAVE_S:
             return
+        if now >= told_at + _TELL_AGAIN_S:
+            tell_ranks()
+            told_at = now
+        wish.listen(_TICK_S)
 
 
 def _end_all(child: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the program, a grace time, then SIGKILL to all that is left, until nothing is."""
+    """SIGKILL to all that is left, until nothing is."""
     if child.poll() is None:
-        signal_group(child.pid, signal.SIGTERM)
-        try:
-            child.wait(GRACE_S + 2)  # torchrun gives its ranks GRACE_S
-        except subprocess.TimeoutExpired:
-            signal_group(child.pid, signal.SIGKILL)
-            child.wait()
+        signal_group(child.pid, signal.SIGKILL)
+        child.wait()
     # Orphans of the program have become children of this process, their own children after them.
     while left := children_of(os.getpid()):
         for pid in left:

@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-
-from torch.utils.data import DataLoader
+from contextlib import closing, contextmanager
 
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.read_ahead import read_ahead
 from neuclip.loading.samples import Batch, ShardSamples
+from neuclip.loading.workers import Loading
 
 
 class _RankBatches:
@@ -36,17 +35,22 @@ def load_batches(
     size: int,
     workers: int,
     pin_memory: bool,
-) -> Iterator[Batch]:
+    timeout_s: float = 1800.0,
+) -> Generator[Batch]:
     """Yield this rank's share of global batches first .. last-1, in order, whatever the number of workers.
 
-    Shards of a remote root are fetched ahead.
+    Shards of a remote root are fetched ahead. Close it where it is left early.
 
-    Raises: ConfigError: if the cache cannot hold the shards that are in use at once.
+    Raises: ConfigError: if the cache cannot hold the shards that are in use at once. As `load_lists`.
     """
     share = _RankBatches(order, first=first, last=last, rank=rank, size=size)
-    loader = load_lists(samples, share, workers=workers, pin_memory=pin_memory)
-    with _fetched_ahead(samples, order, first=first, rank=rank, size=size) as reached:
-        for step, batch in enumerate(loader, first):
+    with (
+        _fetched_ahead(samples, order, first=first, rank=rank, size=size) as reached,
+        closing(
+            load_lists(samples, share, workers=workers, pin_memory=pin_memory, timeout_s=timeout_s)
+        ) as batches,
+    ):
+        for step, batch in enumerate(batches, first):
             reached(step)
             yield batch
 
@@ -57,16 +61,17 @@ def load_lists(
     *,
     workers: int,
     pin_memory: bool,
-) -> Iterable[Batch]:
-    """Return a batch of each list of (epoch, sample_id), in order, whatever the number of workers."""
-    return DataLoader(
-        samples,
-        batch_sampler=lists,
-        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]  # __getitems__ gives a batch, not a list
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-    )
+    timeout_s: float = 1800.0,
+) -> Generator[Batch]:
+    """Yield a batch of each list of (epoch, sample_id), in order, whatever the number of workers.
+
+    Raises: ChildError: if a loading process has ended, or does nothing for `timeout_s` seconds.
+    """
+    loading = Loading(samples, lists, workers=workers, pin_memory=pin_memory, timeout_s=timeout_s)
+    try:
+        yield from loading
+    finally:
+        loading.close()
 
 
 @contextmanager
@@ -89,8 +94,3 @@ def _fetched_ahead(
             present.value = step
 
         yield reached
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    """Return the batch: ShardSamples has put it together already."""
-    return batch

@@ -22,6 +22,12 @@ class LoaderConfig(Section):
     workers: int = unkeyed(
         2, ge=0, le=256, description="loading processes for each rank; 0 loads in line"
     )
+    timeout_s: float = unkeyed(
+        1800.0,
+        gt=0,
+        description="seconds that a loading process may do nothing at all before the run ends; slow storage that "
+        "still delivers is no matter. Ranks wait twice as long for each other",
+    )
     cache_gb: float = unkeyed(
         100.0,
         gt=0,

@@ -47,6 +47,20 @@ class Batch:
             sample_ids=self.sample_ids.to(device, non_blocking=True),
         )
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the tensors."""
+        return sum(tensor.nbytes for tensor in (self.images, self.tokens, self.sample_ids))
+
+    def share_memory(self) -> "Batch":
+        """Move the tensors to memory that other processes can be given.
+
+        Raises: RuntimeError: if there is no room.
+        """
+        for tensor in (self.images, self.tokens, self.sample_ids):
+            tensor.share_memory_()
+        return self
+
     def pin_memory(self) -> "Batch":
         """Move the tensors to page-locked memory; torch's loader calls this."""
         return replace(

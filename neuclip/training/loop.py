@@ -3,14 +3,13 @@
 import hashlib
 import json
 import math
-import signal
 import sys
 from collections import Counter
+from contextlib import closing
 from functools import partial
-from types import FrameType
+from typing import NoReturn
 
 import torch
-from torch import Tensor
 
 from neuclip.distributed.collectives import all_gather, all_reduce_mean_
 from neuclip.distributed.world import World
@@ -27,12 +26,13 @@ from neuclip.training.mirror import bring_checkpoint
 from neuclip.training.parts import Parts, does_not_fit, make_parts
 from neuclip.training.probe import NormalizerProbe
 from neuclip.training.requested import RequestedSamples
+from neuclip.training.stopping import StopRequest
 from neuclip.training.trainer import Forward
 
 _A_SIGNAL = "a signal"
 
 
-def train(job: TrainJob, world: World) -> TrainResult:
+def train(job: TrainJob, world: World, stop: StopRequest) -> TrainResult:
     """Train from the last checkpoint, or from the start, to the end.
 
     Raises: CheckpointError, IntegrityError, NumericsError: see the parts. ConfigError: if a batch does not fit
@@ -41,7 +41,7 @@ def train(job: TrainJob, world: World) -> TrainResult:
     parts = make_parts(job, world)
     restore_latest(parts.trainer, job)
     try:
-        return _Run(job, world, parts).to_the_end()
+        return _Run(job, world, parts, stop).to_the_end()
     except torch.OutOfMemoryError as error:
         raise does_not_fit(job.config) from error
 
@@ -49,8 +49,8 @@ def train(job: TrainJob, world: World) -> TrainResult:
 class _Run:
     """The loop and what it keeps from step to step."""
 
-    def __init__(self, job: TrainJob, world: World, parts: Parts) -> None:
-        self.job, self.config, self.world = job, job.config, world
+    def __init__(self, job: TrainJob, world: World, parts: Parts, stop: StopRequest) -> None:
+        self.job, self.config, self.world, self.stop = job, job.config, world, stop
         self.trainer, self.samples, self.order = parts.trainer, parts.samples, parts.order
         trainer, samples, order = self.trainer, self.samples, self.order
         self.resumed_at = trainer.step
@@ -79,7 +79,6 @@ class _Run:
             else None
         )
         self.loss = math.nan
-        self.asked_to_stop = ""
         self.meter = Meter(
             self.config.telemetry,
             world,
@@ -90,8 +89,8 @@ class _Run:
 
     def to_the_end(self) -> TrainResult:
         """Run all steps that are left."""
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
+        if self.resumed_at and self.world.is_main:
+            self._tell(f"resumed at step {self.resumed_at}")
         try:
             while self.trainer.step < self.trainer.total_steps:
                 self._run_until_rolled_back()
@@ -107,37 +106,44 @@ class _Run:
 
     def _run_until_rolled_back(self) -> None:
         """Run the steps from the present one on; return at the end, or when the weights went back."""
+        trainer = self.trainer
         batches = load_batches(
             self.samples,
             self.order,
-            first=self.trainer.step,
-            last=self.trainer.total_steps,
+            first=trainer.step,
+            last=trainer.total_steps,
             rank=self.world.rank,
             size=self.world.size,
             workers=self.config.loader.workers,
             pin_memory=self.world.device.type == "cuda",
+            timeout_s=self.config.loader.timeout_s,
         )
         self.meter.open()
-        for loaded in batches:
-            batch = loaded.to(self.world.device)
-            self.meter.batch_arrived()
-            self._check_corrupt(batch)
-            try:
-                numbers = self._step(batch)
-            except NumericsError as error:
-                if self._pass_over(batch, error):
-                    return
-            else:
-                self._write_and_save(batch, numbers)
-            if self.asked_to_stop:
-                self._stop()
+        with closing(batches):
+            while trainer.step < trainer.total_steps:
+                loaded = self.stop.wait_for_next(batches)
+                why = self._agree_to_stop()
+                if why:
+                    self._stop(why)
+                assert loaded is not None, "it comes unless one asks to stop"
+                batch = loaded.to(self.world.device)
+                self.meter.batch_arrived()
+                self._check_corrupt(batch)
+                try:
+                    numbers = self._step(batch)
+                except NumericsError as error:
+                    if self._pass_over(batch, error):
+                        return
+                else:
+                    self._write_and_save(batch, numbers)
 
     def _step(self, batch: Batch) -> dict[str, float]:
         """Do one update; return its numbers."""
         trainer = self.trainer
         self.requested.serve()
         forward = trainer.forward(batch)
-        self._agree(forward.result.loss.detach())
+        loss = forward.result.loss.detach().float().clone()
+        self.loss = all_reduce_mean_(loss, self.world).item()
         trainer.guard.judge(self.loss, step=trainer.step, sample_ids=batch.sample_ids[:8].tolist())
         probed = self._probe_if_due(batch, forward)
         norm, rate = trainer.update(batch, forward)
@@ -147,15 +153,23 @@ class _Run:
         metrics = {name: float(value) for name, value in forward.result.metrics.items()}
         return {"lr": rate, "grad_norm": norm.item(), **metrics, **probed}
 
-    def _agree(self, loss: Tensor) -> None:
-        """Bring the mean loss and the wish to stop or to save to every rank, in one small message."""
-        stop, over = bool(self.asked_to_stop), self.meter.is_over_budget
-        wishes = (float(stop), float(over), float(self.checkpoints.is_due_by_the_clock))
-        told = torch.stack([loss.float(), *loss.new_tensor(wishes, dtype=torch.float32)])
-        self.loss, stopped, spent, self.is_due = all_reduce_mean_(told, self.world).tolist()
-        if stopped or spent:
-            budget = self.config.telemetry.budget
-            self.asked_to_stop = _A_SIGNAL if stopped else f"its budget of {budget:g}"
+    def _agree_to_stop(self) -> str:
+        """Bring the wishes to stop and to save to every rank before a step; return why to stop, if so.
+
+        A rank may have been woken from its wait for data, which the others have: nobody begins the step then.
+        """
+        wishes = (
+            self.stop.has_come,
+            self.meter.is_over_budget,
+            self.checkpoints.is_due_by_the_clock,
+        )
+        if self.world.size > 1:
+            told = torch.tensor(wishes, dtype=torch.float32, device=self.world.device)
+            wishes = all_reduce_mean_(told, self.world).tolist()
+        stopped, spent, self.is_due = wishes
+        if stopped:
+            return _A_SIGNAL
+        return f"its budget of {self.config.telemetry.budget:g}" if spent else ""
 
     def _pass_over(self, batch: Batch, error: NumericsError) -> bool:
         """Leave out a bad batch as the recipe says; return whether the weights went back to a checkpoint.
@@ -229,8 +243,13 @@ class _Run:
             *([f"MFU {measured['mfu']:.0%}"] if "mfu" in measured else []),
             *([f"cost {measured['cost']:.2f}"] if "cost" in measured else []),
             f"{left_s:.0f} s left",
+            *([f"resumed at step {self.resumed_at}"] if self.resumed_at else []),
         ]
-        report = {"done": trainer.step, "total": trainer.total_steps, "note": ", ".join(parts)}
+        self._tell(", ".join(parts))
+
+    def _tell(self, note: str) -> None:
+        """Say where the run is, as a line that the stage knows."""
+        report = {"done": self.trainer.step, "total": self.trainer.total_steps, "note": note}
         sys.stdout.write(f"{PROGRESS_MARK}{json.dumps(report)}\n")
         sys.stdout.flush()
 
@@ -255,20 +274,19 @@ class _Run:
             self.checkpoints.save(score=score)
             self.meter.open()
 
-    def _stop(self) -> None:
+    def _stop(self, why: str) -> NoReturn:
         """Save, unless that is done, and stop.
 
-        Raises: StoppedError: then; not after the last step, when there is nothing left to stop.
+        Raises: StoppedError, or BudgetError: saying at which step.
         """
         step = self.trainer.step
-        if step == self.trainer.total_steps:
-            return
         if self.checkpoints.step != step:
             self.checkpoints.save(score=None)
         self.checkpoints.wait()
-        kind = StoppedError if self.asked_to_stop == _A_SIGNAL else BudgetError
+        kind = StoppedError if why == _A_SIGNAL else BudgetError
+        kept = f"saved at step {step}" if step else "before its first step"
         raise kind(
-            f"stopped by {self.asked_to_stop} at step {step}; run again to resume from there"
+            f"training was stopped by {why}, {kept}; run the same command again to go on from there"
         )
 
     def _result(self) -> TrainResult:
@@ -296,7 +314,3 @@ class _Run:
             for sample_id, times in held.items()
             if sample_id not in self.trainer.corrupt
         )
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.asked_to_stop = _A_SIGNAL

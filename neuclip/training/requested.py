@@ -71,6 +71,7 @@ class RequestedSamples:
             lists,
             workers=config.loader.workers,
             pin_memory=world.device.type == "cuda",
+            timeout_s=config.loader.timeout_s,
         ):
             batch = loaded.to(world.device)
             found.append((*trainer.features_of(batch), batch.sample_ids))

@@ -3,6 +3,7 @@
 import json
 import logging
 
+from neuclip.checkpoint.folder import LATEST, Pointer
 from neuclip.foundation import errors
 from neuclip.foundation.errors import ChildError, NeuclipError
 from neuclip.foundation.progress import Progress
@@ -14,6 +15,7 @@ from neuclip.storage.files import exists, read_bytes, remove, remove_tree, write
 from neuclip.storage.uris import absolute, is_local, join, name_of
 from neuclip.training.config import TrainConfig
 from neuclip.training.job import (
+    CHECKPOINTS,
     ERROR,
     JOB,
     PROGRESS_MARK,
@@ -102,13 +104,27 @@ def _run_ranks(
         on_line=follow,
         take_error=lambda: _take_error(exchange),
     )
-    launch(job.config.launch, program, restarts)
+    try:
+        launch(job.config.launch, program, restarts)
+    except BaseException as error:
+        if not isinstance(error, Exception) and not hasattr(error, "__notes__"):
+            error.add_note(_what_is_kept(job))
+        raise
     result_uri = join(exchange, RESULT)
     if not exists(result_uri):
         raise ChildError(
             f"the ranks ended without a result; see {program.log_path}, then run again"
         )
     return TrainResult.model_validate_json(read_bytes(result_uri))
+
+
+def _what_is_kept(job: TrainJob) -> str:
+    """Say from where a run goes on whose ranks were ended before they could save."""
+    uri = join(job.run_uri, CHECKPOINTS, LATEST)
+    if not exists(uri):
+        return "training has saved nothing yet; run the same command again to begin it"
+    name = Pointer.model_validate_json(read_bytes(uri)).checkpoint
+    return f"training is saved at step {int(name.rpartition('-')[2])}; run the same command again to go on from there"
 
 
 def _take_error(exchange: str) -> NeuclipError | None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 
 import torch
@@ -16,6 +17,7 @@ from neuclip.training.config import TrainConfig
 from neuclip.training.job import ERROR, RESULT, ChildFailure, TrainJob, TrainResult
 from neuclip.training.loop import train
 from neuclip.training.mirror import bring_checkpoint, drop_local_copy, mirror_run
+from neuclip.training.stopping import StopRequest
 
 
 def main(job_uri: str) -> int:
@@ -23,7 +25,8 @@ def main(job_uri: str) -> int:
 
     Returns: the exit code; 0 also for a run that was asked to stop and has saved, which torchrun must not undo.
     """
-    die_with_parent()
+    stop = StopRequest()
+    die_with_parent(signal.SIGKILL)  # nobody is left to start it again, or to wait for it
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     exchange = parent_of(job_uri)
     job = TrainJob.model_validate_json(read_bytes(job_uri))
@@ -32,7 +35,7 @@ def main(job_uri: str) -> int:
     try:
         if world.is_main:
             say_begun()
-        result = _train(job, world)
+        result = _train(job, world, stop)
         if world.is_main:
             write_bytes(join(exchange, RESULT), result.model_dump_json().encode())
     except NeuclipError as error:
@@ -50,10 +53,10 @@ def threads_of_a_rank(config: TrainConfig) -> int:
     return max(1, cores // ranks - config.loader.workers)
 
 
-def _train(job: TrainJob, world: World) -> TrainResult:
+def _train(job: TrainJob, world: World, stop: StopRequest) -> TrainResult:
     job.run_folder.mkdir(parents=True, exist_ok=True)
     bring_checkpoint(job, world)
-    result = train(job, world)
+    result = train(job, world, stop)
     if world.is_main:
         mirror_run(job)
     drop_local_copy(job, world)

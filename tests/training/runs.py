@@ -19,6 +19,7 @@ from neuclip.training import loop
 from neuclip.training.config import TrainConfig
 from neuclip.training.job import TrainJob
 from neuclip.training.run import run_train
+from neuclip.training.stopping import StopRequest
 
 ARCHITECTURE = {
     "embed_dim": 16,
@@ -90,9 +91,10 @@ def train_here(folder: Path, packed, config: TrainConfig, *, seed=5):
         shard_uri=packed.shard,
         run_uri=str(folder),
     )
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in signals}
     try:
-        return loop.train(job, World.single())
+        return loop.train(job, World.single(), StopRequest())
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
