@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 LEASES = ".leases"
 _SETTLE_S = 3.0
+_CONDITIONAL: set[str] = set()
+"""Buckets that were seen to refuse to create what is there."""
 _REFUSED = ("PreconditionFailed", "412", "ConditionalRequestConflict")
 """Codes of S3 for a write whose condition does not hold, or that came in the same moment as another."""
 
@@ -97,11 +99,12 @@ class ObjectPlace:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._files, self._path = filesystem(uri)
+        self._bucket = "/".join(uri.split("/")[:3])
 
     def create(self, owner: Owner) -> Held | None:
         """See `Place`."""
-        if self.read() is not None:  # a storage that ignores the condition would overwrite it
-            return None
+        if self._bucket not in _CONDITIONAL and self.read() is not None:
+            return None  # a storage that ignores the condition would overwrite it
         lock, owner = _prove(self._uri, owner)
         if self._create(owner):
             return HeldObject(self, owner, lock)
@@ -170,7 +173,8 @@ class ObjectPlace:
 
     def _create(self, owner: Owner) -> bool:
         if self.write(owner, mode="create"):
-            if not self.write(owner, mode="create"):
+            if self._bucket in _CONDITIONAL or not self.write(owner, mode="create"):
+                _CONDITIONAL.add(self._bucket)
                 return True
             log.warning(
                 "%s is in a storage that ignores conditional writes, so of two runs that begin in the same moment the "
