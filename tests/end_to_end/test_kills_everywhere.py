@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 AIMS = {"acquire": 4, "train": 5, **dict.fromkeys(("select", "evaluate", "publish"), 2)}
 """Kills of one journey in a stage; one if it is not named."""
+IN_CHILDREN = ("acquire", "train")
 GONE_S = 40
 """Within which all processes of a run are gone after it has ended."""
 HANGS_S = 900
@@ -182,13 +183,18 @@ def wait_for(run: Run, aim: str, delay_s: float) -> bool:
     """Wait for a moment in a stage, or after it if it is over; tell whether the run is still there."""
     later = STAGES[STAGES.index(aim) :] if aim != "start" else ()
     deadline = time.monotonic() + HANGS_S
-    while aim != "start" and run.stage() not in later:
+    while aim != "start" and not (run.stage() in later and has_begun(run, aim)):
         if run.child.poll() is not None:
             return False
         assert time.monotonic() < deadline, f"waited for {aim} for {HANGS_S} s"
         time.sleep(0.005)
     time.sleep(delay_s)
     return run.child.poll() is None
+
+
+def has_begun(run: Run, aim: str) -> bool:
+    """Tell whether a stage that works in processes of its own has some, or is over."""
+    return aim not in IN_CHILDREN or run.stage() != aim or len(marked(run.mark)) > 1
 
 
 def hit(run: Run, draw: random.Random, tally: Tally) -> None:
