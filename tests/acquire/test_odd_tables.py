@@ -543,6 +543,16 @@ def test_memory_is_bounded_by_bytes_not_by_rows(tmp_path):
             few, use_dictionary=False, column_encoding={"caption": "DELTA_BYTE_ARRAY"}
         ),
         "t3-plain.parquet": parquet(few, use_dictionary=False, compression="zstd"),
+        "t6-lists.parquet": parquet({"url": urls[:300], "caption": [[megabyte, "y"]] * 300}),
+        "t7-long.parquet": parquet(
+            {
+                "url": urls,
+                "caption": pa.DictionaryArray.from_arrays(
+                    pa.array([0] * count, pa.int32()), ["x" * 30_000_000]
+                ),
+            },
+            dictionary_pagesize_limit=1 << 30,
+        ),
         "t4-huge.parquet": parquet({"url": [A], "caption": ["x" * 100_000_000]}),
         "t5-many.jsonl.gz": gzip.compress(
             b"".join(
@@ -564,6 +574,8 @@ def test_memory_is_bounded_by_bytes_not_by_rows(tmp_path):
         "t2-deltas.parquet": ["200", "bad_text"],
         "t3-plain.parquet": ["200", "bad_text"],
         "t4-huge.parquet": ["1", "bad_text"],
+        "t6-lists.parquet": ["300", "bad_text"],
+        "t7-long.parquet": ["3000", "bad_text"],
         "t5-many.jsonl.gz": ["3000", "None"],
     }
     assert len(tables["t0-repeated.parquet"]) < 100_000
