@@ -1,11 +1,12 @@
 """Run all benchmarks."""
 
-from bench import acquire, curate, index, step
+from bench import acquire, curate, guard, index, step
 from bench.loading import compare
 from bench.objectives import cost
 
 if __name__ == "__main__":
     acquire.main()
+    guard.main()
     curate.main()
     index.main()
     compare.main()

@@ -16,7 +16,9 @@ _HOSTS_KEPT = 20_000
 _KEPT_S, _SILENCE_KEPT_S = 24 * 3600.0, 300.0
 """How long rules count (RFC 9309, 2.4), and how long a host that did not answer is not asked again."""
 _LONGEST_CRAWL_DELAY_S = 30.0
-_UNREACHABLE = frozenset({"http_5xx", "http_429", "timeout", "truncated", "bad_response"})
+_UNREACHABLE = frozenset(
+    {"http_5xx", "http_429", "timeout", "truncated", "bad_response", "bad_port"}
+)
 _NOTHING_THERE = frozenset({"private_address", "tls", "dns", "connection"})
 """Reasons that the picture itself would give."""
 

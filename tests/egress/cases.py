@@ -583,9 +583,18 @@ def _opt_outs() -> list[Case]:
         "to-us-shouted",
         "to-us-second",
         "name-in-lower-case",
+        "after-noai",
         "endless",
     )
-    others = ("to-another", "to-others", "of-something-else", "part-of-a-word", "empty")
+    others = (
+        "to-another",
+        "to-others",
+        "of-something-else",
+        "part-of-a-word",
+        "empty",
+        "after-never",
+        "after-digits",
+    )
     return [
         *(on("opt-out", f"/{name}", "opt_out_header") for name in refused),
         *(on("opt-out", f"/{name}") for name in others),
@@ -614,7 +623,13 @@ def _robots() -> list[Case]:
         "robots-403",
         *ABSURD_RULES,
     )
-    unreachable = ("robots-500", "robots-is-silent", "robots-is-packed", "robots-counts-for-all")
+    unreachable = (
+        "robots-500",
+        "robots-is-silent",
+        "robots-is-packed",
+        "robots-counts-for-all",
+        "robots-leads-to-a-port",
+    )
     inside = ("private_address",)
     return [
         *(on(site, "/good.jpg", shut, times=0) for site in closed),

@@ -704,6 +704,9 @@ def _opt_outs() -> Answers:
         "of-something-else": ["nofollow, max-snippet: 20, noarchive"],
         "part-of-a-word": ["noaircraft, xnoindex"],
         "empty": [""],
+        "after-never": ["unavailable_after: Wed, 99 Foo 99999 25:61:61 GMT"],
+        "after-digits": ["unavailable_after: " + "9" * 5_000, "max-snippet: -99999999999999999999"],
+        "after-noai": ["unavailable_after: Fri, 31 Dec 99999 23:59:59 GMT, noai"],
     }
     answers = {
         f"/{name}": plain(PICTURE, *((_OPT_OUT, value) for value in values))
@@ -765,6 +768,7 @@ def _sites_with_robots() -> dict[str, Answers]:
         "robots-is-endless": never_ends(head(), nobody + b"# words\n" * 5_000),
         "robots-leads-on": leads_to("http://closed.test:{web}/robots.txt"),
         "robots-leads-inside": leads_to("http://127.0.0.1:{canary}/robots.txt"),
+        "robots-leads-to-a-port": leads_to("http://harmless.test:8080/robots.txt"),
         "robots-leads-round": leads_to("/robots.txt"),
         "robots-is-packed": plain(gzip.compress(nobody), (_CODING, "gzip"), kind="text/plain"),
     }

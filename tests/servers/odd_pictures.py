@@ -245,6 +245,11 @@ def broken_exif() -> dict[str, bytes]:
     return {n: with_segment(content, 0xE1, b"Exif\0\0" + data) for n, data in exif.items()}
 
 
+def exif_turned() -> bytes:
+    """EXIF of nothing but how the picture lies."""
+    return b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes((_TURN_RIGHT, *[0] * 7))
+
+
 def with_segment(content: bytes, marker: int, data: bytes) -> bytes:
     """Put a segment behind a JPEG's first two bytes."""
     return content[:2] + segment(marker, data) + content[2:]

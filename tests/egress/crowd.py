@@ -1,0 +1,132 @@
+"""Fifty bodies that want to stop whoever reads them, and five hundred pictures: the same web for a test and a bench."""
+
+import functools
+import gzip
+import itertools
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
+
+from neuclip.egress.config import EgressConfig
+from neuclip.egress.guard import guarded_url, running_guard
+from tests.servers import odd_pictures
+from tests.servers.hostile import bombs_of
+from tests.servers.odd_pictures import busy_picture, written
+from tests.servers.raw_http import Answer, Reply, plain, read_request, says, start
+from tests.servers.threads import LoopThread
+
+NUM_GOOD, NUM_HOSTILE = 500, 50
+THREADS = 32
+HOST = "127.0.0.1"
+_BOMB_BYTES = 2_500_000
+"""The size of the file of pages that was judged for half a minute."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a crowd of URLs.
+
+    Args:
+        statuses: HTTP status by path.
+        good_s: seconds until the last of the good ones was there.
+    """
+
+    statuses: dict[str, int]
+    good_s: float
+
+
+@functools.cache
+def good() -> dict[str, bytes]:
+    """Pictures of some 50 kB; one in twenty lies on its side, as those of telephones do."""
+    upright = written(busy_picture().resize((512, 384)), "JPEG", quality=85)
+    turned = odd_pictures.with_segment(upright, 0xE1, b"Exif\0\0" + odd_pictures.exif_turned())
+    return {f"/good/{n}.jpg": turned if n % 20 == 0 else upright for n in range(NUM_GOOD)}
+
+
+@functools.cache
+def hostile() -> dict[str, Answer]:
+    """Every kind of bomb, again and again, until there are enough."""
+    packed = gzip.compress(odd_pictures.jpeg_of_padding(48_000_000))
+    answers = {name: plain(content) for name, content in bombs_of(_BOMB_BYTES).items()}
+    answers |= {
+        "packed-said": plain(packed, ("Content-Encoding", "gzip")),
+        "scans.jpg": plain(odd_pictures.jpeg_of_many_scans()),
+        "real.png": plain(odd_pictures.real_png_bomb()),
+        "profile.png": plain(odd_pictures.png_with_profile_bomb()),
+        "deep.png": plain(odd_pictures.large_and_deep()),
+        "line-ends.bmp": plain(odd_pictures.bmp_of_line_ends(10_000_000)),
+        "lines.bmp": plain(odd_pictures.bmp_of_line_ends(1_900_000)),
+        "million-frames.gif": plain(odd_pictures.gif_of_frames(17_000_000)),
+    }
+    kinds = itertools.cycle(answers.items())
+    return {
+        f"/hostile/{n}/{name}": answer
+        for n, (name, answer) in zip(range(NUM_HOSTILE), kinds, strict=False)
+    }
+
+
+@contextmanager
+def serving() -> Generator[str]:
+    """Serve both; yield the URL."""
+    answers = {path: plain(content) for path, content in good().items()} | hostile()
+
+    async def connected(reader, writer) -> None:
+        while not writer.is_closing():
+            request = await read_request(reader)
+            reply = Reply(writer, fill=str, on_sent=lambda size: None)
+            await (answers.get(request.path) or says(404))(request, reply)
+
+    with LoopThread("crowd") as thread:
+        server = thread.run(start(connected, HOST, 0))
+        try:
+            yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+        finally:
+            thread.run(_close(server))
+
+
+async def _close(server) -> None:
+    server.close()
+
+
+def paths(*, with_hostile: bool) -> list[str]:
+    """Return the good ones, and the hostile ones evenly among them, the first at the very beginning."""
+    every = NUM_GOOD // NUM_HOSTILE
+    bad = iter(hostile() if with_hostile else ())
+    found: list[str] = []
+    for number, path in enumerate(good()):
+        found += [next(bad)] if with_hostile and number % every == 0 else []
+        found.append(path)
+    return found
+
+
+def visit(paths: list[str], url: str, folder: Path) -> Outcome:
+    """Ask a guard of their own for all paths, in their order, by many threads."""
+    config = EgressConfig(allow_hosts=[HOST], host_concurrency=256, host_requests_per_s=0)
+    folder.mkdir()
+    with running_guard(config, folder / "journal.jsonl") as guard:
+        opener = build_opener(ProxyHandler({"http": guard.proxy_url}))
+        last_good: list[float] = []
+
+        def ask(path: str) -> int:
+            try:
+                with opener.open(
+                    guarded_url(path.replace("/", "-"), url + path), timeout=600
+                ) as reply:
+                    reply.read()
+                    status = reply.status
+            except HTTPError as error:
+                error.close()
+                status = error.code
+            if path.startswith("/good"):
+                last_good.append(time.monotonic())
+            return status
+
+        began = time.monotonic()
+        with ThreadPoolExecutor(THREADS + NUM_HOSTILE) as pool:
+            statuses = dict(zip(paths, pool.map(ask, paths), strict=True))
+        return Outcome(statuses, max(last_good) - began)
