@@ -24,14 +24,14 @@ _MAX_SEGMENTS = 2_000
 """A colour profile takes up to 255, an extended XMP a few hundred."""
 _MAX_PADDING = 65_536
 """Bytes between segments; Pillow reads them one by one."""
-_MAX_CHUNKS = 50_000
-"""Writers fill a chunk of PNG with 8 kB or more."""
+_MAX_CHUNKS = 20_000
+"""Writers fill a chunk of PNG with 4 kB or more."""
 _MAX_PACKED_CHUNKS = 100
 """Each of a PNG's compressed texts may become a megabyte."""
 _PACKED_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
-_MAX_BLOCKS = 250_000
-"""A block of GIF has up to 255 bytes, and writers fill it."""
-_MAX_COMMENT_BYTES = 1_000_000
+_BLOCK_BYTES, _SMALL_BLOCKS = 64, 5_000
+"""A block of GIF has up to 255 bytes, and writers fill all but the last of a frame."""
+_MAX_COMMENT_BYTES = 250_000
 _MAX_DIRECTORIES = 100
 """Of tags in metadata; EXIF has two: the picture and its thumbnail."""
 _EXTENSION, _IMAGE, _TRAILER, _COMMENT = 0x21, 0x2C, 0x3B, 0xFE
@@ -109,6 +109,7 @@ def _check_png(body: bytes) -> None:
 def _check_gif(body: bytes, max_frames: int) -> None:
     place = 13 + _palette_bytes(body, 10)
     blocks = frames = comment_bytes = 0
+    most_blocks = len(body) // _BLOCK_BYTES + _SMALL_BLOCKS
     while place < len(body) and body[place] != _TRAILER:
         is_comment = body[place : place + 2] == bytes((_EXTENSION, _COMMENT))
         if body[place] == _IMAGE:
@@ -122,12 +123,12 @@ def _check_gif(body: bytes, max_frames: int) -> None:
             place += 2
         else:
             place, blocks = place + 1, blocks + 1
-            _at_most(blocks, _MAX_BLOCKS, "blocks in a GIF")
+            _at_most(blocks, most_blocks, "blocks in a GIF of its size")
             continue
         while place < len(body) and (length := body[place]):
             place, blocks = place + 1 + length, blocks + 1
             comment_bytes += length if is_comment else 0
-            _at_most(blocks, _MAX_BLOCKS, "blocks in a GIF")
+            _at_most(blocks, most_blocks, "blocks in a GIF of its size")
             _at_most(comment_bytes, _MAX_COMMENT_BYTES, "bytes of comments in a GIF")
         place += 1
 

@@ -29,7 +29,7 @@ _VALUE_BYTES = {
 }
 """Bytes of one value, by the number of its type (TIFF 6.0; BigTIFF)."""
 _BIG = 43
-_MAX_TAGS = 100_000
+_MAX_TAGS = 30_000
 _SHARED = 4
 """How often all bytes of a file may be pointed to; honest writers point to each byte once."""
 _SMALL_BYTES = 65_536

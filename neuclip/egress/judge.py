@@ -29,7 +29,7 @@ READY = ANSWER.pack(0, 0)
 
 QUICK_S = 1.0
 """Processor seconds that a question may take where the others wait for it; a usual picture takes 0.0001."""
-_QUICK_PIXELS, _QUICK_BYTES = 2_000_000, 2_000_000
+_QUICK_PIXELS, _QUICK_BYTES = 2_000_000, 500_000
 """What is larger, and has to be decoded, is left to the slow ones."""
 _PIXELS_A_SECOND = 4_000_000
 """That the slowest way of decoding and writing a picture makes at least."""

@@ -23,8 +23,8 @@ from tests.servers.threads import LoopThread
 NUM_GOOD, NUM_HOSTILE = 500, 50
 THREADS = 32
 HOST = "127.0.0.1"
-_BOMB_BYTES = 2_500_000
-"""The size of the file of pages that was judged for half a minute."""
+_BOMB_BYTES, _PAGES_BYTES = 500_000, 2_500_000
+"""The second is the size of the file of pages that was judged for half a minute."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +50,23 @@ def good() -> dict[str, bytes]:
 
 @functools.cache
 def hostile() -> dict[str, Answer]:
-    """Every kind of bomb, again and again, until there are enough."""
+    """Every kind of bomb: the large ones once, the others again and again, until there are enough."""
     packed = gzip.compress(odd_pictures.jpeg_of_padding(48_000_000))
-    answers = {name: plain(content) for name, content in bombs_of(_BOMB_BYTES).items()}
-    answers |= {
+    once = {
+        "million-frames.gif": plain(odd_pictures.gif_of_frames(17_000_000)),
+        "line-ends.bmp": plain(odd_pictures.bmp_of_line_ends(10_000_000)),
+    }
+    often = {name: plain(content) for name, content in bombs_of(_BOMB_BYTES).items()} | {
+        "pages.tiff": plain(odd_pictures.tiff_of_pages(_PAGES_BYTES)),
         "packed-said": plain(packed, ("Content-Encoding", "gzip")),
         "scans.jpg": plain(odd_pictures.jpeg_of_many_scans()),
         "real.png": plain(odd_pictures.real_png_bomb()),
         "profile.png": plain(odd_pictures.png_with_profile_bomb()),
-        "deep.png": plain(odd_pictures.large_and_deep()),
-        "line-ends.bmp": plain(odd_pictures.bmp_of_line_ends(10_000_000)),
-        "lines.bmp": plain(odd_pictures.bmp_of_line_ends(1_900_000)),
-        "million-frames.gif": plain(odd_pictures.gif_of_frames(17_000_000)),
+        "lines.bmp": plain(odd_pictures.bmp_of_line_ends(490_000)),
     }
-    kinds = itertools.cycle(answers.items())
-    return {
-        f"/hostile/{n}/{name}": answer
-        for n, (name, answer) in zip(range(NUM_HOSTILE), kinds, strict=False)
-    }
+    kinds = itertools.chain(once.items(), itertools.cycle(often.items()))
+    numbered = zip(range(NUM_HOSTILE), kinds, strict=False)
+    return {f"/hostile/{n}/{name}": answer for n, (name, answer) in numbered}
 
 
 @contextmanager
