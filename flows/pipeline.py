@@ -27,8 +27,8 @@ def pipeline(
     """Do all stages that are not done.
 
     Args:
-        recipe: path or URL of a recipe (YAML).
-        overrides: dotted name -> value, over the recipe.
+        recipe: path or URI of a recipe (YAML) in a folder that the deployment allows.
+        overrides: dotted name -> value, over the recipe; fields that name programs and machines cannot change.
         force: do all stages again although they are done.
     """
     read_recipe(recipe, overrides)

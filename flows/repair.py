@@ -19,8 +19,8 @@ def repair(
     """Fetch the rows again whose reason may not hold the next time.
 
     Args:
-        recipe: path or URL of a recipe (YAML).
-        overrides: dotted name -> value, over the recipe.
+        recipe: path or URI of a recipe (YAML) in a folder that the deployment allows.
+        overrides: dotted name -> value, over the recipe; fields that name programs and machines cannot change.
         only: leave what is below acquire for another run; else do what is not done there.
     """
     loaded = read_recipe(recipe, overrides)

@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger, unmapped
 
+from flows.recipes import load_permitted
 from flows.runners import task_runner
 from neuclip.acquire.refusals import check_takedowns, takedowns_at
 from neuclip.acquire.shared import (
@@ -15,7 +16,7 @@ from neuclip.acquire.shared import (
 )
 from neuclip.foundation.errors import NeuclipError
 from neuclip.journey import identify, made_web, making, reopen
-from neuclip.recipe import Recipe, load_recipe
+from neuclip.recipe import Recipe
 from neuclip.stages.manifest import is_committed
 from tasks.shared import fetch_partitions, share_out
 
@@ -45,7 +46,7 @@ def fetch_shares(recipe: str, overrides: dict[str, Any] | None = None, *, force:
 
     Raises: ChildError: naming the partitions of workers that failed; what was fetched is kept.
     """
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_permitted(recipe, overrides)
     log = get_run_logger()
     taken_down = takedowns_at(loaded.root)
     with made_web(loaded, "acquire"):

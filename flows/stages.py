@@ -5,15 +5,16 @@ from typing import Any
 from prefect import Flow, flow
 
 from flows.artifacts import show
+from flows.recipes import load_permitted
 from flows.shared import fetch_by_workers, is_shared
 from neuclip.journey import from_stage, identify
-from neuclip.recipe import Recipe, load_recipe
+from neuclip.recipe import Recipe
 from tasks.stage import do_stage
 
 
 def read_recipe(recipe: str, overrides: dict[str, Any] | None) -> Recipe:
     """Read and check the recipe and its inputs before anything runs, with the command line's messages."""
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_permitted(recipe, overrides)
     identify(loaded)
     return loaded
 
@@ -36,8 +37,8 @@ def stage_flow(stage: str, purpose: str) -> Flow[..., list[dict[str, Any]]]:
         """Do the stage unless it is done, and what is not done below it.
 
         Args:
-            recipe: path or URL of a recipe (YAML).
-            overrides: dotted name -> value, over the recipe.
+            recipe: path or URI of a recipe (YAML) in a folder that the deployment allows.
+            overrides: dotted name -> value, over the recipe; fields that name programs and machines cannot change.
             force: do these stages again although they are done.
             only: do this stage alone.
         """

@@ -569,7 +569,9 @@ def _work(  # noqa: PLR0911  # one return a stage
             from neuclip.publishing.run import run_publish
 
             above = {name: uri[name] for name in _ABOVE["publish"]}
-            return run_publish(recipe.publish, recipe_yaml=recipe.to_yaml(), uris=above, **common)
+            return run_publish(
+                recipe.publish, recipe_yaml=recipe.to_published_yaml(), uris=above, **common
+            )
         case _:
             raise DataError(f"stage {stage!r} has no function")
 

@@ -1,6 +1,7 @@
 """The recipe: one frozen model of everything a run is made of, from YAML and overrides."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, cast, get_args
 
 import yaml
@@ -12,14 +13,15 @@ from neuclip.captions.config import CaptionConfig
 from neuclip.curate.config import CurateConfig
 from neuclip.demo.config import DemoConfig
 from neuclip.evaluation.config import EvaluateConfig
-from neuclip.foundation.config import Section
+from neuclip.foundation.config import Section, models_in, reserved_in
 from neuclip.foundation.errors import ConfigError, StorageError, nearest
-from neuclip.foundation.plain_yaml import parse_yaml, said_of
+from neuclip.foundation.plain_yaml import kind_of, parse_yaml, said_of
 from neuclip.index.config import IndexConfig
 from neuclip.publishing.config import PublishConfig
 from neuclip.selection.config import SelectConfig
 from neuclip.shards.config import ShardConfig
 from neuclip.storage.files import read_bytes
+from neuclip.storage.places import Place, published, without_credentials
 from neuclip.training.config import TrainConfig
 
 _SECTION = "expected a section with fields"
@@ -45,7 +47,7 @@ _EXPECTED = {
 class Recipe(Section):
     """A dataset and a model, and how one becomes the other. Relative paths start at the working directory."""
 
-    root: str = Field(
+    root: Place = Field(
         description="where all stages write: a local folder or any fsspec URL such as s3://bucket/prefix"
     )
     seed: int = Field(
@@ -76,12 +78,48 @@ class Recipe(Section):
         """Return the whole recipe, defaults included, as YAML that load_recipe reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
+    def to_published_yaml(self) -> str:
+        """Return the recipe as everybody may read it: see `published`."""
+        return yaml.safe_dump(published(self), sort_keys=False, allow_unicode=True)
+
 
 def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe from a path or URL and apply overrides (dotted name -> value).
 
     Raises: ConfigError: naming every field that is wrong, what was found, what is allowed, and the nearest name.
     """
+    content = _read(source)
+    for name, value in (overrides or {}).items():
+        _set(content, name, value)
+    return _validated(source, content)
+
+
+def load_bounded(source: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Do the same for overrides of somebody who may not start programs: reserved fields stay as the file has them.
+
+    Raises: ConfigError: naming the reserved fields that the overrides would change; and as load_recipe does.
+    """
+    content = _read(source)
+    before = reserved_in(Recipe, deepcopy(content))
+    for name, value in (overrides or {}).items():
+        _set(content, name, deepcopy(value))
+    after = reserved_in(Recipe, content)
+    changed = sorted(
+        place
+        for place in {**before, **after}
+        if place not in before or place not in after or before[place] != after[place]
+    )
+    if changed:
+        raise ConfigError(
+            f"overrides of a deployment cannot change {', '.join(changed)}: such fields name programs, machines and "
+            "addresses. Write them into the recipe, in a folder that the deployment allows; an override of the whole "
+            "section repeats them as they are there"
+        )
+    return _validated(source, content)
+
+
+def _read(source: str) -> dict[str, Any]:
+    """Read a recipe's file; say nothing of a file that is none."""
     try:
         text = read_bytes(source)
     except StorageError as error:
@@ -92,16 +130,24 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
         raise ConfigError(f"recipe {source} is not YAML that can be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(
-            f"recipe {source} holds {said_of(content)}, expected sections such as root, acquire, train"
+            f"recipe {source} holds {kind_of(content)}, expected sections such as root, acquire, train"
         )
-    content = cast("dict[str, Any]", content)
-    for name, value in (overrides or {}).items():
-        _set(content, name, value)
+    named = cast("dict[Any, Any]", content)
+    known = sum(name in Recipe.model_fields for name in named)
+    if 2 * known < len(named) or not known:
+        raise ConfigError(
+            f"recipe {source} does not look like a recipe: it holds {len(named)} names, {known} of them sections of a "
+            f"recipe, which are {', '.join(Recipe.model_fields)}"
+        )
+    return named
+
+
+def _validated(source: str, content: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(detail)}" for detail in error.errors())
-        raise ConfigError(f"recipe {source} does not fit:\n{problems}") from error
+        raise ConfigError(f"recipe {source} does not fit:\n{problems}") from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -137,7 +183,9 @@ def _set(content: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN
             inner = place[section] = {}
         if not isinstance(inner, dict):
             at = ".".join(sections[:depth])
-            raise ConfigError(f"override {dotted}: {at} is {inner!r}, not a section with fields")
+            raise ConfigError(
+                f"override {dotted}: {at} is {kind_of(inner)}, not a section with fields"
+            )
         place = cast("dict[str, Any]", inner)
     place[field] = value
 
@@ -179,7 +227,7 @@ def _explain(detail: ErrorDetails) -> str:
             return f"{'.'.join(place)}: {_lower_first(detail['msg'])}"
         case _:
             expected = _EXPECTED.get(detail["type"]) or _lower_first(detail["msg"])
-            return f"{'.'.join(place)}: found {said_of(found)}, {expected}"
+            return without_credentials(f"{'.'.join(place)}: found {said_of(found)}, {expected}")
 
 
 def _locate(location: tuple[int | str, ...]) -> tuple[list[str], set[str]]:
@@ -199,7 +247,7 @@ def _locate(location: tuple[int | str, ...]) -> tuple[list[str], set[str]]:
         if part.isdecimal() and choices:
             continue
         info = model.model_fields.get(part) if model is not None else None
-        inner = _models(info.annotation) if info is not None else []
+        inner = models_in(info.annotation) if info is not None else []
         choices = {tag: choice for choice in inner for tag in _tags(choice)}
         model = inner[0] if len(inner) == 1 else None
     return place, fields
@@ -209,12 +257,6 @@ def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     """Return what tells a model of a union from the others: the value that its `kind` or `name` must have."""
     known = (model.model_fields.get(field) for field in ("kind", "name"))
     return next((get_args(info.annotation) for info in known if info is not None), ())
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401  # a type, a union or an annotated one
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
 def _lower_first(text: str) -> str:

@@ -1,11 +1,12 @@
 """The `acquire` section of a recipe."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from neuclip.egress.config import EgressConfig
-from neuclip.foundation.config import Section, unkeyed
+from neuclip.foundation.config import RESERVED, Section, unkeyed
+from neuclip.storage.places import Place
 
 STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
@@ -27,7 +28,7 @@ class ScaleConfig(Section):
     workers: int = Field(
         default=2, ge=1, le=1024, description="tasks at once, each with a downloader of its own"
     )
-    address: str | None = Field(
+    address: Annotated[str | None, RESERVED] = Field(
         default=None,
         description="of a Dask scheduler (tcp://host:8786) or a Ray cluster (ray://host:10001); "
         "null begins one on this machine",
@@ -58,12 +59,12 @@ class RefuseConfig(Section):
 class AcquireConfig(Section):
     """Which pairs to bring home, and how: a URL table to fetch, or shards that others fetched."""
 
-    table: str | None = Field(
+    table: Place | None = Field(
         default=None,
         description="URL table: a .parquet, .csv, .tsv, .jsonl or .ndjson file, all but the first also with .gz, or a "
         "folder of them; any URI",
     )
-    adopt: str | None = Field(
+    adopt: Place | None = Field(
         default=None,
         description="instead of table: folder of ready-made shards, output of img2dataset or DataComp; any URI. "
         "They stay where they are",

@@ -20,6 +20,7 @@ from neuclip.curate.rules import (
 from neuclip.curate.scores import Language as LanguageScore
 from neuclip.curate.scores import PHash, ScoreConfig
 from neuclip.foundation.config import Section
+from neuclip.storage.places import Place
 
 STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
@@ -40,7 +41,7 @@ class EmbeddingMatch(Section):
 class Decontaminate(Section):
     """Drops pairs that are in the evaluation sets of the recipe, before all rules."""
 
-    sets: list[str] | None = Field(
+    sets: list[Place] | None = Field(
         default=None,
         description="the sets to look for; null takes evaluate.sets. Name them here to score a model on a further set "
         "without training it anew",

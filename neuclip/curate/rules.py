@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from neuclip.foundation.config import Section
+from neuclip.storage.places import Place
 
 _NAME = r"^[a-z][a-z0-9_]*$"
 
@@ -143,7 +144,7 @@ class UidList(_Named):
     """Keeps or drops the pairs whose uid is in a subset file."""
 
     kind: Literal["uids"] = "uids"
-    file: str = Field(
+    file: Place = Field(
         description="sorted .npy of dtype u8,u8, DataComp's subset file; any URI. Repeats count once here"
     )
     listed: Literal["keep", "drop"] = Field(
@@ -207,7 +208,7 @@ class ImageCluster(_Named):
 
     kind: Literal["image_cluster"] = "image_cluster"
     score: str = Field(pattern=_NAME, description="name of the score of kind `embedding`")
-    target: str = Field(description="target images: a folder in the wds_* layout, any URI")
+    target: Place = Field(description="target images: a folder in the wds_* layout, any URI")
     clusters: int = Field(default=1000, ge=1, description="k-means clusters of the pool's images")
 
 
@@ -220,7 +221,7 @@ class Balance(_Named):
     """
 
     kind: Literal["balance"] = "balance"
-    metadata: str = Field(description="text file with one word or phrase a line; any URI")
+    metadata: Place = Field(description="text file with one word or phrase a line; any URI")
     most_per_entry: int = Field(
         default=20_000, ge=1, description="pairs of one entry that are expected to be kept"
     )

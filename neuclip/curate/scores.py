@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from neuclip.foundation.config import Section, unkeyed
+from neuclip.storage.places import Place
 
 SCORE_VERSION = 1
 """Raised when any scorer's output for the same settings, model and pairs changes."""
@@ -39,7 +40,7 @@ class Language(Section):
 class ModelScore(Section):
     """What scores by a CLIP have in common."""
 
-    model: str = Field(
+    model: Place = Field(
         description="folder with open_clip_config.json and open_clip_model.safetensors, any URI: such as the "
         "`model` folder of a select stage"
     )

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from neuclip.foundation.config import Section
+from neuclip.storage.places import Place
 
 DEMO_VERSION = 1
 """Raised when the same settings give other pictures or texts."""
@@ -11,7 +12,7 @@ DEMO_VERSION = 1
 class DemoConfig(Section):
     """Draw scenes into a folder and serve them on loopback while acquire runs."""
 
-    folder: str = Field(
+    folder: Place = Field(
         description="local folder for the pictures, the URL table and the evaluation sets",
         json_schema_extra={"keyed": False},
     )

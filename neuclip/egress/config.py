@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from neuclip.foundation.config import Section, unkeyed
+from neuclip.foundation.config import RESERVED, Section, unkeyed
 
 PRODUCT_TOKEN = "neuclip"  # noqa: S105  # a name, no secret
 """What hosts call us by, in robots.txt and X-Robots-Tag."""
@@ -14,10 +14,10 @@ PRODUCT_TOKEN = "neuclip"  # noqa: S105  # a name, no secret
 class EgressConfig(Section):
     """What the guard allows, and how gently it asks."""
 
-    contact: str | None = unkeyed(
+    contact: Annotated[str | None, RESERVED] = unkeyed(
         None, description="e-mail address or web page that hosts find in the User-Agent"
     )
-    allow_hosts: list[str] = Field(
+    allow_hosts: Annotated[list[str], RESERVED] = Field(
         default_factory=list[str],
         description="`host` (on all its ports) or `host:port` that may have a private address and any port: "
         "an intranet, a test server",
@@ -25,7 +25,7 @@ class EgressConfig(Section):
     allow_ports: list[Annotated[int, Field(ge=1, le=65_535)]] = Field(
         default=[80, 443], description="ports that hosts are asked on"
     )
-    dns_servers: list[str] = unkeyed(
+    dns_servers: Annotated[list[str], RESERVED] = unkeyed(
         [],
         description="`ip` or `ip:port` of name servers, asked in turn; empty takes the system's",
     )

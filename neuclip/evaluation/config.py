@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from neuclip.foundation.config import Section, unkeyed
+from neuclip.storage.places import Place
 
 STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
@@ -13,8 +14,8 @@ SET_SUFFIXES = (".txt", ".tar")
 class EvaluateConfig(Section):
     """Which sets the chosen model is scored on."""
 
-    sets: list[str] = Field(
-        default_factory=list,
+    sets: list[Place] = Field(
+        default_factory=list[str],
         description="evaluation sets: folders in the `wds_*` layout (classes or retrieval), any URI",
     )
     batch_size: int = unkeyed(256, ge=1, le=65536, description="images encoded at once")

@@ -1,10 +1,16 @@
 """The base of every recipe section."""
 
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Annotated, Any, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from neuclip.foundation.names import with_known_names
+
+RESERVED = object()
+"""Marks a field, `Annotated[type, RESERVED]`, that names a program, a machine or an address: it stands in a recipe's
+file or on the command line alone, never in the parameters of a deployment, and is not published."""
 
 
 class Section(BaseModel):
@@ -51,3 +57,47 @@ def _keyed(value: Any, dumped: Any) -> Any:  # noqa: ANN401  # any value of a fi
 def unkeyed(default: Any, **constraints: Any) -> Any:  # noqa: ANN401  # stands where Field() stands
     """Declare a field that changes only how fast an output appears, never its content."""
     return Field(default, json_schema_extra={"keyed": False}, **constraints)
+
+
+def marks_of(info: FieldInfo) -> list[Any]:
+    """Return what a field's type is annotated with, at any depth: RESERVED for example."""
+    return [*info.metadata, *_marks_in(info.annotation)]
+
+
+def _marks_in(annotation: Any) -> Iterator[Any]:  # noqa: ANN401  # any type
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        yield from inner[1:]
+        inner = inner[:1]
+    for argument in inner:
+        yield from _marks_in(argument)
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401  # a type, a union or an annotated one
+    """Return the models that a field's type is made of."""
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for argument in get_args(annotation) for model in models_in(argument)]
+
+
+def reserved_in(model: type[BaseModel], content: Any, place: str = "") -> dict[str, Any]:  # noqa: ANN401  # as YAML gives it
+    """Return what a section's content sets of reserved fields, before it is checked: dotted place -> value."""
+    found: dict[str, Any] = {}
+    if not isinstance(content, dict):
+        return found
+    for name, value in cast("dict[Any, Any]", content).items():
+        info = model.model_fields.get(name)
+        if info is None:
+            continue
+        where = f"{place}.{name}" if place else name
+        if RESERVED in marks_of(info):
+            found[where] = value
+            continue
+        items: Any = enumerate(value) if isinstance(value, list) else ()
+        if isinstance(value, dict):
+            items = cast("dict[Any, Any]", value).items()
+        for inner in models_in(info.annotation):
+            found |= reserved_in(inner, value, where)
+            for label, item in items:
+                found |= reserved_in(inner, item, f"{where}.{label}")
+    return found

@@ -1,8 +1,9 @@
 """YAML as recipes are written in it: plain values within limits, and what is wrong with a text in one line."""
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import yaml
 
@@ -14,6 +15,7 @@ _MOST_NODES = 200_000
 _MOST_NUMBER = 10**18
 _MOST_DIGITS = 80
 _MOST_SHOWN = 200
+_FIELD = re.compile(r"[a-z_]{1,24}|\d{1,3}")
 _LEFT_AS_TEXT = (":timestamp", ":value")
 
 
@@ -29,7 +31,7 @@ class _Loader(yaml.CSafeLoader):
 def parse_yaml(text: bytes | str) -> Any:  # noqa: ANN401  # any YAML value
     """Return the value that a text holds.
 
-    Raises: ConfigError: with line and column, and nothing of the text but keys.
+    Raises: ConfigError: with line and column, and nothing of the text but names such as fields have.
     """
     if len(text) > _MOST_BYTES:
         raise ConfigError(
@@ -54,18 +56,29 @@ def parse_yaml(text: bytes | str) -> Any:  # noqa: ANN401  # any YAML value
 def said_of(value: Any) -> str:  # noqa: ANN401  # any YAML value
     """Return what stands in a recipe in words: short values as they are, of others their kind."""
     match value:
-        case None:
-            return "nothing"
         case bool():
             return str(value).lower()
+        case None | dict() | list():
+            return kind_of(cast("Any", value))
+        case str() if len(value) > _MOST_SHOWN:
+            return kind_of(value)
+        case _:
+            return repr(value)
+
+
+def kind_of(value: Any) -> str:  # noqa: ANN401  # any YAML value
+    """Return what stands somewhere in words, without quoting it."""
+    match value:
+        case None:
+            return "nothing"
         case dict():
             return "a section with fields"
         case list():
             return "a list"
-        case str() if len(value) > _MOST_SHOWN:
+        case str():
             return f"a text of {len(value):,} characters"
         case _:
-            return repr(value)
+            return "true or false" if isinstance(value, bool) else "a number"
 
 
 @dataclass
@@ -97,7 +110,9 @@ class _Sizes:
             self._add(done.anchor, done.nodes, done.height)
         elif isinstance(event, yaml.AliasEvent):
             if any(node.anchor == event.anchor for node in self._above):
-                raise _wrong(event, f"*{event.anchor} stands inside of what it names")
+                raise _wrong(
+                    event, f"{_named(event.anchor, mark='*')} stands inside of what it names"
+                )
             self._add(None, *self._finished.get(event.anchor, (1, 1)))
         elif isinstance(event, yaml.ScalarEvent):
             self._add(event.anchor, 1, 1)
@@ -125,6 +140,11 @@ def _place(mark: Any) -> str:  # noqa: ANN401  # a mark of the C parser or of Py
     return "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
 
 
+def _named(name: str, mark: str = "") -> str:
+    """Return a name that may be a field's; any file may be tried as a recipe, so others are not quoted."""
+    return f"{mark}{name}" if _FIELD.fullmatch(name) else "a name"
+
+
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
     """Build a mapping, of whose keys none may stand twice; a merge may be overruled, as YAML has it."""
     seen: set[str] = set()
@@ -134,7 +154,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
         if not isinstance(key, yaml.ScalarNode):
             raise _wrong(key, "a list or section stands where the name of a field is expected")
         if key.value in seen:
-            raise _wrong(key, f"{key.value} stands twice in this section; keep one of them")
+            raise _wrong(key, f"{_named(key.value)} stands twice in this section; keep one of them")
         seen.add(key.value)
     loader.flatten_mapping(node)
     return {key.value: loader.construct_object(value, deep=True) for key, value in node.value}

@@ -77,7 +77,9 @@ class SlurmLaunch(_Machines):
     )
     port: int = Field(default=29500, ge=1024, le=65535, description="where the ranks meet")
     log_folder: str = Field(
-        default="slurm-logs", description="folder for the job's output; the nodes have it too"
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        default="slurm-logs",
+        description="folder for the job's output; the nodes have it too",
     )
     poll_s: float = Field(default=10, gt=0, description="seconds between two looks at the queue")
     template: str = Field(

@@ -88,6 +88,7 @@ def manifest(config: LaunchConfig, program: Program, *, name: str, max_restarts:
     )
     first_pod = f"{name}-0.{name}.{kubernetes.namespace}.svc"
     node = [kubernetes.python, "-m", "neuclip.launching.node"]
+    command = [*node, f"--endpoint={first_pod}:{kubernetes.port}", *options]
     return render(
         "train.launch.kubernetes.template",
         kubernetes.template,
@@ -95,7 +96,9 @@ def manifest(config: LaunchConfig, program: Program, *, name: str, max_restarts:
         namespace=kubernetes.namespace,
         pods=kubernetes.pods,
         image=kubernetes.image,
-        command=[*node, f"--endpoint={first_pod}:{kubernetes.port}", *options],
+        command=[
+            word.replace("$(", "$$(") for word in command
+        ],  # Kubernetes would put a variable there
         secret=kubernetes.secret,
         resources=kubernetes.resources,
     )

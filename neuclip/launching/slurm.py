@@ -75,7 +75,7 @@ def batch_script(
         slurm.template,
         name=name,
         nodes=slurm.nodes,
-        log=log_path,
+        log=str(log_path),
         options=slurm.options,
         port=slurm.port,
         node=[slurm.python or sys.executable, "-m", "neuclip.launching.node"],

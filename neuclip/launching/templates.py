@@ -5,24 +5,27 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from neuclip.foundation.errors import ConfigError
 
 
 def render(field: str, path: str, **values: Any) -> str:  # noqa: ANN401  # any JSON value
-    """Fill in a template. `words` quotes a list for a shell, `tojson` any value for YAML.
+    """Fill in a template, which can neither call nor change what it is given.
+
+    `words` quotes a list for a shell or an #SBATCH line, `tojson` any value for YAML.
 
     Args:
         field: of the recipe, that names the template.
     Raises: ConfigError: if it cannot be read, is no template, or names something that is not given.
     """
-    environment = Environment(
+    environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  # no HTML; the filters quote
+        autoescape=False,  # no HTML; the filters quote
     )
     environment.filters.update(words=shlex.join, tojson=json.dumps)
     try:

@@ -12,6 +12,7 @@ from neuclip.publishing.report import report_page
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.files import get_file
+from neuclip.storage.places import without_credentials
 from neuclip.storage.uris import join
 from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE
 
@@ -27,6 +28,7 @@ def run_publish(
     """Write model/ (as open_clip and model hubs read it, with its card) and report.html.
 
     Args:
+        recipe_yaml: the recipe as everybody may read it.
         uris: stage -> committed folder of acquire, curate, caption, shard, index, train, select, evaluate.
     """
     progress("publish", done=0, total=3, note="reading the manifests")
@@ -35,11 +37,11 @@ def run_publish(
     model = workspace.output / "model"
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         get_file(join(uris["select"], "model", name), model / name)
-    (model / "README.md").write_text(model_card(facts), encoding="utf-8")
+    (model / "README.md").write_text(without_credentials(model_card(facts)), encoding="utf-8")
     progress("publish", done=2, total=3, note="writing the report")
     samples = sample_grid(uris["shard"], config.sample_grid)
     curation = read_curation(uris["curate"], uris["acquire"])
-    page = report_page(facts, curation, samples)
+    page = without_credentials(report_page(facts, curation, samples))
     (workspace.output / "report.html").write_text(page, encoding="utf-8")
     progress("publish", done=3, total=3)
     return Outcome(

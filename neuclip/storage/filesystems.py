@@ -5,6 +5,7 @@ from typing import Any
 import fsspec
 
 from neuclip.foundation.errors import StorageError
+from neuclip.storage.places import refusal_of, without_credentials
 from neuclip.storage.uris import is_local, local_part
 
 _TRIES = 2
@@ -15,6 +16,8 @@ def filesystem(uri: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URI and the path inside it."""
     if is_local(uri):
         return fsspec.filesystem("file"), str(local_part(uri).absolute())
+    if (why := refusal_of(uri)) is not None:
+        raise StorageError(f"cannot open {without_credentials(uri)}: {why}")
     protocol = uri.split("://", 1)[0]
     options: dict[str, Any] = {"use_listings_cache": False}
     if protocol == "s3":

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from neuclip.foundation.config import Section, unkeyed
+from neuclip.foundation.config import RESERVED, Section, unkeyed
 from neuclip.launching.config import LaunchConfig
 from neuclip.loading.config import LoaderConfig
 from neuclip.objectives.config import NeuClipConfig, ObjectiveConfig
@@ -192,7 +192,9 @@ class TrainConfig(Section):
     loader: LoaderConfig = Field(
         default=LoaderConfig(), description="how samples get from the shards to the device"
     )
-    launch: LaunchConfig = unkeyed(LaunchConfig(), description="where the ranks are started")
+    launch: Annotated[LaunchConfig, RESERVED] = unkeyed(
+        LaunchConfig(), description="where the ranks are started"
+    )
     save_every_minutes: float | None = unkeyed(
         30.0,
         gt=0,

@@ -32,7 +32,7 @@ def test_the_pipeline_has_the_stages_of_the_journey_in_its_order():
         (RECIPE, {"curate.rulse": 3}),
         (RECIPE, {"train.global_batch": 30}),
         (RECIPE, {"root.folder": "lake"}),
-        ("no/such/recipe.yaml", None),
+        ("infra/recipes/none.yaml", None),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_the_message_of_the_command_line(recipe, overrides):

@@ -8,6 +8,7 @@ makes it forget all jobs.
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -42,7 +43,8 @@ def slurmd(arguments):
     """Run a job and keep its state."""
     [job] = arguments
     folder = FOLDER / f"job-{job}"
-    options = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", (folder / "script").read_text(), re.M))
+    found = re.findall(r"^#SBATCH --([\w-]+)=(.*)$", (folder / "script").read_text(), re.M)
+    options = {name: "".join(shlex.split(value)) for name, value in found}  # it takes quotes, too
     environment = {
         **os.environ,
         "SLURM_JOB_ID": job,
