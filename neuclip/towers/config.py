@@ -6,10 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from neuclip.foundation.config import Section
 from neuclip.foundation.errors import nearest
+from neuclip.foundation.names import in_known_case
 from neuclip.towers.outside import outside_need
 
 
@@ -35,6 +36,11 @@ class ModelConfig(Section):
         default=None,
         description="an open_clip model configuration written out: embed_dim, vision_cfg, text_cfg",
     )
+
+    @field_validator("name")
+    @classmethod
+    def _in_any_case(cls, name: str | None) -> str | None:
+        return name if name is None else in_known_case(name, known_architectures())
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "ModelConfig":

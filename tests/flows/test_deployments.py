@@ -137,6 +137,25 @@ def test_a_wrong_override_fails_with_the_command_lines_message_before_anything_r
     assert not server.find("task_runs", {"task_runs": {"flow_run_id": {"any_": [run_id]}}})
 
 
+@pytest.mark.parametrize(
+    ("recipe", "override", "told"),
+    [
+        (RECIPE, {"train.launch.hosts.connect": ["touch", "evil"]}, "cannot change train.launch"),
+        (RECIPE, {"acquire.scale.address": "tcp://h:1"}, "cannot change acquire.scale.address"),
+        (RECIPE, {"acquire.table": "http://127.0.0.1/a.csv"}, "storage protocol 'http' is not"),
+        ("/etc/shadow", {}, "in no folder that this deployment allows"),
+    ],
+)
+def test_what_a_caller_may_not_ask_for_fails_before_anything_runs(
+    server: PrefectServer, small_run, recipe, override, told
+):
+    run_id = server.begin("train/neuclip", recipe=recipe, overrides={**small_run, **override})
+    state = server.end_of(run_id)
+    assert state["type"] == "FAILED"
+    assert told in state["message"]
+    assert not server.find("task_runs", {"task_runs": {"flow_run_id": {"any_": [run_id]}}})
+
+
 def test_progress_moves_while_training_and_cancelling_leaves_no_process(
     server: PrefectServer, small_run, journey
 ):
@@ -219,7 +238,9 @@ def test_training_on_two_machines_shows_and_cancelling_leaves_no_process_on_eith
             "train.loader.workers": 1,
             "train.launch": two.launch(),
         }
-        run_id = server.begin("train/neuclip", recipe=RECIPE, overrides=endless)
+        recipe = server.recipes / "two-machines.yaml"  # a caller of the flow could not name them
+        recipe.write_text(load_recipe(RECIPE, endless).to_yaml())
+        run_id = server.begin("train/neuclip", recipe=str(recipe), overrides={})
 
         def shown() -> str:
             return server.artifacts(run_id).get("train-progress", {}).get("description") or ""

@@ -187,12 +187,18 @@ def dask_cluster(tmp_path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
 @pytest.mark.slow
 @pytest.mark.prefect
 @pytest.mark.timeout(1800)
-def test_a_worker_that_dies_is_replaced_by_another(prefect_here, small_web, tmp_path, dask_cluster):
+def test_a_worker_that_dies_is_replaced_by_another(
+    prefect_here, small_web, tmp_path, dask_cluster, monkeypatch
+):
     """Oracle: the whole result, although one of two workers is killed once a partition is committed."""
     address, workers = dask_cluster
-    overrides = small_web.at(
-        str(tmp_path / "lake"), runner="dask", workers=WORKERS, address=address
+    overrides = small_web.at(str(tmp_path / "lake"), runner="dask", workers=WORKERS)
+    recipe = tmp_path / "recipes" / "with-a-cluster.yaml"  # a caller of the flow could not name it
+    recipe.parent.mkdir()
+    recipe.write_text(
+        load_recipe(RECIPE, {**overrides, "acquire.scale.address": address}).to_yaml()
     )
+    monkeypatch.setenv("NEUCLIP_RECIPES", str(recipe.parent))
     parts = Path(overrides["root"], "acquire/parts")
 
     def kill() -> None:
@@ -201,7 +207,7 @@ def test_a_worker_that_dies_is_replaced_by_another(prefect_here, small_web, tmp_
 
     killer = threading.Thread(target=kill)
     killer.start()
-    acquire(RECIPE, overrides, only=True)
+    acquire(str(recipe), {}, only=True)
     killer.join()
     assert workers[0].wait() == -signal.SIGKILL
     assert outcome(overrides) == outcome(small_web.alone)

@@ -12,6 +12,7 @@ from neuclip.foundation.errors import StorageError
 from neuclip.foundation.progress import silent
 from neuclip.publishing.config import PublishConfig
 from neuclip.publishing.run import run_publish
+from neuclip.recipe import load_recipe
 from neuclip.stages.workspace import Workspace
 
 HOSTILE = "<script>alert('{colour}')</script><img src=x onerror=alert(1)> & \" </style>"
@@ -191,3 +192,74 @@ def test_a_stage_that_is_not_committed_is_named(tmp_path):
     uris["caption"] += "-missing"
     with pytest.raises(StorageError, match="missing"):
         publish(tmp_path, uris)
+
+
+SECRET = "hunter2canary"
+
+
+def with_canaries(tmp_path):
+    """The demo's recipe with something that is nobody's business in every field that takes it."""
+    here = str(tmp_path)
+    return load_recipe(
+        "infra/recipes/demo.yaml",
+        {
+            "root": f"{here}/{SECRET}/lake",
+            "demo.folder": f"~/{SECRET}",
+            "acquire.table": f"../../{SECRET}/urls.parquet",
+            "acquire.scale": {"runner": "dask", "address": f"tcp://{SECRET}:8786"},
+            "acquire.egress.contact": f"{SECRET}@example.org",
+            "acquire.egress.allow_hosts": [f"{SECRET}.internal"],
+            "acquire.refuse.urls": [f"https://ada:{SECRET}@example.org/a.jpg?token={SECRET}"],
+            "curate.rules": [
+                {"kind": "uids", "file": f"{here}/{SECRET}.npy"},
+                {"kind": "balance", "metadata": f"file:///{SECRET}/words.txt"},
+                {"kind": "caption_noise", "patterns": [f"https://x/?{SECRET}"]},
+            ],
+            "curate.scores": [{"kind": "clip_score", "model": f"{here}/{SECRET}"}],
+            "curate.decontaminate.sets": [f"/{SECRET}/wds_a"],
+            "index.features": {"model": f"/home/{SECRET}"},
+            "evaluate.sets": [f"{here}/{SECRET}/wds_b", "s3://bucket/wds_c"],
+            "publish.description": f"of s3://KEY:{SECRET}@bucket/lake?X-Amz-Signature={SECRET}",
+            "train.launch.slurm": {
+                "python": f"/opt/{SECRET}/python",
+                "template": f"{SECRET}.sbatch",
+                "log_folder": SECRET,
+                "options": {"account": SECRET},
+            },
+        },
+    )
+
+
+def test_what_is_published_tells_no_key_address_program_or_path(tmp_path):
+    recipe = with_canaries(tmp_path)
+    told = recipe.to_yaml()
+    assert told.count(SECRET) >= 18
+    text = recipe.to_published_yaml()
+    assert SECRET not in text
+    assert str(tmp_path) not in text
+    shown = yaml.safe_load(text)
+    assert "launch" not in shown["train"]
+    assert shown["root"] == shown["acquire"]["table"] == "LOCAL_PATH"
+    assert shown["evaluate"]["sets"] == ["LOCAL_PATH", "s3://bucket/wds_c"]
+    assert shown["train"]["lr"] == recipe.train.lr
+    _, output = publish(
+        tmp_path,
+        make_journey(tmp_path),
+        recipe=text,
+        description=recipe.publish.description,
+    )
+    files = [path for path in output.rglob("*") if path.is_file()]
+    assert len(files) == 4
+    for path in files:
+        content = path.read_bytes()
+        assert SECRET.encode() not in content, path
+        assert str(tmp_path).encode() not in content, path
+
+
+def test_a_recipe_that_tells_nothing_is_published_as_it_is():
+    recipe = load_recipe("infra/recipes/datacomp-small-none.yaml")
+    shown, told = yaml.safe_load(recipe.to_published_yaml()), yaml.safe_load(recipe.to_yaml())
+    del told["train"]["launch"], told["acquire"]["scale"]["address"]
+    for name in ("contact", "allow_hosts", "dns_servers"):
+        del told["acquire"]["egress"][name]
+    assert shown == told

@@ -59,6 +59,8 @@ class PrefectServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.recipes = folder / "recipes"
+        self.recipes.mkdir()
         self._port = free_port()
         self.api_url = f"http://127.0.0.1:{self._port}/api"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
@@ -67,6 +69,7 @@ class PrefectServer:
             "PREFECT_API_URL": self.api_url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
+            "NEUCLIP_RECIPES": f"infra/recipes,{self.recipes}",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
         self._started: list[subprocess.Popen[bytes]] = []

@@ -98,9 +98,10 @@ def test_an_architecture_of_open_clip_is_refused_if_it_names_a_hubs_model(name):
         ("mobileclip-b", "MobileCLIP-B"),
     ],
 )
-def test_case_does_not_hide_the_nearest_name(written, meant):
+def test_case_does_not_hide_a_name(written, meant):
+    assert ModelConfig(name=written).name == meant
     with pytest.raises(ValidationError, match=f"Did you mean '{meant}'"):
-        ModelConfig(name=written)
+        ModelConfig(name=f"{written}.")
 
 
 CANARY = """

@@ -1,0 +1,58 @@
+"""What a recipe's texts can do: every text field is classified, so that a new one cannot be forgotten."""
+
+from typing import Any, get_args
+
+from neuclip.foundation.config import RESERVED, marks_of, models_in
+from neuclip.recipe import Recipe
+from neuclip.storage.places import PLACE
+
+WORDS = {
+    *("acquire.url_column", "acquire.caption_column", "acquire.uid_column"),
+    *("acquire.sha256_column", "acquire.caption_columns", "acquire.keep_columns"),
+    *("acquire.refuse.hosts", "acquire.refuse.urls", "acquire.refuse.uids"),
+    *("caption.sources", "train.caption_sources", "train.probe.shadows"),
+    *("curate.decontaminate.embedding.score", "curate.rules.score", "curate.rules.best"),
+    *("curate.rules.keep", "curate.rules.patterns", "curate.rules.column", "curate.rules.name"),
+    "curate.scores.name",
+    *("train.model.name", "train.model.architecture", "train.telemetry.project"),
+    *("publish.name", "publish.license", "publish.description"),
+}
+"""Texts that are compared, shown or parsed: none names a file, a program, a machine or an address."""
+RESERVED_PLACES = {
+    *("acquire.egress.allow_hosts", "acquire.egress.contact", "acquire.egress.dns_servers"),
+    *("acquire.scale.address", "train.launch"),
+}
+PLACES = {
+    *("root", "demo.folder", "acquire.table", "acquire.adopt", "curate.decontaminate.sets"),
+    *("curate.rules.file", "curate.rules.metadata", "curate.rules.target", "curate.scores.model"),
+    *("index.features.model", "evaluate.sets"),
+}
+
+
+def holds_text(annotation: Any) -> bool:
+    return annotation in (str, Any) or any(map(holds_text, get_args(annotation)))
+
+
+def text_fields(model, place="") -> dict[str, set[str]]:
+    """Return the fields of a recipe that hold text, with their kind."""
+    found = {}
+    for name, info in model.model_fields.items():
+        where = f"{place}{name}"
+        marks = marks_of(info)
+        if RESERVED in marks:
+            found[where] = "reserved"
+            continue
+        for inner in models_in(info.annotation):
+            found |= text_fields(inner, f"{where}.")
+        if holds_text(info.annotation):
+            found[where] = "place" if PLACE in marks else "words"
+    return found
+
+
+def test_every_text_of_a_recipe_is_a_place_or_reserved_or_known_to_be_words():
+    found = text_fields(Recipe)
+    kinds = {
+        kind: {where for where in found if found[where] == kind}
+        for kind in ("reserved", "place", "words")
+    }
+    assert kinds == {"reserved": RESERVED_PLACES, "place": PLACES, "words": WORDS}
