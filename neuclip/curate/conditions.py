@@ -28,6 +28,7 @@ from neuclip.curate.rules import (
     reason_of,
 )
 from neuclip.foundation.errors import ConfigError, nearest
+from neuclip.storage.tables import OWN_FUNCTIONS
 
 # Python's white space; RE2's \s is ASCII alone.
 _SPACE = (
@@ -138,7 +139,7 @@ def checked_expression(text: str) -> str:
 
     Raises: ConfigError: if it does not parse, is more than one expression, or asks for other rows, tables or files.
     """
-    with duckdb.connect() as connection:
+    with duckdb.connect(config=OWN_FUNCTIONS) as connection:
         query = f"SELECT ({text}\n)"
         parsed = json.loads(
             str(connection.execute("SELECT json_serialize_sql($1)", [query]).fetchall()[0][0])
@@ -193,7 +194,7 @@ def check_columns(conditions: Sequence[Condition], columns: Mapping[str, str], p
     Raises: ConfigError: naming the rule, the column or function that is not there, and the nearest one.
     """
     made = ", ".join(f"{column(name)} {kind}" for name, kind in columns.items())
-    with duckdb.connect() as connection:
+    with duckdb.connect(config=OWN_FUNCTIONS) as connection:
         connection.execute(f"CREATE TABLE pairs ({made})")
         for condition in conditions:
             try:
