@@ -11,12 +11,15 @@ from neuclip.storage.uris import is_local, local_part
 _TRIES = 2
 """Of s3fs, each of them botocore's own tries: a dead endpoint is told soon."""
 
+_IN_MEMORY = "memory://"
+"""Asks nobody and keeps nothing: no recipe can name it, since other processes would not see it."""
+
 
 def filesystem(uri: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URI and the path inside it."""
     if is_local(uri):
         return fsspec.filesystem("file"), str(local_part(uri).absolute())
-    if (why := refusal_of(uri)) is not None:
+    if not uri.startswith(_IN_MEMORY) and (why := refusal_of(uri)) is not None:
         raise StorageError(f"cannot open {without_credentials(uri)}: {why}")
     protocol = uri.split("://", 1)[0]
     options: dict[str, Any] = {"use_listings_cache": False}

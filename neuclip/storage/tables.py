@@ -7,7 +7,10 @@ from typing import Any
 import duckdb
 
 MEMORY_LIMIT = "1GB"
-OWN_FUNCTIONS: dict[str, Any] = {"autoinstall_known_extensions": False}
+OWN_FUNCTIONS: dict[str, Any] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
 """Settings of a connection that fetches no extension, whatever function a statement names."""
 _FILES_AT_ONCE = 8
 
