@@ -7,7 +7,7 @@ from neuclip.recipe import Recipe
 from neuclip.storage.places import PLACE
 
 WORDS = {
-    *("acquire.url_column", "acquire.caption_column", "acquire.uid_column"),
+    *("acquire.columns", "acquire.url_column", "acquire.caption_column", "acquire.uid_column"),
     *("acquire.sha256_column", "acquire.caption_columns", "acquire.keep_columns"),
     *("acquire.refuse.hosts", "acquire.refuse.urls", "acquire.refuse.uids"),
     *("caption.sources", "train.caption_sources", "train.probe.shadows"),
