@@ -329,6 +329,8 @@ def _section(recipe: Recipe, stage: str) -> dict[str, Any]:
             section["table"],
             section["adopt"],
         )  # their content counts, see _outside_inputs; where it lies does not
+        if recipe.acquire.adopt is None:
+            del section["adopted_caption"]
     if stage == "evaluate":
         del section["sets"]
     if stage in _SEEDED:

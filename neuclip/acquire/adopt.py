@@ -1,12 +1,14 @@
 """Adopt ready-made shards: each becomes a part that names the shard's tar, which stays where it is."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.adopted_tar import ADOPTED_TAR, adopted_tar, is_unchanged
@@ -15,9 +17,10 @@ from neuclip.acquire.listing import PARTITIONS_FILE, Listed, write_listing
 from neuclip.acquire.parts import STAGE
 from neuclip.acquire.raw import COLUMNS, ROWS
 from neuclip.acquire.ready_account import account_for, ready_pairs
-from neuclip.acquire.ready_shards import ReadyShard, find_shards
+from neuclip.acquire.ready_problems import some
+from neuclip.acquire.ready_shards import ADOPTION_VERSION, ReadyShard, find_shards, ignored_files
 from neuclip.acquire.reasons import likely_cause
-from neuclip.acquire.reconcile import add_messages, write_rows
+from neuclip.acquire.reconcile import Messages, add_messages, write_rows
 from neuclip.acquire.refusals import REFUSED, Refusals, check_takedowns, takedowns_at
 from neuclip.acquire.table import Row, kept_columns
 from neuclip.foundation.errors import DataError
@@ -32,7 +35,6 @@ from neuclip.storage.uris import join, name_of
 
 log = logging.getLogger(__name__)
 
-_MOST_BROKEN = 20
 _SHOWN = 3
 _MOST_PROBLEMS = 20
 
@@ -46,10 +48,15 @@ def run_adopt(
 
     Args:
         force: verify the shards of committed parts again too.
-    Raises: DataError: if shards contradict themselves, uids come twice or too many rows failed.
+    Raises: DataError: if no image can be read, uids come twice or too many rows failed.
     """
     assert config.adopt is not None
     shards = find_shards(config.adopt)
+    ignored = ignored_files(config.adopt, root=root)
+    for why, names in ignored.items():
+        log.warning(
+            "%d files in %s are ignored, %s: %s", len(names), config.adopt, why, some(names)
+        )
     taken_down = takedowns_at(root)
     adoption = _Adoption(config, root, workspace, taken_down, force=force)
     manifests: list[Manifest] = []
@@ -60,8 +67,9 @@ def run_adopt(
             manifests.append(adoption.part(shard))
         except DataError as error:
             broken.append(str(error))
-            if len(broken) == _MOST_BROKEN:
-                break
+        except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
+            log.debug("shard %s", shard.tar, exc_info=True)
+            broken.append(f"{shard.tar}: {error!r}")
     if broken:
         raise DataError(
             f"{len(broken)} of {len(shards)} shards in {config.adopt} cannot be adopted: "
@@ -71,6 +79,8 @@ def run_adopt(
     manifests = adoption.without_unwanted(shards, manifests)
     check_takedowns(root, taken_down)
     ledger = add_ledgers(manifest.ledger for manifest in manifests)
+    messages = add_messages([manifest.summary["messages"] for manifest in manifests])
+    _check_any_image(ledger, messages, config)
     _check_failed_share(ledger, config)
     adoption.write_columns(shards, manifests)
     _write_index(shards, manifests, workspace)
@@ -82,7 +92,10 @@ def run_adopt(
             "partitions": len(shards),
             "reused": adoption.num_reused,
             "reasons": ledger.dropped,
-            "messages": add_messages([manifest.summary["messages"] for manifest in manifests]),
+            "messages": messages,
+            "ignored_files": {
+                why: {"count": len(names), "names": some(names)} for why, names in ignored.items()
+            },
             **_problems(shards, manifests),
         },
         parts=[manifest.key for manifest in manifests],
@@ -104,8 +117,10 @@ class _Adoption:
         self.num_reused = 0
         self._config, self._root, self._workspace, self._force = config, root, workspace, force
         self._taken_down = taken_down
-        names = {"url_column", "caption_column", "uid_column", "caption_columns"}
+        columns = {"url_column", "caption_column", "uid_column", "caption_columns"}
+        names = {"adopted_caption", *columns}
         self._section = {name: v for name, v in config.keyed().items() if name in names}
+        self._version = [PARTITION_VERSION, ADOPTION_VERSION]
 
     def part(self, shard: ReadyShard) -> Manifest:
         """Return the part of a shard; verify the shard and commit it unless that is done.
@@ -114,7 +129,11 @@ class _Adoption:
         """
         identity = self._identity(
             digest(
-                {"stage_version": PARTITION_VERSION, "adopted": self._section, "shard": shard.tags}
+                {
+                    "stage_version": self._version,
+                    "adopted": self._section,
+                    "shard": [shard.name, *shard.tags],
+                }
             ),
             shard,
         )
@@ -135,10 +154,16 @@ class _Adoption:
                 taken_down=self._taken_down,
             )
             if account.problems:
-                log.warning("shard %s: %s", shard.tar, account.problems)
+                told = "; ".join(
+                    f"{count} {reason}"
+                    + (f" ({', '.join(names)})" if (names := account.names.get(reason)) else "")
+                    for reason, count in account.problems.items()
+                )
+                log.warning("shard %s: %s", shard.tar, told)
             summary = {
                 "messages": account.messages,
                 "problems": account.problems,
+                "problem_names": account.names,
                 ADOPTED_TAR: account.tar.model_dump(),
             }
             return Outcome(ledger=account.ledger, summary=summary)
@@ -257,6 +282,20 @@ class _Adoption:
         )
 
 
+def _check_any_image(ledger: Ledger, messages: Messages, config: AcquireConfig) -> None:
+    """Raise if there is nothing to go on with, unless the recipe or a takedown wants none of it."""
+    if ledger.out or ledger.dropped.get(REFUSED):
+        return
+    reasons = ", ".join(f"{count} {reason}" for reason, count in ledger.dropped.items())
+    first = "; ".join(text for texts in messages.values() for text in list(texts)[:1])
+    raise DataError(
+        f"no image can be read in the shards in {config.adopt}: {ledger.entered} rows"
+        f"{f', {reasons}' if reasons else ''}{f': {first}' if first else ''}. Expected plain tars of KEY.jpg, KEY.png "
+        "or KEY.webp with KEY.txt and KEY.json, as img2dataset and DataComp write them; write the shards anew, or set "
+        "acquire.adopt to others"
+    )
+
+
 def _check_failed_share(ledger: Ledger, config: AcquireConfig) -> None:
     failed = ledger.entered - ledger.out
     if failed <= config.max_failed_share * ledger.entered:
@@ -276,8 +315,20 @@ def _problems(shards: Sequence[ReadyShard], manifests: Sequence[Manifest]) -> di
         for shard, manifest in zip(shards, manifests, strict=True)
         if manifest.summary["problems"]
     }
-    first = dict(list(found.items())[:_MOST_PROBLEMS])
-    return {"shards_with_problems": len(found), "problems": first}
+    first = list(found)[:_MOST_PROBLEMS]
+    in_all: Counter[str] = Counter()
+    for problems in found.values():
+        in_all.update(problems)
+    return {
+        "shards_with_problems": len(found),
+        "problems_of_all": dict(in_all.most_common(_MOST_PROBLEMS)),
+        "problems": {name: found[name] for name in first},
+        "problem_names": {
+            shard.name: manifest.summary["problem_names"]
+            for shard, manifest in zip(shards, manifests, strict=True)
+            if shard.name in first
+        },
+    }
 
 
 def _write_index(

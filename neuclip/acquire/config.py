@@ -75,6 +75,11 @@ class AcquireConfig(Section):
         description="names of the columns in order, for CSV and TSV files without a header line; CC3M's are "
         "[caption, url]",
     )
+    adopted_caption: Literal["txt", "column"] = Field(
+        default="txt",
+        description="where the alt text of an adopted pair stands: in the .txt member of the tar, which open_clip's "
+        "trainer reads, or, where there is none, in caption_column; column: in caption_column of table or JSON alone",
+    )
     url_column: str = Field(default="url", description="column with the image URL")
     caption_column: str = Field(
         default="caption", description="column with the alt text; it becomes caption source `alt`"

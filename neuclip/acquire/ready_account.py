@@ -5,19 +5,28 @@ import os
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from neuclip.acquire.adopted_tar import AdoptedTar
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.raw import ROWS
-from neuclip.acquire.ready_rows import ReadyRow, table_rows, tar_rows
+from neuclip.acquire.ready_problems import Problems
+from neuclip.acquire.ready_rows import (
+    MAX_TEXT_BYTES,
+    ReadyRow,
+    read_member,
+    table_rows,
+    tar_rows,
+)
 from neuclip.acquire.ready_shards import ReadyShard
-from neuclip.acquire.ready_tar import TarMembers, check_image, read_members
+from neuclip.acquire.ready_tar import Member, TarMembers, check_image, read_members
 from neuclip.acquire.reasons import reason_of
 from neuclip.acquire.reconcile import ROWS_SCHEMA, Messages, write_rows
 from neuclip.acquire.refusals import REFUSED, Refusals
+from neuclip.acquire.table import ALT
+from neuclip.foundation.text import printable
 from neuclip.stages.ledger import Ledger
 from neuclip.storage.files import get_file
 from neuclip.storage.uris import is_local, local_part
@@ -34,6 +43,8 @@ class ShardAccount:
     ledger: Ledger
     messages: Messages
     problems: dict[str, int]
+    names: dict[str, list[str]]
+    """The first names of each problem that has any."""
     tar: AdoptedTar
 
 
@@ -52,18 +63,23 @@ def account_for(
 
     Args:
         taken_down: pairs that keep nothing but their uid.
-    Raises: DataError: if its table or counts are unreadable or contradict each other.
+    Raises: DataError: if its table lacks a column that the recipe names.
     """
     with _here(shard.tar, scratch) as path, path.open("rb") as tar:
         members = read_members(path)
         rows = [
-            _outcome(row, members, tar.fileno(), taken_down or Refusals())
+            _outcome(
+                _as_trained(row, members, tar.fileno(), config),
+                members,
+                tar.fileno(),
+                taken_down or Refusals(),
+            )
             for row in _rows(shard, path, members, config)
         ]
         named = {row["member"] for row in rows if row["member"]}
-        without_row = sum(image.name not in named for image in members.images.values())
-        if without_row:
-            members.problems["images that no successful row names"] += without_row
+        for image in members.images.values():
+            if image.name not in named:
+                members.problems.note("images that no successful row names", image.name)
         tar.seek(0)
         record = AdoptedTar(
             uri=shard.tar,
@@ -72,7 +88,8 @@ def account_for(
             sha256=hashlib.file_digest(tar, "sha256").hexdigest(),
         )
     ledger, messages = write_rows(rows, folder / ROWS)
-    return ShardAccount(ledger, messages, dict(members.problems), record)
+    problems = members.problems
+    return ShardAccount(ledger, messages, dict(problems), problems.named(), record)
 
 
 def ready_pairs(shard: ReadyShard, config: AcquireConfig, *, scratch: Path) -> list[ReadyRow]:
@@ -81,7 +98,7 @@ def ready_pairs(shard: ReadyShard, config: AcquireConfig, *, scratch: Path) -> l
     Raises: DataError: as `account_for`.
     """
     if shard.table is not None:
-        return list(table_rows(shard, config))
+        return list(table_rows(shard, config, Problems()))
     with _here(shard.tar, scratch) as path:
         return list(tar_rows(shard, path, read_members(path), config))
 
@@ -103,7 +120,41 @@ def _rows(
 ) -> Iterator[ReadyRow]:
     if shard.table is None:
         return tar_rows(shard, path, members, config)
-    return table_rows(shard, config)
+    return table_rows(shard, config, members.problems)
+
+
+def _as_trained(
+    row: ReadyRow, members: TarMembers, descriptor: int, config: AcquireConfig
+) -> ReadyRow:
+    """Return a row with the alt text that open_clip's trainer would take: that of the .txt member."""
+    if not row.is_success:
+        return row
+    problems, key = members.problems, row.key or ""
+    member = members.texts.get(key) if config.adopted_caption == "txt" else None
+    if member is None:
+        if config.adopted_caption == "txt" and key in members.images:
+            problems.note("captions of the table or JSON, for there is no .txt", key)
+        return row
+    captions = {name: texts for name, texts in row.pair.captions.items() if name != ALT}
+    text, why = _text(member, descriptor)
+    if why:
+        pair = replace(row.pair, reason="bad_text")
+        return replace(row, pair=pair, message=f"{printable(key)}.txt {why}")
+    if text != "".join(row.pair.captions.get(ALT, [""])[:1]).strip():
+        problems.note("captions of .txt and table or JSON that differ; the .txt is taken", key)
+    alt = {ALT: [text]} if text else {}
+    reason = None if row.pair.reason == "bad_text" else row.pair.reason
+    return replace(row, pair=replace(row.pair, captions=alt | captions, reason=reason))
+
+
+def _text(member: Member, descriptor: int) -> tuple[str, str]:
+    """Return a text, and why it cannot be read, empty if it can."""
+    if member.size > MAX_TEXT_BYTES:
+        return "", f"has {member.size} bytes, at most {MAX_TEXT_BYTES} are read"
+    try:
+        return read_member(descriptor, member).decode("utf-8").strip(), ""
+    except UnicodeDecodeError as error:
+        return "", f"is not UTF-8: {error}"
 
 
 def _outcome(row: ReadyRow, members: TarMembers, descriptor: int, taken_down: Refusals) -> Record:
@@ -112,16 +163,17 @@ def _outcome(row: ReadyRow, members: TarMembers, descriptor: int, taken_down: Re
     if taken_down.names_pair(row.pair.uid, row.pair.url):
         return {**outcome, "reason": REFUSED}
     outcome |= {"url": row.pair.url, "captions": list(row.pair.captions.items())}
-    if not row.is_success:
+    if not row.is_success or row.pair.reason == "bad_text":
         reason = row.pair.reason or reason_of(row.status, row.message)
         return {**outcome, "reason": reason, "detail": (row.message or "")[:_DETAIL_CHARACTERS]}
-    image = members.images.get(row.key)
+    image = None if row.key is None else members.images.get(row.key)
     if image is None:
-        why = members.refused.get(row.key, "there is none of this key")
-        return {**outcome, "reason": "missing_image", "detail": f"{row.key} in the tar: {why}"}
+        why = members.refused.get(row.key or "", "there is none of this key")
+        detail = f"{'no key' if row.key is None else printable(row.key)} in the tar: {why}"
+        return {**outcome, "reason": "missing_image", "detail": detail[:_DETAIL_CHARACTERS]}
     match check_image(os.pread(descriptor, image.size, image.offset)):
         case str(reason), detail:
-            return {**outcome, "reason": reason, "detail": detail}
+            return {**outcome, "reason": reason, "detail": printable(detail)}
         case width, height:
             return {
                 **outcome,

@@ -1,30 +1,30 @@
-"""The rows of a ready-made shard: from its table, or from the JSON members of its tar."""
+"""The rows of a ready-made shard: from its table, or from the JSON members of its tar.
+
+What is wrong with one row costs that row or one value of it; what the shard says it has and is not there is a row too.
+"""
 
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from neuclip.acquire.columns import Columns
 from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.ready_counts import lacking, said_of
+from neuclip.acquire.ready_problems import Problems
 from neuclip.acquire.ready_shards import ReadyShard
+from neuclip.acquire.ready_table import UnreadableTableError, table_records
 from neuclip.acquire.ready_tar import Member, TarMembers
-from neuclip.acquire.table import Row, row_of
-from neuclip.foundation.errors import DataError
-from neuclip.foundation.ids import is_uid
-from neuclip.storage.cache import local_copy
-from neuclip.storage.files import read_bytes
+from neuclip.acquire.table import ALT, Row, row_of
+from neuclip.foundation.ids import is_uid, uid_of
+from neuclip.foundation.text import printable
 
 Record = dict[str, Any]
 
-_NEEDED = ("key", "status")
-_MAX_TEXT_BYTES = 1 << 20
-_BATCH_ROWS = 10_000
+MAX_TEXT_BYTES = 1 << 20
+"""Most bytes of a text or JSON member that is read."""
 _SIZES = ("original_width", "original_height")
 _MOST_PX = 1 << 31
 _DIGITS = frozenset("0123456789abcdef")
@@ -35,13 +35,13 @@ class ReadyRow:
     """A pair of the shard, and what its downloader said of it."""
 
     pair: Row
-    key: str
+    key: str | None
     is_success: bool
     status: str
     message: str | None
-    original_width: int | None
-    original_height: int | None
-    sha256: str | None
+    original_width: int | None = None
+    original_height: int | None = None
+    sha256: str | None = None
     """Of the bytes that were downloaded, in the downloader's words: those that are stored are others."""
 
 
@@ -56,24 +56,40 @@ def columns_of_img2dataset(columns: Record, config: AcquireConfig) -> AcquireCon
     return config.model_copy(update=renamed)
 
 
-def table_rows(shard: ReadyShard, config: AcquireConfig) -> Iterator[ReadyRow]:
-    """Read the rows of a shard's table, in its order.
+def table_rows(shard: ReadyShard, config: AcquireConfig, problems: Problems) -> Iterator[ReadyRow]:
+    """Read the rows of a shard's table, in its order, and then one for each that its counts have and it has not.
 
-    Raises: DataError: if the table cannot be read, lacks a column, or says other numbers than the shard's counts.
+    Args:
+        problems: gets what is wrong with the shard.
+    Raises: DataError: if the table lacks a column that the recipe names.
     """
     assert shard.table is not None
+    said = said_of(shard, ("count", "successes"), problems)
     count = successes = 0
-    known, has_uid = config, False
-    for record in _records(shard.table):
-        if count == 0:
-            known = columns_of_img2dataset(record, config)
-            has_uid = _check_table(record, shard.table, known)
-        where = f"row {count} of {shard.table}"
-        row = _ready_row(record, str(record["key"]), where, known, has_uid=has_uid)
-        count += 1
-        successes += row.is_success
-        yield row
-    _check_counts(shard, {"count": count, "successes": successes})
+    known, has_uid, why = config, False, ""
+    try:
+        for record in table_records(shard.table):
+            if count == 0:
+                known = columns_of_img2dataset(record, config)
+                has_uid = known.uid_column in Columns(known).used(list(record), shard.table)
+            key = record["key"]
+            row = _row(
+                record, None if key is None else str(key), count, shard, known, problems, has_uid
+            )
+            count += 1
+            successes += row.is_success
+            yield row
+    except UnreadableTableError as error:
+        why = str(error)
+        problems.note("the table cannot be read to its end", why)
+    found = {"count": count, "successes": successes}
+    missing = lacking(said, found, problems)
+    if why:
+        missing = max(1, missing)
+    reason = "unreadable_shard" if why else "missing_row"
+    yield from _placeholders(
+        missing, reason, why or f"its counts say {said}, found {found}", shard, config
+    )
 
 
 def tar_rows(
@@ -83,108 +99,109 @@ def tar_rows(
 
     A key of DataComp's resharder is UID-COPY, which names the pair where its JSON does not.
     """
+    problems = members.problems
+    said = said_of(shard, ("successes",), problems)
+    keys = members.every_key()
     with path.open("rb") as file:
-        for key in members.every_key():
-            record = _json(_read(file.fileno(), members.records.get(key)), members)
-            text = _read(file.fileno(), members.texts.get(key)).decode(errors="replace")
+        for number, key in enumerate(keys):
+            record = _json(read_member(file.fileno(), members.records.get(key)), problems, key)
+            text = read_member(file.fileno(), members.texts.get(key)).decode(errors="replace")
             stem = key.rpartition("/")[2].split("-", 1)[0].lower()
-            record.setdefault("caption", text or None)
+            if record.get("caption") is None:
+                record["caption"] = text or None
             record = {"uid": stem if is_uid(stem) else None, "url": None} | record
             known = columns_of_img2dataset(record, config)
-            record = _only_texts(record, known)
-            where = f"member {key}.json of {shard.tar}"
-            has_uid = is_uid(str(record[known.uid_column]))
-            if not has_uid and record[known.url_column] is None:
-                record[known.url_column] = f"{shard.name}.tar/{key}"  # a name of its own
-            yield _ready_row({**record, "status": "success"}, key, where, known, has_uid=has_uid)
-    _check_counts(shard, {"successes": len(members.images)})
+            record = {**dict.fromkeys(config.keep_columns), **record, "status": "success"}
+            yield _row(record, key, number, shard, known, problems, has_uid=True)
+    found = {"successes": len(keys)}
+    missing = lacking(said, found, problems)
+    if members.damage and not missing:
+        yield from _placeholders(1, "unreadable_shard", members.damage, shard, config)
+    yield from _placeholders(
+        missing, "missing_row", f"its counts say {said}, found {found}", shard, config
+    )
 
 
-def _records(table: str) -> Iterator[Record]:
-    try:
-        with pq.ParquetFile(local_copy(table)) as file:
-            for batch in file.iter_batches(_BATCH_ROWS):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"cannot read the table {table} of a shard: {error}") from error
+def read_member(descriptor: int, member: Member | None) -> bytes:
+    """Read a text or JSON member; nothing if there is none or it is too large for one."""
+    if member is None or member.size > MAX_TEXT_BYTES:
+        return b""
+    return os.pread(descriptor, member.size, member.offset)
 
 
-def _check_table(record: Record, uri: str, config: AcquireConfig) -> bool:
-    for column in _NEEDED:
-        if column not in record:
-            raise DataError(
-                f"{uri} has no column {column!r}, which img2dataset writes; its columns are {', '.join(record)}. "
-                "acquire.adopt takes output of img2dataset and DataComp; fetch other tables with acquire.table"
-            )
-    return config.uid_column in Columns(config).used(list(record), uri)
-
-
-def _check_counts(shard: ReadyShard, found: dict[str, int]) -> None:
-    """Compare with what the downloader counted.
-
-    Raises: DataError: if it is not the same: img2dataset loses samples without a word over some columns.
-    """
-    if shard.counts is None:
-        return
-    try:
-        counts = json.loads(read_bytes(shard.counts))
-        said = {name: counts[name] for name in found}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{shard.counts} does not hold the counts of a shard: {error!r}") from error
-    if said != found:
-        raise DataError(
-            f"the account of shard {shard.tar} does not add up: its counts say {said}, found {found}"
-        )
-
-
-def _ready_row(
-    record: Record, key: str, where: str, config: AcquireConfig, *, has_uid: bool
+def _row(
+    record: Record,
+    key: str | None,
+    number: int,
+    shard: ReadyShard,
+    config: AcquireConfig,
+    problems: Problems,
+    has_uid: bool,  # noqa: FBT001
 ) -> ReadyRow:
+    """Read one record as a pair; a value that is not what it should be is none."""
+    name = f"{shard.name}.tar/{key if key is not None else f'row {number}'}"
+    checked = _only_texts(record, config, problems, name)
+    uid = str(checked.get(config.uid_column)).strip().lower()
+    is_named = has_uid and is_uid(uid)
+    if has_uid and not is_named and checked.get(config.uid_column) is not None:
+        problems.note("uids that are not 32 hex digits; derived instead", name)
+    pair = row_of({**checked, config.sha256_column: None}, name, config, has_uid=is_named)
+    if not is_named and pair.url is None:  # a name of its own, where it has no address
+        pair = replace(pair, uid=uid_of(printable(name), pair.captions.get(ALT, [""])[0]))
     message = record.get("error_message")
     sha256 = str(record.get("sha256") or "").lower()
     original = [_pixels(record.get(name)) for name in _SIZES]
     return ReadyRow(
-        pair=row_of(record, where, config, has_uid=has_uid),
+        pair=pair,
         key=key,
         is_success=record["status"] == "success",
         status=str(record["status"]),
-        message=None if message is None else str(message),
+        message=None if message is None else printable(str(message)),
         original_width=original[0],
         original_height=original[1],
         sha256=sha256 if len(sha256) == 64 and _DIGITS.issuperset(sha256) else None,
     )
 
 
+def _placeholders(
+    count: int, reason: str, why: str, shard: ReadyShard, config: AcquireConfig
+) -> Iterator[ReadyRow]:
+    """Yield rows that stand for those that are not there."""
+    for number in range(count):
+        uid = uid_of(f"{shard.name}.tar/{reason} {number}", "")
+        kept = (None,) * len(config.keep_columns)
+        pair = Row(uid, None, {}, reason, kept=kept)
+        yield ReadyRow(pair, None, is_success=False, status="failed", message=printable(why))
+
+
 def _pixels(value: object) -> int | None:
     return int(value) if isinstance(value, (int, float)) and 0 < value < _MOST_PX else None
 
 
-def _read(descriptor: int, member: Member | None) -> bytes:
-    if member is None or member.size > _MAX_TEXT_BYTES:
-        return b""
-    return os.pread(descriptor, member.size, member.offset)
-
-
-def _json(content: bytes, members: TarMembers) -> Record:
+def _json(content: bytes, problems: Problems, key: str) -> Record:
     """Read a JSON member; one that is no object says nothing, which is counted."""
     try:
         record = json.loads(content)
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        members.problems["samples without readable JSON"] += 1
+        problems.note("samples without readable JSON", key)
         return {}
     return cast("Record", record)
 
 
-def _only_texts(record: Record, config: AcquireConfig) -> Record:
+def _only_texts(record: Record, config: AcquireConfig, problems: Problems, name: str) -> Record:
     """Return a record of a stranger with all columns that the recipe names, none of them of a wrong kind."""
-    texts = {config.url_column, config.uid_column}
     captions = {config.caption_column, *config.caption_columns.values()}
-    checked: Record = {**dict.fromkeys(config.keep_columns), **record}
-    for name in texts | captions:
-        value = record.get(name)
-        is_list = isinstance(value, list) and all(isinstance(text, str) for text in value)  # type: ignore[reportUnknownVariableType]
-        is_kept = isinstance(value, str) or (name in captions and is_list)
-        checked[name] = value if is_kept else None
+    checked: Record = dict(record)
+    for column in {config.url_column, config.uid_column} | captions:
+        value = record.get(column)
+        if isinstance(value, list) and column in captions:
+            texts = [text for text in cast("list[object]", value) if isinstance(text, str)]
+            is_whole, checked[column] = len(texts) == len(value), texts
+        else:
+            is_whole = value is None or isinstance(value, str)
+            checked[column] = value if isinstance(value, str) else None
+        if not is_whole:
+            problems.note(f"values of {column!r} that are no text", name)
     return checked

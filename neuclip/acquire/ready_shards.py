@@ -6,13 +6,18 @@ tars with their counts but without tables.
 
 from dataclasses import dataclass
 
+from neuclip.acquire.ready_problems import some
 from neuclip.foundation.errors import DataError
 from neuclip.stages.keys import digest
 from neuclip.storage.files import list_stamps, version_tag
 from neuclip.storage.uris import absolute, is_local, join
 
+ADOPTION_VERSION = 2
+"""Raised when other rows come of the same shards."""
+
 _TAR, _TABLE, _COUNTS = ".tar", ".parquet", "_stats.json"
-_SHOWN = 5
+_COMPRESSED = (".gz", ".tgz", ".zst", ".bz2", ".xz", ".lz4", ".zip")
+_UNFINISHED = (".part", ".tmp", ".incomplete", ".partial")
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ def find_shards(folder_uri: str) -> list[ReadyShard]:
     Raises: DataError: if there are none, or naming files that a shard lacks.
     """
     folder = absolute(folder_uri)
-    stamps = {name: stamp for name, stamp in list_stamps(folder).items() if "/" not in name}
-    names = sorted({stem for name in stamps if (stem := _stem(name)) is not None})
+    stamps = list_stamps(folder)
+    names = _shard_names(stamps)
     has_tables = any(f"{name}{_TABLE}" in stamps for name in names)
     _check_whole(folder, stamps, names, has_tables=has_tables)
     return [_shard(folder, name, stamps, has_table=has_tables) for name in names]
@@ -47,7 +52,50 @@ def fingerprint_shards(folder_uri: str) -> str:
 
     Raises: DataError: as `find_shards`.
     """
-    return digest([shard.tags for shard in find_shards(folder_uri)])
+    return digest([ADOPTION_VERSION, [shard.tags for shard in find_shards(folder_uri)]])
+
+
+def ignored_files(folder_uri: str, *, root: str) -> dict[str, list[str]]:
+    """Return the files below a folder that belong to no shard that is adopted, by the reason why.
+
+    Args:
+        root: where neuclip writes; a root below the folder is none of its files.
+    """
+    folder, ours = absolute(folder_uri), absolute(root).rstrip("/") + "/"
+    stamps = {
+        name: stamp
+        for name, stamp in list_stamps(folder).items()
+        if not join(folder, name).startswith(ours)
+    }
+    taken = {name + end for name in _shard_names(stamps) for end in (_TAR, _TABLE, _COUNTS)}
+    ignored: dict[str, list[str]] = {}
+    for name in sorted(stamps):
+        if name not in taken:
+            ignored.setdefault(_why_ignored(name), []).append(name)
+    return ignored
+
+
+def _why_ignored(name: str) -> str:
+    if any(part.startswith(".") for part in name.split("/")):
+        return "hidden"
+    if "/" in name:
+        return "in a folder below; acquire.adopt takes one folder"
+    if name.lower().endswith(_COMPRESSED):
+        return "compressed; only plain .tar can be read in place"
+    if name.lower().endswith(_UNFINISHED):
+        return "not finished"
+    return "not NAME.tar, NAME.parquet or NAME_stats.json of a shard"
+
+
+def _shard_names(stamps: dict[str, str]) -> list[str]:
+    """Return the names of shards: with a tar, or with numbers for a name, or with both table and counts."""
+    direct = {name for name in stamps if "/" not in name and not name.startswith(".")}
+    stems = {stem for name in direct if (stem := _stem(name)) is not None}
+    return sorted(
+        stem
+        for stem in stems
+        if stem + _TAR in direct or stem.isdecimal() or {stem + _TABLE, stem + _COUNTS} <= direct
+    )
 
 
 def _stem(name: str) -> str | None:
@@ -60,17 +108,22 @@ def _stem(name: str) -> str | None:
 def _check_whole(
     folder: str, stamps: dict[str, str], names: list[str], *, has_tables: bool
 ) -> None:
-    if not any(name.endswith(_TAR) for name in stamps):
+    if not any(name + _TAR in stamps for name in names):
+        below = sorted(
+            {name.rpartition("/")[0] for name in stamps if name.endswith(_TAR) and "/" in name}
+        )
+        packed = [name for name in stamps if name.lower().endswith(_COMPRESSED)]
+        hint = f" (there are tars in {some(below)})" if below else ""
+        hint += f" ({some(packed)} would have to be unpacked first)" if packed else ""
         raise DataError(
-            f"expected shards (NNNNN.tar with NNNNN.parquet and NNNNN_stats.json) directly in {folder}, found none; "
-            "set acquire.adopt to the folder that img2dataset or DataComp wrote them into"
+            f"expected shards (NNNNN.tar with NNNNN.parquet and NNNNN_stats.json) directly in {folder}, found none"
+            f"{hint}; set acquire.adopt to the folder that img2dataset or DataComp wrote them into"
         )
     needed = (_TAR, _TABLE, _COUNTS) if has_tables else (_TAR,)
     missing = [name + end for name in names for end in needed if name + end not in stamps]
     if missing:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise DataError(
-            f"shards in {folder} lack {len(missing)} files: {', '.join(missing[:_SHOWN])}{more}; the counts are what "
+            f"shards in {folder} lack {len(missing)} files: {some(missing)}; the counts are what "
             "img2dataset writes last, so a shard without them was not finished: finish the download, or move what is "
             "left of these shards out of the folder (gaps in the numbers do no harm)"
         )

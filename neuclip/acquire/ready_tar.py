@@ -7,7 +7,6 @@ import io
 import os
 import tarfile
 import warnings
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -15,7 +14,12 @@ from typing import BinaryIO
 import simplejpeg
 from PIL import Image
 
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
+from neuclip.acquire.ready_problems import Problems
+from neuclip.foundation.member_names import key_and_suffix
+from neuclip.foundation.text import printable
+
+IMAGE_SUFFIXES = ("jpg", "png", "jpeg", "webp")
+"""Of several images of a key the first of these is taken, as open_clip's trainer does."""
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 MAX_PIXELS = 64_000_000
@@ -24,14 +28,17 @@ _MAX_MEMBER_BYTES = 256 << 20
 _MAX_HEADER_BYTES = 1 << 20
 """Most bytes of a long name or of extended headers."""
 _END_MARK = bytes(tarfile.BLOCKSIZE)
+_MAX_NAME_CHARACTERS = 4096
 _DETAIL_CHARACTERS = 200
+_TWICE = "its key comes twice"
 
 
 @dataclass(frozen=True)
 class Member:
-    """A plain file in a tar: its name, first byte and size in bytes."""
+    """A plain file in a tar: its name, suffix in lower case, first byte and size in bytes."""
 
     name: str
+    suffix: str
     offset: int
     size: int
 
@@ -45,7 +52,9 @@ class TarMembers:
     texts: dict[str, Member] = field(default_factory=dict[str, Member])
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """Key -> why a member of it was passed over."""
-    problems: Counter[str] = field(default_factory=Counter[str])
+    damage: str = ""
+    """Why the tar could not be read to its end, empty if it was."""
+    problems: Problems = field(default_factory=Problems)
     """What is wrong with the tar -> how many times."""
 
     def every_key(self) -> list[str]:
@@ -58,21 +67,28 @@ def read_members(path: Path) -> TarMembers:
     found = TarMembers()
     with path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        position = 0
         try:
-            with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:
-                for info in tar:
-                    if info.size < 0 or not position < tar.offset <= size_bytes:
-                        raise tarfile.ReadError(f"member {info.name!r} does not lie in the file")
-                    position = tar.offset
-                    _sort_in(found, info)
-                    tar.members = []  # type: ignore[misc]  # tarfile keeps every header otherwise
-                file.seek(tar.offset)
-                if file.read(len(_END_MARK)) != _END_MARK:  # tarfile ends quietly at a bad header
-                    raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
-        except (tarfile.TarError, EOFError, ValueError, RecursionError, OverflowError) as error:
-            found.problems[f"the tar is cut off or damaged: {error}"[:_DETAIL_CHARACTERS]] += 1
+            _read_headers(file, size_bytes, found)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  # tarfile raises anything over headers that a stranger wrote
+            found.damage = printable(f"the tar is cut off or damaged: {error}"[:_DETAIL_CHARACTERS])
+            found.problems.note(found.damage)
     return found
+
+
+def _read_headers(file: BinaryIO, size_bytes: int, found: TarMembers) -> None:
+    position = 0
+    with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:
+        for info in tar:
+            if info.size < 0 or not position < tar.offset <= size_bytes:
+                raise tarfile.ReadError(f"member {info.name!r} does not lie in the file")
+            position = tar.offset
+            _sort_in(found, info)
+            tar.members = []  # type: ignore[misc]  # tarfile keeps every header otherwise
+        file.seek(tar.offset)
+        if file.read(len(_END_MARK)) != _END_MARK:  # tarfile ends quietly at a bad header
+            raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
 
 
 def check_image(content: bytes) -> tuple[int, int] | tuple[str, str]:
@@ -104,31 +120,48 @@ def _size_px(content: bytes) -> tuple[int, int]:
 
 
 def _sort_in(found: TarMembers, info: tarfile.TarInfo) -> None:
+    if info.isdir():
+        return
     path = PurePosixPath(info.name)
-    stem, _, suffix = path.name.partition(".")
-    key = str(path.parent / stem)
-    places = {
+    parts = key_and_suffix(str(path))
+    key, suffix = parts or (str(path), "")
+    if why := _why_refused(info, path):
+        found.refused[printable(key)[:_DETAIL_CHARACTERS]] = why
+        found.problems.note(f"members refused: {why}", info.name)
+        return
+    place = {
         "json": found.records,
         "txt": found.texts,
         **dict.fromkeys(IMAGE_SUFFIXES, found.images),
-    }
-    place = places.get(suffix.lower())
-    if info.isdir():
-        return
-    if why := _why_refused(info, path):
-        found.refused[key] = why
-        found.problems[f"members refused: {why}"] += 1
+    }.get(suffix)
+    if parts is None:
+        found.problems.note("members passed over: hidden, or without a suffix", info.name)
     elif place is None:
-        found.problems[f"members passed over: .{suffix.lower()}"[:_DETAIL_CHARACTERS]] += 1
-    elif key in place or found.refused.get(key) == "its key comes twice":
-        place.pop(key, None)
-        found.refused[key] = "its key comes twice"
-        found.problems["members refused: its key comes twice"] += 1
+        found.problems.note(f"members passed over: .{suffix}"[:_DETAIL_CHARACTERS], info.name)
     else:
-        place[key] = Member(info.name, info.offset_data, info.size)
+        _take(found, place, key, Member(info.name, suffix, info.offset_data, info.size))
+
+
+def _take(found: TarMembers, place: dict[str, Member], key: str, member: Member) -> None:
+    """Keep a member unless its name comes twice; of several images, the one that comes first in IMAGE_SUFFIXES."""
+    other = place.get(key)
+    if found.refused.get(key) == _TWICE or (other and other.suffix == member.suffix):
+        place.pop(key, None)
+        found.refused[key] = _TWICE
+        found.problems.note(f"members refused: {_TWICE}", member.name)
+    elif other is None:
+        place[key] = member
+    else:
+        first, second = sorted((other, member), key=lambda one: IMAGE_SUFFIXES.index(one.suffix))
+        place[key] = first
+        found.problems.note("members passed over: a further image of a key", second.name)
 
 
 def _why_refused(info: tarfile.TarInfo, path: PurePosixPath) -> str:
+    if printable(info.name) != info.name:
+        return "its name is not UTF-8"
+    if "\0" in info.name or len(info.name) > _MAX_NAME_CHARACTERS:
+        return "its name holds a zero byte or is longer than any path"
     if path.is_absolute() or ".." in path.parts:
         return "its name leaves the archive"
     if info.issparse() or not info.isreg():

@@ -40,10 +40,12 @@ REASONS = (
     "other_download",
     "other_resize",
     "missing_image",
+    "missing_row",
+    "unreadable_shard",
     "taken_down",
 )
 """Every reason there is, in the order in which they are found: the first seven before anything is fetched,
-missing_image in adopted shards only."""
+missing_image, missing_row and unreadable_shard in adopted shards only."""
 
 NETWORK_REASONS = frozenset({"dns", "connection", "timeout", "robots_unreachable"})
 """Reasons that a network or a server that is down would give to every row."""

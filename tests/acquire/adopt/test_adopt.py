@@ -106,22 +106,24 @@ def test_too_many_missing_images_fail_the_stage(adopt, tmp_path):
         adopt(tmp_path, max_failed_share=0.5)
 
 
-def test_a_shard_that_contradicts_itself_is_named_and_the_others_are_kept(adopt, tmp_path):
+def test_a_row_that_the_counts_have_and_the_table_has_not_is_a_row_that_failed(adopt, tmp_path):
     """img2dataset loses samples without a word: its counts then say more than its table."""
     for number in range(3):
         write_ready(tmp_path, f"{number:05d}", [Sample(2 * number), Sample(2 * number + 1)])
     table = pq.read_table(tmp_path / "00001.parquet")
     pq.write_table(table.slice(0, 1), tmp_path / "00001.parquet")
-    with pytest.raises(DataError) as error:
-        adopt(tmp_path)
-    assert "1 of 3 shards" in str(error.value)
-    assert "00001.tar" in str(error.value)
-    assert "'count': 2" in str(error.value)
-    assert len(list((tmp_path / "lake/acquire/parts").glob("*/manifest.json"))) == 2
-    for path in tmp_path.glob("00001*"):
-        path.unlink()
-    summary = adopt(tmp_path).manifest.summary
-    assert (summary["partitions"], summary["reused"]) == (2, 2)
+    adopted = adopt(tmp_path, keep_columns=["width"])
+    assert adopted.reasons() == [None, None, None, "missing_row", None, None]
+    assert "'count': 2" in adopted.rows()[3]["detail"]
+    assert adopted.manifest.ledger.model_dump(by_alias=True) == {
+        "in": 6,
+        "out": 5,
+        "dropped": {"missing_row": 1},
+    }
+    kept = f"{adopted.uri}/columns/{adopted.manifest.parts[1]}.parquet"
+    assert pq.read_table(kept)["width"].to_pylist() == [24, None]
+    with pytest.raises(DataError, match=r"1 of 6 rows.*1 missing_row"):
+        adopt(tmp_path, max_failed_share=0.1)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,11 @@ def test_json_of_a_stranger_makes_a_row_whatever_it_holds(adopt, tmp_path):
     assert rows[4]["uid"] == uid_of("http://a/x", "a caption")
     assert rows[5]["uid"] == f"{0xABC:032x}"
     assert dict(rows[5]["captions"]) == {"alt": ["from the text"]}
-    assert adopted.manifest.summary["problems"]["00000"] == {"samples without readable JSON": 4}
+    problems = adopted.manifest.summary["problems"]["00000"]
+    assert problems["samples without readable JSON"] == 4
+    assert problems["values of 'uid' that are no text"] == 1
+    names = adopted.manifest.summary["problem_names"]["00000"]["samples without readable JSON"]
+    assert names == ["000000000", "000000001", "000000003", f"{0xABC:032x}-0"]
 
 
 def test_every_reason_of_adoption_is_known():
