@@ -36,8 +36,8 @@ _URL_CHARACTERS = 8_000
 """What servers take at most; the guard takes twelve times that, percent-encoded."""
 _TEXT_CHARACTERS = 100_000
 """Of a caption; what is longer is no caption, and a few bytes of a compressed table can repeat it without end."""
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
-"""What a byte that is not UTF-8 is read as, half a character that JSON may hold, and NUL."""
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+"""What a byte that is not UTF-8 is read as, and half a character that JSON may hold."""
 _SHOWN = 5
 
 Record = Mapping[str, Any]
@@ -208,7 +208,7 @@ def _reason(url: str | None, captions: dict[str, list[str]]) -> str | None:
         return "no_url"
     if not is_web_address(url):
         return "bad_scheme"
-    if len(url) > _URL_CHARACTERS or _NO_TEXT.search(url):
+    if len(url) > _URL_CHARACTERS or "\0" in url or _NO_TEXT.search(url):
         return "bad_url"
     texts = [text for texts in captions.values() for text in texts]
     is_broken = any(len(text) > _TEXT_CHARACTERS or _NO_TEXT.search(text) for text in texts)

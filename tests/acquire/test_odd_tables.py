@@ -456,8 +456,8 @@ def test_text_that_is_none_costs_its_row_only(tmp_path):
         + f"{C}\tx\nhttp://\0\ty\n".encode()
     )
     rows = planned(write(tmp_path, "t.tsv", content))
-    assert [row["reason"] for row in rows] == ["bad_text", "bad_text", None, "bad_url"]
-    assert [dict(row["captions"])["alt"] for row in rows[:2]] == [["n\ufffdl"], ["caf\ufffd"]]
+    assert [row["reason"] for row in rows] == [None, "bad_text", None, "bad_url"]
+    assert [dict(row["captions"])["alt"] for row in rows[:2]] == [["n\0l"], ["caf\ufffd"]]
 
 
 def test_an_endless_caption_or_address_costs_its_row_only(tmp_path):
