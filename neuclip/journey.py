@@ -40,6 +40,7 @@ from neuclip.stages.manifest import (
 from neuclip.stages.scratch import scratch_folder, scratch_home, sweep_scratch
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 from neuclip.storage.files import list_files, remove
+from neuclip.storage.roots import require_folder
 from neuclip.storage.uris import is_local, join, local_part, name_of
 from neuclip.training import config as training
 
@@ -132,8 +133,9 @@ def from_stage(name: str) -> tuple[str, ...]:
 def identify(recipe: Recipe) -> dict[str, StageIdentity]:
     """Return the identity of every stage: keys follow from the recipe and the inputs' fingerprints alone.
 
-    Raises: DataError: if an input that no stage makes is not there.
+    Raises: DataError: if an input that no stage makes is not there. ConfigError: if the root cannot be a folder.
     """
+    require_folder(recipe.root, "root")
     identities: dict[str, StageIdentity] = {}
     for stage in STAGES:
         section = _section(recipe, stage)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from neuclip.foundation.errors import NeuclipError
 from neuclip.storage.files import exists, list_folders
+from neuclip.storage.roots import require_folder
 from neuclip.storage.uris import is_local, local_part
 
 _PACKAGES = (
@@ -160,8 +161,18 @@ def _storage(root: str | None) -> Finding:
 
 def _disk(root: str | None) -> Finding:
     path = local_part(root).absolute() if root is not None and is_local(root) else Path.cwd()
+    try:
+        require_folder(str(path), "root")
+    except NeuclipError as error:
+        return Finding("disk", "error", str(error))
     while not path.exists():
         path = path.parent
+    if not os.access(path, os.W_OK):
+        return Finding(
+            "disk",
+            "error",
+            f"{path} cannot be written to; check owner, mode and mount, or choose another root",
+        )
     free = shutil.disk_usage(path).free
     state = "ok" if free >= _LEAST_FREE_BYTES else "warning"
     return Finding("disk", state, f"{free / (1 << 30):.1f} GiB free at {path}")

@@ -1,10 +1,7 @@
 """The command line."""
 
 import json
-import signal
-import sys
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +17,9 @@ from neuclip.cli.console import (
     set_up_logging,
     stages_table,
 )
-from neuclip.cli.entry import INTERRUPTS, main
+from neuclip.cli.entry import main
+from neuclip.cli.failures import explained, print_json
 from neuclip.foundation.errors import ConfigError, NeuclipError
-from neuclip.foundation.interrupts import Interrupted
 from neuclip.journey import (
     STAGES,
     StageReport,
@@ -41,7 +38,6 @@ from neuclip.storage.uris import join, parent_of
 __all__ = ["app", "main"]
 
 DEMO_RECIPE = "infra/recipes/demo.yaml"
-_KEPT = "what is finished is kept; run the same command again to go on from there"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,7 +78,7 @@ def run(
 ) -> None:
     """Run the stages of a recipe that are not done yet."""
     set_up_logging(screen, verbose=verbose)
-    with _explained(as_json=as_json):
+    with explained(screen, as_json=as_json):
         if start is not None and only is not None:
             raise ConfigError("--from and --only contradict each other; give one")
         chosen = STAGES
@@ -99,11 +95,11 @@ def show_plan(
 ) -> None:
     """Say for every stage whether it is done, and why not. Touches no data."""
     set_up_logging(screen, verbose=False)
-    with _explained(as_json=as_json):
+    with explained(screen, as_json=as_json):
         loaded = _load(recipe, overrides)
         plans = plan(loaded)
         if as_json:
-            _print_json(
+            print_json(
                 {"root": loaded.root, "stages": {item.stage: item.model_dump() for item in plans}}
             )
         else:
@@ -118,7 +114,7 @@ def show_preflight(
     set_up_logging(screen, verbose=False)
     refusals: list[NeuclipError] = []
     findings: list[dict[str, str]] = []
-    with _explained(as_json=as_json):
+    with explained(screen, as_json=as_json):
         for name, check in preflight(_load(recipe, overrides)).items():
             try:
                 finding = {"check": name, "state": "ok", "says": check()}
@@ -129,7 +125,7 @@ def show_preflight(
             if not as_json:
                 _print_finding(**finding)
         if as_json:
-            _print_json({"findings": findings})
+            print_json({"findings": findings})
         if refusals:
             raise typer.Exit(refusals[0].exit_code)
 
@@ -142,7 +138,7 @@ def show(
 ) -> None:
     """Show a committed folder: its manifest, and the stages it was made from."""
     set_up_logging(screen, verbose=False)
-    with _explained(as_json=as_json):
+    with explained(screen, as_json=as_json):
         manifest = read_manifest(uri)
         root = parent_of(parent_of(parent_of(uri) if parent_of(uri).endswith("/parts") else uri))
         shown = {
@@ -151,7 +147,7 @@ def show(
             "lineage": _lineage(root, manifest.inputs),
         }
         if as_json:
-            _print_json(shown)
+            print_json(shown)
         else:
             Console().print_json(data=shown)
 
@@ -170,10 +166,10 @@ def query(
     from neuclip.query.sql import run_query
 
     set_up_logging(screen, verbose=False)
-    with _explained(as_json=as_json):
+    with explained(screen, as_json=as_json):
         result = run_query(_load(recipe, overrides), statement, limit=limit)
         if as_json:
-            _print_json(asdict(result))
+            print_json(asdict(result))
             return
         Console().print(rows_table(result))
         if result.is_cut:
@@ -193,10 +189,10 @@ def explain(
     from neuclip.query.explain import explain as tell
 
     set_up_logging(screen, verbose=False)
-    with _explained(as_json=as_json):
+    with explained(screen, as_json=as_json):
         story = tell(_load(recipe, overrides), uid)
         if as_json:
-            _print_json(asdict(story))
+            print_json(asdict(story))
             return
         _print_lines(story_lines(story))
 
@@ -213,12 +209,12 @@ def repair(
     from neuclip.cli.amending import repair_lines
 
     set_up_logging(screen, verbose=verbose)
-    with _explained(as_json=as_json):
+    with explained(screen, as_json=as_json):
         with LiveProgress(screen).shown() as progress:
             done, report = mend(_load(recipe, overrides), progress=progress)
         if as_json:
             ledger = report.manifest.ledger.model_dump(by_alias=True)
-            _print_json(
+            print_json(
                 {
                     "repair": asdict(done),
                     "acquire": {"key": report.key, "uri": report.uri, "ledger": ledger},
@@ -255,13 +251,13 @@ def takedown(
     from neuclip.takedown.run import run_takedown
 
     set_up_logging(screen, verbose=verbose)
-    with _explained(as_json=as_json):
+    with explained(screen, as_json=as_json):
         root = _load(place, overrides).root if place.endswith((".yaml", ".yml")) else place
         wanted = read_wanted(uids=uids, urls=urls, hosts=hosts)
         with LiveProgress(screen).shown() as progress:
             report = run_takedown(root, wanted, progress=progress, is_trial=dry_run)
         if as_json:
-            _print_json(asdict(report))
+            print_json(asdict(report))
             return
         _print_lines(takedown_lines(report))
         if report.contained:
@@ -275,7 +271,7 @@ def demo(
 ) -> None:
     """Run the whole journey on a made web of pictures served on loopback."""
     set_up_logging(screen, verbose=verbose)
-    with _explained(as_json=as_json):
+    with explained(screen, as_json=as_json):
         _run_and_show(_load(DEMO_RECIPE, overrides), STAGES, force=False, as_json=as_json)
 
 
@@ -291,10 +287,10 @@ def doctor(
     from neuclip.cli.doctor import examine
 
     set_up_logging(screen, verbose=False)
-    with _explained(as_json=as_json):
+    with explained(screen, as_json=as_json):
         findings = examine(root)
         if as_json:
-            _print_json({"findings": [asdict(finding) for finding in findings]})
+            print_json({"findings": [asdict(finding) for finding in findings]})
         else:
             for finding in findings:
                 _print_finding(**asdict(finding))
@@ -343,7 +339,7 @@ def normalizers(
     from neuclip.training.normalizers import measure
 
     set_up_logging(screen, verbose=False)
-    with _explained(as_json=as_json):
+    with explained(screen, as_json=as_json):
         with LiveProgress(screen).shown() as progress:
             report = measure(
                 checkpoint.rstrip("/"),
@@ -359,7 +355,7 @@ def normalizers(
         if out is not None:
             write_report(report, Path(out))
         if as_json:
-            _print_json(report.model_dump(mode="json"))
+            print_json(report.model_dump(mode="json"))
         else:
             Console().print(normalizers_table(report))
 
@@ -373,7 +369,7 @@ def _run_and_show(recipe: Recipe, stages: tuple[str, ...], *, force: bool, as_js
         reports = run_journey(recipe, stages=stages, force=force, progress=progress)
     result = _result(recipe, reports)
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     out = Console()
     out.print(stages_table(reports))
@@ -437,46 +433,3 @@ def _print_finding(check: str, state: str, says: str) -> None:
     out = Console()
     out.print(f"[{colour}]{state:<8}[/] {check:<12} ", end="")
     out.print(says, markup=False, highlight=False)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
-
-
-@contextmanager
-def _explained(*, as_json: bool) -> Generator[None]:
-    """Turn an error into one message on stderr and its exit code; with --json also into the one object on stdout."""
-    INTERRUPTS.is_at_work = True
-    try:
-        yield
-    except NeuclipError as error:
-        screen.print(
-            f"{type(error).__name__}: {error}",
-            style="red",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-        if as_json:
-            _print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(_tell_interrupted(error, as_json=as_json)) from error
-    except Exception as error:
-        # What a library makes of an interrupt: DuckDB, for example, raises an error of its own.
-        if INTERRUPTS.told_by is None:
-            raise
-        interrupt = Interrupted(INTERRUPTS.told_by)
-        raise typer.Exit(_tell_interrupted(interrupt, as_json=as_json)) from error
-
-
-def _tell_interrupted(error: KeyboardInterrupt, *, as_json: bool) -> int:
-    """Say what is kept; return the exit code, 128 and the signal's number."""
-    number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-    notes: list[str] = getattr(error, "__notes__", [_KEPT])
-    message = f"stopped by {signal.Signals(number).name}: {'; '.join(notes)}"
-    screen.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    if as_json:
-        _print_json({"error": {"kind": "Interrupted", "message": message}})
-    return 128 + number

@@ -115,6 +115,8 @@ class _Sizes:
                 )
             self._add(None, *self._finished.get(event.anchor, (1, 1)))
         elif isinstance(event, yaml.ScalarEvent):
+            if "\0" in event.value:
+                raise _wrong(event, "the text has a NUL character, which no name or path can have")
             self._add(event.anchor, 1, 1)
         now = self._above[-1]
         if now.nodes > _MOST_NODES:

@@ -64,7 +64,9 @@ def _lines(uri: str | None) -> list[str]:
     try:
         text = read_bytes(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{uri} is no text in UTF-8: {error}; write it again") from error
+        raise DataError(
+            f"{uri} is no text in UTF-8 from byte {error.start} on; save it as UTF-8"
+        ) from error
     entries = (_COMMENT.sub("", line).strip() for line in split_lines(text))
     return list(dict.fromkeys(entry for entry in entries if entry))
 
