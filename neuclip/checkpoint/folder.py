@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
 from neuclip.foundation.errors import CheckpointError, StorageError
+from neuclip.foundation.os_errors import sentence_of
 from neuclip.storage.files import write_bytes
 
 RECORD = "checkpoint.json"
@@ -98,8 +99,8 @@ def write_checkpoint(
         _to_disk(checkpoints)
     except (OSError, SafetensorError) as error:
         raise StorageError(
-            f"checkpoint {target} cannot be written: {error}; make room on that disk, then run again: "
-            "training goes on from the checkpoint before"
+            f"checkpoint {target} cannot be written: {sentence_of(error) or error}; training goes on from the "
+            "checkpoint before when it is run again, so make room on that disk first"
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -47,7 +47,7 @@ def sentence_of(error: BaseException) -> str | None:
     if number in _SENTENCES:
         return _SENTENCES[number]
     if isinstance(error, OSError):
-        return error.strerror or "the system gave no reason"
+        return error.strerror or str(error).partition("\n")[0]
     return None
 
 
@@ -61,5 +61,12 @@ def as_storage_error(error: BaseException, doing: str) -> StorageError | None:
     if sentence is None:
         return None
     name = getattr(error, "filename", None)
-    place = f" at {Path(os.fsdecode(name))}" if isinstance(name, str | bytes) and name else ""
+    place = (
+        f" at {_culprit(Path(os.fsdecode(name)))}" if isinstance(name, str | bytes) and name else ""
+    )
     return StorageError(f"{doing}{place}: {sentence}")
+
+
+def _culprit(path: Path) -> Path:
+    """Return the file that stands in a path's way, the path itself where there is none."""
+    return next((place for place in path.parents if place.is_file()), path)

@@ -1,9 +1,7 @@
 """The workspace of one run of a stage: a scratch folder here, a committed folder at the root at the end."""
 
-import errno
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from neuclip.foundation.errors import IntegrityError, NeuclipError, StorageError
+from neuclip.foundation.errors import IntegrityError, NeuclipError
+from neuclip.foundation.os_errors import as_storage_error
 from neuclip.stages.lease import Lease, leased
 from neuclip.stages.ledger import Ledger
 from neuclip.stages.manifest import MANIFEST, FileRecord, Manifest, is_committed, read_manifest
@@ -95,10 +94,9 @@ def commit_stage(
                     identity, work, lease, base, keep_unfinished=keep_unfinished, force=force
                 )
     except Exception as error:
-        # DuckDB, pyarrow, tarfile and safetensors each report a full disk in their own way.
-        if not isinstance(error, NeuclipError) and os.strerror(errno.ENOSPC) in str(error):
-            message = f"stage {identity.stage} stopped because the disk is full ({error}); free space, then run again"
-            raise StorageError(message) from error
+        doing = f"stage {identity.stage} stopped"
+        if not isinstance(error, NeuclipError) and (told := as_storage_error(error, doing)):
+            raise told from error
         raise
     log.info("committed %s: %s", identity.uri, manifest.ledger.describe())
     return manifest, True
