@@ -1,5 +1,6 @@
 """What a failure of the operating system means for a person, and what to do about it."""
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -69,4 +70,6 @@ def as_storage_error(error: BaseException, doing: str) -> StorageError | None:
 
 def _culprit(path: Path) -> Path:
     """Return the file that stands in a path's way, the path itself where there is none."""
-    return next((place for place in path.parents if place.is_file()), path)
+    with contextlib.suppress(OSError):
+        return next((place for place in path.parents if place.is_file()), path)
+    return path

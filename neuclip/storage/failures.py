@@ -10,6 +10,7 @@ import aiohttp
 import botocore.exceptions
 
 from neuclip.foundation.errors import NeuclipError, StorageError, TransientStorageError
+from neuclip.foundation.os_errors import sentence_of
 from neuclip.storage.filesystems import filesystem
 from neuclip.storage.uris import is_local
 
@@ -140,21 +141,19 @@ def _of_system(action: str, uri: str, error: Exception) -> StorageError | None:
             reason = "there is no such file or bucket"
         case botocore.exceptions.NoCredentialsError():
             reason = "no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        case PermissionError():
-            reason = "permission denied; check the file mode, or the AWS_* keys and bucket policy"
+        case PermissionError() if not is_local(uri):
+            reason = "permission denied; check the AWS_* keys and bucket policy"
         case _ if isinstance(error, _UNREACHABLE):
             kind = TransientStorageError
             reason = f"no answer from {_endpoint()}; check the network and AWS_ENDPOINT_URL"
         case aiohttp.ClientError():
             kind, reason = TransientStorageError, f"the answer broke off: {error}"
-        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full; free space or choose another root, then run again"
         case OSError():
             is_busy = isinstance(error, TimeoutError) or error.errno in _BUSY
             kind = TransientStorageError if is_busy and not is_local(uri) else StorageError
-            reason = str(error)
-        case botocore.exceptions.BotoCoreError():
-            reason = str(error)
+            reason = sentence_of(error) or str(error)
+        case botocore.exceptions.BotoCoreError() | ValueError() | NotImplementedError():
+            reason = f"{error}; check the address"
         case _:
             return None
     return kind(f"cannot {action} {uri}: {reason}")

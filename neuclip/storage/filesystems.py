@@ -6,6 +6,7 @@ import fsspec
 
 from neuclip.foundation.errors import StorageError
 from neuclip.storage.places import refusal_of, without_credentials
+from neuclip.storage.protocols import cannot_open
 from neuclip.storage.uris import is_local, local_part
 
 _TRIES = 2
@@ -31,10 +32,13 @@ def filesystem(uri: str) -> tuple[Any, str]:
         }
     try:
         files: Any = fsspec.filesystem(protocol, **options)
-    except (ValueError, ImportError) as error:
-        raise StorageError(
-            f"cannot open {uri}: storage protocol {protocol!r} is not known or not installed"
-        ) from error
+    except (
+        ValueError,
+        TypeError,
+        ImportError,
+        OSError,
+    ) as error:  # no driver, or one that asks for more
+        raise cannot_open(without_credentials(uri), protocol) from error
     if protocol == "s3":
         files.retries = _TRIES
     return files, uri

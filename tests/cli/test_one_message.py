@@ -2,12 +2,12 @@
 Python. Oracle: what a person has to be told about each fault, written by hand."""
 
 import json
-import subprocess
-import sys
+import re
+import shutil
 from pathlib import Path
 
 import pytest
-from cli.conftest import held_to_the_rule, refusal
+from cli.conftest import refusal
 from typer.testing import CliRunner
 
 from neuclip.cli.main import app
@@ -82,9 +82,7 @@ PLACES = {
 def a_file_for_the_key(made) -> Path:
     lake = made.copy_of_the_root()
     [key] = (lake / "curate").iterdir()
-    for path in sorted(key.rglob("*"), reverse=True):
-        path.unlink()
-    key.rmdir()
+    shutil.rmtree(key)
     key.write_bytes(b"")
     return lake
 
@@ -143,7 +141,7 @@ RECIPES = {
     "a list in a text": (lambda made: made.run("root=[1]"), ["root: found a list, expected text"]),
     "nothing in a number": (
         lambda made: made.run("train.epochs=null"),
-        ["found nothing, expected a whole number"],
+        ["found nothing, expected a number"],
     ),
     "no number": (
         lambda made: made.run("train.lr=nan"),
@@ -199,7 +197,6 @@ PROTOCOLS = {
     "a misspelt one": (lambda made: made.run(root("s4://b/x")), ["'s4'", "Did you mean 's3'?"]),
     "in capitals": (lambda made: made.run(root("S3://b/x")), ["'S3'", "Did you mean 's3'?"]),
     "without Java": (lambda made: made.run(root("hdfs://b/x")), ["hdfs", "libhdfs"]),
-    "without a host": (lambda made: made.run(root("ftp:///x")), ["ftp"]),
     "of a repository": (lambda made: made.run(root("github://b/x")), ["github"]),
     "of a hub": (lambda made: made.run(root("hf://b/x")), ["hf"]),
     "for adopted shards": (lambda made: made.run("acquire.adopt=gs://b/x"), ["pip install gcsfs"]),
@@ -251,26 +248,26 @@ TABLES = {
 
 RULES = {
     "a list of uids that is not there": (
-        lambda made: with_rules(made, {"kind": "uids", "uri": str(made.here / "no.txt")}),
+        lambda made: with_rules(made, {"kind": "uids", "file": str(made.here / "no.txt")}),
         ["no.txt"],
     ),
     "uids in a damaged file": (
         lambda made: with_rules(
-            made, {"kind": "uids", "uri": str(made.file("u.npy", b"\x93NUMPY"))}
+            made, {"kind": "uids", "file": str(made.file("u.npy", b"\x93NUMPY"))}
         ),
         ["u.npy"],
     ),
     "uids that are none": (
-        lambda made: with_rules(made, {"kind": "uids", "uri": str(made.file("u.txt", b"abc"))}),
+        lambda made: with_rules(made, {"kind": "uids", "file": str(made.file("u.txt", b"abc"))}),
         ["u.txt"],
     ),
     "SQL that is none": (
-        lambda made: with_rules(made, {"kind": "sql", "where": "width >"}),
+        lambda made: with_rules(made, {"kind": "sql", "keep": "width >"}),
         ["sql"],
     ),
     "entries that are no text": (
         lambda made: with_rules(
-            made, {"kind": "balance", "entries": str(made.file("e.txt", b"\xff\xfe\xff"))}
+            made, {"kind": "balance", "metadata": str(made.file("e.txt", b"\xff\xfe\xff"))}
         ),
         ["e.txt", "UTF-8"],
     ),
@@ -455,14 +452,10 @@ def test_with_json_the_same_message_is_the_one_object(made):
 
 def test_no_advice_names_a_stage_that_is_not_there():
     files = [*Path("neuclip").rglob("*.py"), *Path("docs").rglob("*.md"), Path("README.md")]
-    named = {
-        word.strip("`'\".,;)")
-        for path in files
-        for text in [path.read_text()]
-        for option in ("--only ", "--from ")
-        for word in [part.split()[0] for part in text.split(option)[1:] if part.split()]
-    }
-    assert {word for word in named if not word.startswith("{") and word != "STAGE"} <= set(STAGES)
+    advice = re.compile(r"--(?:only|from)[ =]([a-z]+)")
+    named = {word for path in files for word in advice.findall(path.read_text())}
+    assert named
+    assert named <= set(STAGES)
 
 
 def test_what_nobody_foresaw_is_one_line_and_a_log(made, monkeypatch, tmp_path):
