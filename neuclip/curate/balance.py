@@ -68,7 +68,9 @@ def read_entries(uri: str) -> list[str]:
     try:
         lines = split_lines(read_bytes(uri).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{uri} is no text in UTF-8 from byte {error.start} on; expected an entry a line") from error
+        raise DataError(
+            f"{uri} is no text in UTF-8 from byte {error.start} on; expected an entry a line"
+        ) from error
     with duckdb.connect() as connection:
         connection.register("lines", pa.table({"line": pa.array(lines, pa.string())}))
         query = f"SELECT DISTINCT {_words('line')} AS entry FROM lines ORDER BY entry"

@@ -125,9 +125,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(packed, tmp_path, nam
     settings = {"probe": None, "model": {"architecture": TINY}, **case}
     if "model.architecture" in settings:
         settings["model"] = {"architecture": settings.pop("model.architecture")}
-    config = make_config(
-        epochs=2, save_every_steps=50, loader={"workers": 0}, **settings
-    )
+    config = make_config(epochs=2, save_every_steps=50, loader={"workers": 0}, **settings)
     train_here(tmp_path / "whole", packed, config)
     stop_at(tmp_path / "cut", 5)
     with pytest.raises(StoppedError):
