@@ -162,16 +162,8 @@ RECIPES = {
     "no stage": (lambda made: made.run(more=("--from", "")), ["there is no stage ''"]),
 }
 
-DRIVERS = {
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "abfs": "adlfs",
-    "az": "adlfs",
-    "oss": "ossfs",
-    "dropbox": "dropboxdrivefs",
-    "sftp": "paramiko",
-    "webdav": "webdav4",
-}
+DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+NOT_READ = ("oss", "dropbox", "sftp", "webdav", "hdfs", "ftp", "github", "hf", "nosuch", "s4", "S3")
 PROTOCOLS = {
     **{
         f"{protocol} as the root": (
@@ -180,12 +172,13 @@ PROTOCOLS = {
         )
         for protocol, package in DRIVERS.items()
     },
-    "an unknown one": (lambda made: made.run(root("nosuch://b/x")), ["'nosuch'", "is not known"]),
-    "a misspelt one": (lambda made: made.run(root("s4://b/x")), ["'s4'", "Did you mean 's3'?"]),
-    "in capitals": (lambda made: made.run(root("S3://b/x")), ["'S3'", "Did you mean 's3'?"]),
-    "without Java": (lambda made: made.run(root("hdfs://b/x")), ["hdfs", "libhdfs"]),
-    "of a repository": (lambda made: made.run(root("github://b/x")), ["github"]),
-    "of a hub": (lambda made: made.run(root("hf://b/x")), ["hf"]),
+    **{
+        f"{protocol} as the root": (
+            lambda made, protocol=protocol: made.run(root(f"{protocol}://bucket/x")),
+            [f"{protocol}://bucket/x", "is not read", "expected a local path"],
+        )
+        for protocol in NOT_READ
+    },
     "for adopted shards": (lambda made: made.run("acquire.adopt=gs://b/x"), ["pip install gcsfs"]),
     "for a set": (lambda made: made.run('evaluate.sets=["gs://b/wds_x"]'), ["pip install gcsfs"]),
     "for a recipe": (lambda made: ["plan", "gs://b/r.yaml"], ["pip install gcsfs"]),
