@@ -156,11 +156,12 @@ class _Run:
     def _agree_to_stop(self) -> str:
         """Bring the wishes to stop and to save to every rank before a step; return why to stop, if so.
 
-        A rank may have been woken from its wait for data, which the others have: nobody begins the step then.
+        A rank may have been woken from its wait for data, which the others have: nobody begins the step then. However
+        little is left of a budget, each run does one step, so that running again gets on.
         """
         wishes = (
             self.stop.has_come,
-            self.meter.is_over_budget,
+            self.meter.is_over_budget and self.trainer.step > self.resumed_at,
             self.checkpoints.is_due_by_the_clock,
         )
         if self.world.size > 1:

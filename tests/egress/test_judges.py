@@ -47,12 +47,15 @@ async def reason_of(judges: Judges, body: bytes) -> str | None:
 
 def processes(kind: str) -> list[psutil.Process]:
     """Return those of this test, quick or slow."""
-    found = psutil.Process().children()
-    return [
-        child
-        for child in found
-        if "neuclip.egress.judge" in " ".join(child.cmdline()) and child.cmdline()[-1] == kind
-    ]
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(
+            psutil.NoSuchProcess
+        ):  # it is ending, or was ended before the loop that began it
+            words = child.cmdline()
+            if "neuclip.egress.judge" in words and words[-1] == kind:
+                found.append(child)
+    return found
 
 
 BUSY_FOR_SECONDS = odd_pictures.bmp_of_line_ends(40_000_000)

@@ -85,8 +85,12 @@ class TestResult:
                 assert sha256_of(str(found)) == file.sha256
 
     def test_nothing_else_is_left(self, journey):
-        assert {p.name for p in journey.root.iterdir()} <= {*STAGES, "score", ".scratch"}
+        assert {p.name for p in journey.root.iterdir()} <= {
+            *(*STAGES, "score"),
+            *(".scratch", ".leases"),
+        }
         assert files_below(journey.root / ".scratch") == {}
+        assert files_below(journey.root / ".leases") == {}
 
 
 def test_again_does_nothing(journey):

@@ -19,9 +19,9 @@ interrupts = Interrupts()
 interrupts.heed()
 interrupts.is_at_work = sys.argv[2] == "at work"
 journal = open(sys.argv[3], "w", buffering=1)
-journal.write("ready\\n")
 try:
     try:
+        journal.write("ready\\n")
         time.sleep(60)
     finally:
         journal.write("saves\\n")
