@@ -7,8 +7,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from neuclip.curate.run import FUNNEL
 from neuclip.journey import StageReport
-from neuclip.storage.files import read_bytes
-from neuclip.storage.uris import join
+from neuclip.stages.committed import committed_bytes
 
 _MOST_FILES = 50
 
@@ -58,7 +57,7 @@ def page(report: StageReport) -> str:
 
 def read_funnel(curate_uri: str) -> list[dict[str, Any]]:
     """Return the funnel of curate, a row for each reason in order."""
-    steps = json.loads(read_bytes(join(curate_uri, FUNNEL)))["steps"]
+    steps = json.loads(committed_bytes(curate_uri, FUNNEL))["steps"]
     return [{name: step[name] for name in ("reason", "dropped", "alone", "kept")} for step in steps]
 
 

@@ -28,6 +28,7 @@ from neuclip.publishing import config as publishing
 from neuclip.recipe import Recipe
 from neuclip.selection import config as selection
 from neuclip.shards import config as shards
+from neuclip.stages.committed import require_same
 from neuclip.stages.keys import digest, fingerprint, stage_key
 from neuclip.stages.lease import leased, sweep_leases
 from neuclip.stages.manifest import (
@@ -83,6 +84,14 @@ _VERSION = {
     "publish": publishing.STAGE_VERSION,
 }
 _SEEDED = ("curate", "shard", "train")
+_FED_BY = {
+    "curate": "acquire",
+    "caption": "curate",
+    "shard": "caption",
+    "index": "shard",
+    "train": "index",
+}
+"""Stages that handle samples -> the stage whose samples enter: all that left it, counted anew where they are read."""
 
 
 class StagePlan(BaseModel):
@@ -188,7 +197,10 @@ def run_stage(
 
     def work(workspace: Workspace) -> Outcome:
         with made_web(recipe, stage):
-            return _work(recipe, stage, identities, workspace, progress, force=force)
+            outcome = _work(recipe, stage, identities, workspace, progress, force=force)
+        if stage in _FED_BY:
+            _require_all(outcome, stage, identities[_FED_BY[stage]])
+        return outcome
 
     manifest, ran = commit_stage(identity, work, keep_unfinished=stage == "train", force=force)
     return StageReport(
@@ -198,6 +210,16 @@ def run_stage(
         state="ran" if ran else "cached",
         manifest=manifest,
         seconds=round(time.monotonic() - start, 3),
+    )
+
+
+def _require_all(outcome: Outcome, stage: str, above: StageIdentity) -> None:
+    """Refuse an outcome of fewer or more samples than left the stage above."""
+    require_same(
+        outcome.ledger.entered,
+        read_manifest(above.uri).ledger.out,
+        f"samples that entered {stage} from {above.uri}",
+        redo_with=f"run `--from {above.stage} --force`",
     )
 
 

@@ -26,11 +26,11 @@ from neuclip.acquire.table import Row, kept_columns
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
 from neuclip.foundation.progress import Progress
+from neuclip.stages.committed import committed_file
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import Ledger, add_ledgers
 from neuclip.stages.manifest import PARTS, Manifest, is_committed, read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
-from neuclip.storage.cache import local_copy
 from neuclip.storage.uris import join, name_of
 
 log = logging.getLogger(__name__)
@@ -268,7 +268,7 @@ class _Adoption:
         return commit_stage(identity, drop, force=True)[0]
 
     def _rows_path(self, part: Manifest) -> Path:
-        return local_copy(join(self._root, STAGE, PARTS, part.key, ROWS))
+        return committed_file(join(self._root, STAGE, PARTS, part.key), ROWS)
 
     def _identity(self, key: str, shard: ReadyShard) -> StageIdentity:
         return StageIdentity(

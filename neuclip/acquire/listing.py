@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from neuclip.stages.committed import committed_file
 from neuclip.stages.manifest import committed_manifests
-from neuclip.storage.cache import local_copy
 from neuclip.storage.uris import join
 
 PARTITIONS_FILE = "partitions.parquet"
@@ -67,7 +67,7 @@ def write_listing(rows: Iterable[Listed], path: Path) -> None:
 
 def read_listing(stage_uri: str) -> list[dict[str, Any]]:
     """Read the listing of a committed acquire stage; one that was written without a column lacks it."""
-    return pq.read_table(local_copy(join(stage_uri, PARTITIONS_FILE))).to_pylist()
+    return pq.read_table(committed_file(stage_uri, PARTITIONS_FILE)).to_pylist()
 
 
 def known_slices(acquire_uri: str) -> KnownSlices:

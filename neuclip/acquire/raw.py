@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from neuclip.acquire.adopted_tar import adopted_tar, check_unchanged
+from neuclip.stages.committed import committed_file
 from neuclip.stages.manifest import part_uri, read_manifest, verify_sizes
 from neuclip.storage.cache import local_copy
 from neuclip.storage.uris import join
@@ -29,7 +30,17 @@ def partition_folders(acquire_uri: str) -> list[str]:
 
 def rows_paths(acquire_uri: str) -> list[Path]:
     """Return local paths of the outcome tables of all partitions, in order."""
-    return [local_copy(join(folder, ROWS)) for folder in partition_folders(acquire_uri)]
+    return [committed_file(folder, ROWS) for folder in partition_folders(acquire_uri)]
+
+
+def images_path(folder_uri: str) -> Path:
+    """Return a local path of the tar that `images_uri` names, proven to be what was committed.
+
+    Raises: IntegrityError: if it is not. One that was adopted is compared by `partition_folders`.
+    """
+    if adopted_tar(read_manifest(folder_uri)) is None:
+        return committed_file(folder_uri, IMAGES)
+    return local_copy(images_uri(folder_uri))
 
 
 def images_uri(folder_uri: str) -> str:

@@ -23,10 +23,10 @@ from neuclip.acquire.supplements import (
 )
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
+from neuclip.stages.committed import committed_file
 from neuclip.stages.ledger import Ledger, add_ledgers
 from neuclip.stages.manifest import PARTS, Manifest
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.cache import local_copy
 from neuclip.storage.cache_folder import cache_folder
 from neuclip.storage.uris import join
 
@@ -162,7 +162,7 @@ def _write_columns(base: Partition, part_uri: str, manifest: Manifest, output: P
         return
     columns = pq.read_table(base.columns_path)
     place = {uid: number for number, uid in reversed(list(enumerate(columns["uid"].to_pylist())))}
-    uids = pq.read_table(local_copy(join(part_uri, ROWS)), columns=["uid"])["uid"].to_pylist()
+    uids = pq.read_table(committed_file(part_uri, ROWS), columns=["uid"])["uid"].to_pylist()
     (output / COLUMNS).mkdir(exist_ok=True)
     target = output / COLUMNS / f"{manifest.key}.parquet"
     pq.write_table(columns.take([place[uid] for uid in uids]), target)

@@ -12,10 +12,10 @@ from neuclip.acquire.reasons import REPEATS
 from neuclip.acquire.refusals import TAKEN_DOWN
 from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.errors import IntegrityError
+from neuclip.stages.committed import committed_file
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import Ledger, add_ledgers, make_ledger
 from neuclip.stages.manifest import PARTS, Manifest, is_committed, read_manifest, verify_sizes
-from neuclip.storage.cache import local_copy
 from neuclip.storage.files import list_folders
 from neuclip.storage.uris import join
 
@@ -127,7 +127,7 @@ def total_ledger(acquire_uri: str, families: Sequence[Family]) -> Ledger:
 
 
 def _read(acquire_uri: str, part: str) -> list[Record]:
-    path = local_copy(join(acquire_uri, PARTS, part, ROWS))
+    path = committed_file(join(acquire_uri, PARTS, part), ROWS)
     return pq.read_table(path, columns=["uid", "status", "reason"]).to_pylist()
 
 

@@ -7,12 +7,10 @@ from neuclip.captions.config import CaptionConfig
 from neuclip.curate.run import VERDICTS
 from neuclip.foundation.errors import DataError, nearest
 from neuclip.foundation.progress import Progress
+from neuclip.stages.committed import committed_file
 from neuclip.stages.ledger import make_ledger
-from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.cache import local_copy
 from neuclip.storage.tables import connect, count_rows, fill_from_files, write_parquet
-from neuclip.storage.uris import join
 
 CAPTIONS = "captions.parquet"
 
@@ -50,9 +48,8 @@ def run_caption(
     Raises: DataError: if a named source exists for no pair at all, or no pair is left.
     """
     progress("caption", done=0, total=1, note="gathering captions")
-    verify_sizes(curate_uri, read_manifest(curate_uri))
     rows = rows_paths(acquire_uri)
-    verdicts = str(local_copy(join(curate_uri, VERDICTS)))
+    verdicts = str(committed_file(curate_uri, VERDICTS))
     target = workspace.output / CAPTIONS
     with connect(workspace.scratch) as connection:
         fill_from_files(connection, "fetched", _FETCHED, rows)

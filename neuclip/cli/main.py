@@ -31,8 +31,8 @@ from neuclip.journey import (
 )
 from neuclip.journey import repair as mend
 from neuclip.recipe import Recipe, load_recipe, parse_override
+from neuclip.stages.committed import committed_bytes
 from neuclip.stages.manifest import read_manifest
-from neuclip.storage.files import read_bytes
 from neuclip.storage.uris import join, parent_of
 
 __all__ = ["app", "main"]
@@ -401,7 +401,7 @@ def _result(recipe: Recipe, reports: list[StageReport]) -> dict[str, Any]:
         },
         "model": join(published.uri, "model") if published else None,
         "report": join(published.uri, "report.html") if published else None,
-        "scores": json.loads(read_bytes(join(evaluated.uri, "scores.json"))) if evaluated else [],
+        "scores": json.loads(committed_bytes(evaluated.uri, "scores.json")) if evaluated else [],
     }
 
 

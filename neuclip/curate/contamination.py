@@ -14,9 +14,8 @@ from neuclip.curate.near_images import Descriptors, Indices, look_alikes, read_d
 from neuclip.curate.pool import FEATURES
 from neuclip.curate.semantic import Features
 from neuclip.foundation.errors import NumericsError, ShapeError
-from neuclip.storage.cache import local_copy
+from neuclip.stages.committed import committed_file
 from neuclip.storage.tables import ArrowTable, connect
-from neuclip.storage.uris import join
 
 SAMPLES = "samples.parquet"
 """A row for each sample of an evaluation set, in its order: `sample` (its key), `captions` (of a retrieval set)."""
@@ -70,7 +69,7 @@ class EvaluationSamples:
         embedding: str | None = None,
         captions: bool = False,
     ) -> None:
-        tables = [pq.read_table(local_copy(join(f.samples, SAMPLES))).to_pylist() for f in folders]
+        tables = [pq.read_table(committed_file(f.samples, SAMPLES)).to_pylist() for f in folders]
         self._sets = [f.set for f, rows in zip(folders, tables, strict=True) for _ in rows]
         self._samples = [str(row["sample"]) for rows in tables for row in rows]
         self._descriptors = self._features = None
@@ -81,7 +80,7 @@ class EvaluationSamples:
                 [f.scores[phash] for f in folders], _joined(parts), _joined(rows)
             )
         if embedding is not None:
-            arrays = [np.load(local_copy(join(f.scores[embedding], FEATURES))) for f in folders]
+            arrays = [np.load(committed_file(f.scores[embedding], FEATURES)) for f in folders]
             self._features = np.concatenate(arrays).astype(np.float32)
         self._captions: dict[str, int] = {}
         if captions:

@@ -11,10 +11,9 @@ import numpy.typing as npt
 from neuclip.curate.hash_join import HashedImages, Hashes, Indices, near_hashes
 from neuclip.curate.pictures import PICTURE_BYTES, Pictures, picture_distance
 from neuclip.foundation.errors import ShapeError
+from neuclip.stages.committed import committed_file
 from neuclip.storage.arrays import Array, MappedFiles, by_part
-from neuclip.storage.cache import local_copy
 from neuclip.storage.tables import connect
-from neuclip.storage.uris import join
 
 HASHES_FILE = "hashes.npy"
 """uint64 [rows, NUM_HASHES], beside scores.parquet; zeros where there is no image."""
@@ -74,11 +73,11 @@ def read_descriptors(folders: Sequence[str], parts: Indices, rows: Indices) -> D
     """
     hashes = np.empty((len(parts), NUM_HASHES), np.uint64)
     files = MappedFiles(
-        [local_copy(join(folder, HASHES_FILE)) for folder in folders], _of(np.uint64, NUM_HASHES)
+        [committed_file(folder, HASHES_FILE) for folder in folders], _of(np.uint64, NUM_HASHES)
     )
     for part, here in by_part(parts):
         hashes[here] = files[part][rows[here]]
-    paths = [local_copy(join(folder, PICTURES_FILE)) for folder in folders]
+    paths = [committed_file(folder, PICTURES_FILE) for folder in folders]
     return Descriptors(hashes, PictureTable(paths, parts, rows))
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -12,11 +13,11 @@ import numpy.typing as npt
 from neuclip.acquire.raw import COLUMNS, ROWS, partition_folders
 from neuclip.curate.conditions import quoted
 from neuclip.foundation.errors import ConfigError, IntegrityError, ShapeError, nearest
-from neuclip.stages.manifest import read_manifest, verify_sizes
+from neuclip.stages.committed import committed_file
+from neuclip.stages.manifest import read_manifest
 from neuclip.storage.arrays import by_part
-from neuclip.storage.cache import local_copy
 from neuclip.storage.files import exists
-from neuclip.storage.uris import join, name_of
+from neuclip.storage.uris import join, name_of, parent_of
 
 SCORES = "scores.parquet"
 FEATURES = "image_features.npy"
@@ -54,7 +55,6 @@ class Pool:
     def __init__(self, acquire_uri: str, scores: Sequence[ScoreFolders] = ()) -> None:
         self.partitions: list[PoolPartition] = []
         self.counts: list[int] = []
-        verify_sizes(acquire_uri, read_manifest(acquire_uri))
         for number, folder in enumerate(partition_folders(acquire_uri)):
             key = name_of(folder)
             self.counts.append(read_manifest(folder).ledger.out)
@@ -150,7 +150,7 @@ class Pool:
         uri = join(self.folders(score)[part], FEATURES)
         if not exists(uri):
             raise ConfigError(f"the score {score!r} is not of kind embedding: it has no features")
-        return np.load(local_copy(uri), mmap_mode="r")
+        return np.load(_committed(uri), mmap_mode="r")
 
     def fetch_ahead(self) -> Iterator[int]:
         """Yield the numbers of all partitions in order; files of object storage are fetched two ahead."""
@@ -167,7 +167,7 @@ class Pool:
     def _fetch(self, number: int) -> None:
         partition = self.partitions[number]
         for uri in (partition.rows, *partition.tables):
-            local_copy(uri)
+            _committed(uri)
 
     def _columns(self) -> Mapping[str, str]:
         """Return name -> SQL type of all columns of a pair, as the first partition has them."""
@@ -191,4 +191,12 @@ class Pool:
 
 
 def _local(uri: str) -> str:
-    return quoted(str(local_copy(uri)))
+    return quoted(str(_committed(uri)))
+
+
+def _committed(uri: str) -> Path:
+    """Return a local path of a table: of a folder of its own, or of the columns that acquire kept."""
+    folder, name = parent_of(uri), name_of(uri)
+    if name_of(folder) == COLUMNS:
+        folder, name = parent_of(folder), f"{COLUMNS}/{name}"
+    return committed_file(folder, name)

@@ -8,11 +8,11 @@ from neuclip.evaluation.score import SetScore, score_set
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import Progress
 from neuclip.loading.evaluation_sets import read_set
+from neuclip.stages.committed import committed_folder, require_same
 from neuclip.stages.ledger import Ledger, add_ledgers
+from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.cache import local_folder
 from neuclip.storage.files import sha256_of
-from neuclip.storage.uris import join
 from neuclip.towers.encode import scoring_device
 from neuclip.towers.folder import load_towers
 from neuclip.towers.model import WEIGHTS_FILE
@@ -34,9 +34,15 @@ def run_evaluate(
     names = [suite.name for suite in suites]
     if len(set(names)) < len(names):
         raise ConfigError(f"evaluate.sets has two sets of one name: {', '.join(sorted(names))}")
-    folder = local_folder(join(select_uri, "model"))
+    folder = committed_folder(select_uri, "model")
     towers = load_towers(folder, scoring_device())
     model_sha256 = sha256_of(str(folder / WEIGHTS_FILE))
+    require_same(
+        model_sha256,
+        read_manifest(select_uri).summary["model_sha256"],
+        f"SHA-256 of the model that {select_uri} chose",
+        redo_with="run `--only select --force`",
+    )
     rows: list[SetScore] = []
     ledgers: list[Ledger] = []
     for done, suite in enumerate(suites):

@@ -15,13 +15,12 @@ import pyarrow.parquet as pq
 
 from neuclip.foundation.errors import NumericsError, ShapeError
 from neuclip.index.config import STAGE_VERSION
+from neuclip.stages.committed import committed_file
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import Manifest
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
-from neuclip.storage.cache import local_copy
 from neuclip.storage.tables import ArrowTable
-from neuclip.storage.uris import join
 
 FEATURES = "features.parquet"
 
@@ -65,9 +64,18 @@ class SampleEncoder(Protocol):
 
 
 def part_features(
-    encoder: SampleEncoder, shard_uri: str, part: Manifest, *, root: str, members: Path
+    encoder: SampleEncoder,
+    shard_uri: str,
+    part: Manifest,
+    *,
+    root: str,
+    members: Path,
+    force: bool = False,
 ) -> Path:
     """Return the features of a part's samples as a Parquet file, computed unless an earlier index did.
+
+    Args:
+        force: compute them in any case.
 
     Raises: ShapeError: for a feature of another width. NumericsError: for one that is not finite.
     """
@@ -85,8 +93,8 @@ def part_features(
         entered = part.ledger.out
         return Outcome(make_ledger(entered, count, {"undecodable": entered - count}))
 
-    commit_stage(identity, work)
-    return local_copy(join(identity.uri, FEATURES))
+    commit_stage(identity, work, force=force)
+    return committed_file(identity.uri, FEATURES)
 
 
 def _check(batch: FeatureBatch, encoder: SampleEncoder) -> None:

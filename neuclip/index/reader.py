@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from neuclip.foundation.errors import DataError, IntegrityError
 from neuclip.index.database import INDEX
-from neuclip.stages.manifest import read_manifest, verify_sizes
-from neuclip.storage.cache import local_copy
+from neuclip.stages.committed import committed_file
 from neuclip.storage.uris import join
 
 _SHARDS = """
@@ -44,13 +43,12 @@ def open_index(index_uri: str) -> duckdb.DuckDBPyConnection:
 
     Raises: IntegrityError: if it is not the file that was committed.
     """
-    verify_sizes(index_uri, read_manifest(index_uri))
-    uri = join(index_uri, INDEX)
+    path = committed_file(index_uri, INDEX)
     try:
-        return duckdb.connect(str(local_copy(uri)), read_only=True)
+        return duckdb.connect(str(path), read_only=True)
     except duckdb.Error as error:
         raise IntegrityError(
-            f"{uri} cannot be opened as an index: {error}; run `--only index --force`"
+            f"{join(index_uri, INDEX)} cannot be opened as an index: {error}; run `--only index --force`"
         ) from error
 
 

@@ -9,6 +9,7 @@ from neuclip.index.config import STAGE_VERSION, IndexConfig
 from neuclip.index.database import INDEX, IndexDatabase
 from neuclip.index.features import SampleEncoder, part_features
 from neuclip.shards.members import MEMBERS
+from neuclip.stages.committed import committed_file
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import (
     Manifest,
@@ -18,7 +19,6 @@ from neuclip.stages.manifest import (
     verify_sizes,
 )
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.cache import local_copy
 from neuclip.storage.uris import join, parent_of
 
 STAGE = "index"
@@ -52,7 +52,7 @@ def run_index(
     reused: list[str] = earlier.summary["parts"] if earlier is not None else []
     path = workspace.output / INDEX
     if earlier is not None:
-        _copy(join(parent_of(workspace.uri), earlier.key), earlier, path)
+        shutil.copyfile(committed_file(join(parent_of(workspace.uri), earlier.key), INDEX), path)
     with IndexDatabase(path, scratch=workspace.scratch) as database:
         for first in range(len(reused), len(shard.parts), _PARTS_AT_ONCE):
             progress(STAGE, done=first, total=len(shard.parts), note="adding parts")
@@ -61,7 +61,9 @@ def run_index(
             database.add_parts(parts)
             if encoder is not None:
                 for part, members in parts:
-                    features = part_features(encoder, shard_uri, part, root=root, members=members)
+                    features = part_features(
+                        encoder, shard_uri, part, root=root, members=members, force=force
+                    )
                     database.add_features(features, model=encoder.model)
         database.check(shard.ledger.out)
         if encoder is not None and config.clusters is not None:
@@ -81,7 +83,7 @@ def _open_part(uri: str) -> tuple[Manifest, Path]:
     """Return the manifest of a part and its member table, as a local file."""
     part = read_manifest(uri)
     verify_sizes(uri, part)
-    return part, local_copy(join(uri, MEMBERS))
+    return part, committed_file(uri, MEMBERS)
 
 
 def _earlier(
@@ -96,8 +98,3 @@ def _earlier(
         and manifest.summary["parts"] == parts[: len(manifest.summary["parts"])]
     ]
     return max(fitting, key=lambda manifest: len(manifest.summary["parts"]), default=None)
-
-
-def _copy(uri: str, manifest: Manifest, path: Path) -> None:
-    verify_sizes(uri, manifest)
-    shutil.copyfile(local_copy(join(uri, INDEX)), path)

@@ -14,8 +14,8 @@ import pyarrow as pa
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.index.database import INDEX
 from neuclip.index.draws import Ids, draw_spread, draw_stratified, draw_uniform
-from neuclip.stages.manifest import is_committed, read_manifest, verify_sizes
-from neuclip.storage.cache import local_copy
+from neuclip.stages.committed import committed_file
+from neuclip.stages.manifest import is_committed, read_manifest
 from neuclip.storage.tables import MEMORY_LIMIT
 from neuclip.storage.uris import join, name_of, parent_of
 
@@ -39,9 +39,8 @@ class SampleIndex:
     """
 
     def __init__(self, index_uri: str) -> None:
-        verify_sizes(index_uri, read_manifest(index_uri))
         self.uri = index_uri
-        self._path = local_copy(join(index_uri, INDEX))
+        self._path = committed_file(index_uri, INDEX)
         self._signals: Path | None = None
         with self.connect() as connection:
             self.count = int(connection.sql("SELECT count(*) FROM samples").fetchall()[0][0])
@@ -70,7 +69,7 @@ class SampleIndex:
                 f"{train_uri} has no {SIGNALS}; train with train.signals: true to get them"
             )
         found = SampleIndex(self.uri)
-        found._signals = local_copy(join(train_uri, SIGNALS))
+        found._signals = committed_file(train_uri, SIGNALS)
         return found
 
     def _begins_with(self, key: str) -> bool:

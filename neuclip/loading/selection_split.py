@@ -8,8 +8,8 @@ from itertools import islice
 from neuclip.foundation.errors import DataError
 from neuclip.loading.tar_samples import IMAGE_SUFFIXES, read_samples
 from neuclip.shards.members import shard_files_uri, shard_records
-from neuclip.storage.cache import local_copy
-from neuclip.storage.uris import join, name_of
+from neuclip.stages.committed import committed_file
+from neuclip.storage.uris import join, name_of, parent_of
 
 _PATTERN = "selection-*.tar"
 _WANTED = frozenset([*IMAGE_SUFFIXES, "txt"])
@@ -45,7 +45,8 @@ def _pairs(shard_uri: str) -> Iterator[Pair]:
     for name in shard_records(shard_uri):
         if not fnmatch(name_of(name), _PATTERN):
             continue
-        for sample in read_samples(local_copy(join(folder, name)), suffixes=_WANTED):
+        path = committed_file(join(folder, parent_of(name)), name_of(name))
+        for sample in read_samples(path, suffixes=_WANTED):
             image, text = sample.image(), sample.parts.get("txt")
             if image is None or text is None:
                 raise DataError(

@@ -9,8 +9,9 @@ from pathlib import Path
 from neuclip.foundation.errors import ConfigError, IntegrityError
 from neuclip.shards.members import shard_files_uri, shard_records
 from neuclip.stages.manifest import FileRecord
-from neuclip.storage.bounded import BoundedCache
+from neuclip.storage.bounded import BoundedCache, locked
 from neuclip.storage.cache_folder import cache_folder
+from neuclip.storage.fingerprints import sha256_of_file
 from neuclip.storage.uris import is_local, join, local_part
 
 _GB = 1_000_000_000
@@ -43,15 +44,17 @@ class OpenShard:
 class ShardFiles:
     """Opens training shards: in place under a local root, else from this machine's bounded cache.
 
+    Each is compared with its SHA-256 before it is read: by one process of the machine, unless it was written since.
+
     Args:
-        shard_uri: committed folder of the shard stage; its parts' manifests say what must arrive from a remote root.
+        shard_uri: committed folder of the shard stage; its parts' manifests say what each shard must be.
         cache_gb: size of the cache in GB of 1e9 bytes.
     """
 
     def __init__(self, shard_uri: str, *, cache_gb: float) -> None:
         self._uri, self._folder = shard_uri, shard_files_uri(shard_uri)
         self._cache_gb = cache_gb
-        self._records = {} if is_local(shard_uri) else shard_records(shard_uri)
+        self._records = shard_records(shard_uri)
         self._open: dict[str, OpenShard] = {}
         self._cache = BoundedCache(cache_folder() / "shards", limit_bytes=round(cache_gb * _GB))
 
@@ -119,13 +122,23 @@ class ShardFiles:
         return self._records[name]
 
     def _open_local(self, name: str) -> tuple[Path, int]:
-        path = local_part(self._folder) / name
+        path, record = local_part(self._folder) / name, self._record(name)
         try:
-            return path, os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY)
+            with locked(cache_folder() / "shards" / "locks" / record.sha256):
+                found = sha256_of_file(path)
         except OSError as error:
             raise IntegrityError(
                 f"cannot read shard {path}: {error}; run `--only shard --force`"
             ) from error
+        if found != record.sha256:
+            os.close(descriptor)
+            raise IntegrityError(
+                f"shard {path} has {path.stat().st_size} bytes with SHA-256 {found[:16]}..., expected "
+                f"{record.size_bytes} bytes with SHA-256 {record.sha256[:16]}... as stage shard committed it; "
+                "run `--only shard --force`"
+            )
+        return path, descriptor
 
     def _open_remote(self, name: str) -> tuple[Path, int]:
         path = self._cache.path_of(self._record(name).sha256)

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from neuclip.acquire.raw import ROWS, images_uri, partition_folders
+from neuclip.acquire.raw import ROWS, images_path, partition_folders
 from neuclip.curate.run import FUNNEL, VERDICTS
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import permutation
 from neuclip.loading.images import decode_rgb
-from neuclip.storage.cache import local_copy
-from neuclip.storage.files import read_bytes
-from neuclip.storage.uris import join
+from neuclip.stages.committed import committed_bytes, committed_file
 
 _MOST_PARTITIONS = 3
 _MOST_REASONS = 8
@@ -51,7 +49,7 @@ class Curation:
 
 def read_curation(curate_uri: str, acquire_uri: str) -> Curation:
     """Read the funnel, and a few pairs of at most three partitions, chosen by keyed hash."""
-    funnel = json.loads(read_bytes(join(curate_uri, FUNNEL)))
+    funnel = json.loads(committed_bytes(curate_uri, FUNNEL))
     most = max((step["alone"] for step in funnel["steps"]), default=0) or 1
     steps = [
         {**step, "share": step["dropped"] / most, "alone_share": step["alone"] / most}
@@ -87,7 +85,7 @@ def _heights(bins: list[dict[str, float]]) -> list[dict[str, float]]:
 def _tiles(curate_uri: str, acquire_uri: str, reasons: list[str]) -> dict[str, list[Tile]]:
     folders = partition_folders(acquire_uri)
     tiles: dict[str, list[Tile]] = {reason: [] for reason in [*reasons[:_MOST_REASONS], _KEPT]}
-    with pq.ParquetFile(local_copy(join(curate_uri, VERDICTS))) as verdicts:
+    with pq.ParquetFile(committed_file(curate_uri, VERDICTS)) as verdicts:
         for part in permutation(len(folders), seed=_SEED)[:_MOST_PARTITIONS].tolist():
             table = verdicts.read_row_group(part, columns=["uid", "reason"])
             named = np.array([reason or _KEPT for reason in table["reason"].to_pylist()])
@@ -104,12 +102,12 @@ def _tiles(curate_uri: str, acquire_uri: str, reasons: list[str]) -> dict[str, l
 
 def _read_tiles(folder: str, uids: list[str]) -> list[Tile]:
     rows = pq.read_table(
-        local_copy(join(folder, ROWS)),
+        committed_file(folder, ROWS),
         columns=["uid", "captions", "offset", "size"],
         filters=[("uid", "in", uids)],
     ).to_pylist()
     tiles: list[Tile] = []
-    with local_copy(images_uri(folder)).open("rb") as images:
+    with images_path(folder).open("rb") as images:
         for row in rows:
             images.seek(row["offset"])
             try:

@@ -10,10 +10,9 @@ from neuclip.foundation.text import split_lines
 from neuclip.publishing.config import PublishConfig
 from neuclip.selection.choose import Choice
 from neuclip.selection.score import CheckpointScore
+from neuclip.stages.committed import committed_bytes, holds_file, require_same
 from neuclip.stages.manifest import Manifest, read_manifest
-from neuclip.storage.files import exists, read_bytes
-from neuclip.storage.uris import join
-from neuclip.towers.model import CONFIG_FILE
+from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE
 
 DATA_STAGES = ("acquire", "curate", "caption", "shard", "index")
 METRICS_FILE = "metrics.jsonl"
@@ -52,24 +51,38 @@ def read_facts(config: PublishConfig, *, recipe_yaml: str, uris: Mapping[str, st
         uris: stage -> committed folder, in the order of the journey.
     """
     select = uris["select"]
+    choice = Choice(**_read_json(select, "choice.json"))
+    scores = [SetScore(**row) for row in _read_json(uris["evaluate"], "scores.json")]
+    weights = {record.name: record.sha256 for record in read_manifest(select).files}
+    for what, sha256 in [
+        ("the choice", choice.model_sha256),
+        *((f"the score on {row.set}", row.model_sha256) for row in scores),
+    ]:
+        require_same(
+            sha256,
+            weights.get(f"model/{WEIGHTS_FILE}"),
+            f"SHA-256 of the model of {what}",
+            redo_with="run `--from select --force`",
+        )
     return Facts(
         config=config,
         recipe_yaml=recipe_yaml,
         manifests=[read_manifest(uri) for uri in uris.values()],
         model=_read_json(select, f"model/{CONFIG_FILE}"),
-        scores=[SetScore(**row) for row in _read_json(uris["evaluate"], "scores.json")],
+        scores=scores,
         checkpoints=[CheckpointScore(**row) for row in _read_json(select, "scores.json")],
-        choice=Choice(**_read_json(select, "choice.json")),
-        metrics=_read_metrics(join(uris["train"], METRICS_FILE)),
+        choice=choice,
+        metrics=_read_metrics(uris["train"]),
     )
 
 
 def _read_json(folder_uri: str, name: str) -> Any:  # noqa: ANN401  # each file has its own form
-    return json.loads(read_bytes(join(folder_uri, name)))
+    return json.loads(committed_bytes(folder_uri, name))
 
 
-def _read_metrics(uri: str) -> list[dict[str, Any]]:
+def _read_metrics(train_uri: str) -> list[dict[str, Any]]:
     """Read the training log; a run that logged nothing has none."""
-    if not exists(uri):
+    if not holds_file(train_uri, METRICS_FILE):
         return []
-    return [json.loads(line) for line in split_lines(read_bytes(uri).decode("utf-8")) if line]
+    text = committed_bytes(train_uri, METRICS_FILE).decode("utf-8")
+    return [json.loads(line) for line in split_lines(text) if line]

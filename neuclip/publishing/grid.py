@@ -13,8 +13,8 @@ from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import permutation
 from neuclip.loading.images import decode_rgb
 from neuclip.shards.members import MEMBERS, TRAIN, shard_files_uri
-from neuclip.storage.cache import local_copy
-from neuclip.storage.uris import join
+from neuclip.stages.committed import committed_file
+from neuclip.storage.uris import join, name_of, parent_of
 
 _COLUMNS = ("uid", "shard", "image_offset", "image_size", "json_offset", "json_size")
 _MOST_SHARDS = 4
@@ -44,7 +44,7 @@ def sample_grid(shard_uri: str, count: int) -> list[Sample]:
     """
     if count == 0:
         return []
-    table = pq.read_table(local_copy(join(shard_uri, MEMBERS)))
+    table = pq.read_table(committed_file(shard_uri, MEMBERS))
     table = table.filter(pc.field("split") == TRAIN).select(_COLUMNS)
     names = sorted(set(table["shard"].to_pylist()))
     chosen = [names[i] for i in permutation(len(names), seed=_SEED)[:_MOST_SHARDS]]
@@ -52,7 +52,8 @@ def sample_grid(shard_uri: str, count: int) -> list[Sample]:
     rows = table.take(np.sort(permutation(len(table), seed=_SEED)[:count])).to_pylist()
     samples: list[Sample] = []
     for row in rows:
-        path = local_copy(join(shard_files_uri(shard_uri), row["shard"]))
+        part = join(shard_files_uri(shard_uri), parent_of(row["shard"]))
+        path = committed_file(part, name_of(row["shard"]))
         with path.open("rb") as file:
             file.seek(row["image_offset"])
             image = file.read(row["image_size"])

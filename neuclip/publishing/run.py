@@ -1,5 +1,6 @@
 """The publish stage: the model as a folder for others, and the page that says how it came about."""
 
+import shutil
 from collections.abc import Mapping
 
 from neuclip.foundation.progress import Progress
@@ -9,11 +10,10 @@ from neuclip.publishing.curation import read_curation
 from neuclip.publishing.facts import read_facts
 from neuclip.publishing.grid import sample_grid
 from neuclip.publishing.report import report_page
+from neuclip.stages.committed import committed_file
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.files import get_file
 from neuclip.storage.places import without_credentials
-from neuclip.storage.uris import join
 from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE
 
 
@@ -35,8 +35,9 @@ def run_publish(
     facts = read_facts(config, recipe_yaml=recipe_yaml, uris=uris)
     progress("publish", done=1, total=3, note="copying the model")
     model = workspace.output / "model"
+    model.mkdir()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
-        get_file(join(uris["select"], "model", name), model / name)
+        shutil.copyfile(committed_file(uris["select"], f"model/{name}"), model / name)
     (model / "README.md").write_text(without_credentials(model_card(facts)), encoding="utf-8")
     progress("publish", done=2, total=3, note="writing the report")
     samples = sample_grid(uris["shard"], config.sample_grid)

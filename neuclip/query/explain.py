@@ -22,9 +22,9 @@ from neuclip.query.values import plain
 from neuclip.query.views import Tables, has_signals
 from neuclip.recipe import Recipe
 from neuclip.shards.members import MEMBERS
+from neuclip.stages.committed import committed_file, holds_file
 from neuclip.stages.manifest import PARTS, is_committed, read_manifest
-from neuclip.storage.cache import local_copy
-from neuclip.storage.files import exists, list_folders
+from neuclip.storage.files import list_folders
 from neuclip.storage.tables import few_at_once
 from neuclip.storage.uris import join, name_of, parent_of
 
@@ -100,7 +100,7 @@ class _Teller:
 
     def acquire(self) -> tuple[Facts, str]:
         folders = partition_folders(self._tables.uris["acquire"])
-        paths = {str(local_copy(join(folder, ROWS))): name_of(folder) for folder in folders}
+        paths = {str(committed_file(folder, ROWS)): name_of(folder) for folder in folders}
         found = self._in_files(f"SELECT * {_OF_FILES} WHERE uid = $uid", list(paths))
         if not found:
             raise self._unknown(list(paths))
@@ -215,7 +215,7 @@ class _Teller:
             if manifest is None or manifest.inputs.get("partition") != self._partition:
                 continue
             row = self._one(
-                "SELECT * FROM read_parquet($path) WHERE uid = $uid", local_copy(join(uri, SCORES))
+                "SELECT * FROM read_parquet($path) WHERE uid = $uid", committed_file(uri, SCORES)
             )
             values = {name: value for name, value in (row or {}).items() if name != "uid"}
             made_by = {"model": manifest.inputs.get("model"), **values}
@@ -226,26 +226,25 @@ class _Teller:
         """Return, for each rule over groups, what the pair was dropped for, or who was dropped for it."""
         groups: list[Facts] = []
         for rule in rules:
-            uri = join(self._tables.uris["curate"], GROUPS, f"{rule}.parquet")
-            if not exists(uri):
+            name = f"{GROUPS}/{rule}.parquet"
+            if not holds_file(self._tables.uris["curate"], name):
                 continue
             rows = self._rows(
                 "SELECT uid, keeper_uid, distance FROM read_parquet($path) "
                 "WHERE uid = $uid OR keeper_uid = $uid ORDER BY uid LIMIT $most",
                 most=_MOST_OF_A_GROUP,
-                path=str(local_copy(uri)),
+                path=str(self._tables.file("curate", name)),
             )
             groups += [{"rule": rule, **row} for row in rows]
         return groups
 
     def _evaluation_samples(self) -> list[Facts]:
         """Return the samples of evaluation sets that the pair matches."""
-        uri = join(self._tables.uris["curate"], CONTAMINATION)
-        if not exists(uri):
+        if not holds_file(self._tables.uris["curate"], CONTAMINATION):
             return []
         return self._rows(
             'SELECT "set", sample, "by", distance FROM read_parquet($path) WHERE uid = $uid',
-            path=str(local_copy(uri)),
+            path=str(self._tables.file("curate", CONTAMINATION)),
         )
 
     def _in_files(self, query: str, paths: list[str], **parameters: str) -> list[Facts]:

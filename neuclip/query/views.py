@@ -18,10 +18,9 @@ from neuclip.index.database import INDEX
 from neuclip.index.sample_index import SIGNALS
 from neuclip.journey import identify
 from neuclip.recipe import Recipe
-from neuclip.stages.manifest import is_committed, read_manifest, verify_sizes
-from neuclip.storage.cache import local_copy
+from neuclip.stages.committed import committed_file
+from neuclip.stages.manifest import is_committed, read_manifest
 from neuclip.storage.tables import ArrowTable
-from neuclip.storage.uris import join
 
 VIEWS = {
     "rows": "acquire",
@@ -69,8 +68,7 @@ class Tables:
 
         Raises: IntegrityError: if the stage's files are not what was committed.
         """
-        verify_sizes(self.uris[stage], read_manifest(self.uris[stage]))
-        return local_copy(join(self.uris[stage], name))
+        return committed_file(self.uris[stage], name)
 
     def rules(self) -> list[str]:
         """Return curate's reasons; bit i of a verdict's `failed` is the i-th."""

@@ -22,10 +22,9 @@ from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.foundation.progress import Progress
 from neuclip.scoring.evaluation_images import score_evaluation_sets
 from neuclip.scoring.run import ScoreColumns, run_scores
+from neuclip.stages.committed import committed_file
 from neuclip.storage.arrays import MappedFiles
-from neuclip.storage.cache import local_copy
 from neuclip.storage.tables import ArrowTable, connect
-from neuclip.storage.uris import join
 
 IN_EVALUATION_SET = "in_evaluation_set"
 """The reason of pairs that are dropped because a model is scored on them."""
@@ -74,7 +73,7 @@ def prepare(
             targets = score_evaluation_sets(
                 [rule.target], [wanted[rule.score]], root=root, progress=progress
             )
-            features = np.load(local_copy(join(targets[0].scores[rule.score], FEATURES)))
+            features = np.load(committed_file(targets[0].scores[rule.score], FEATURES))
             masks[reason_of(rule)] = _Cluster(rule, columns[rule.score].folders, features, seed)
     scores = [ScoreFolders(score.name, score.columns, score.folders) for score in found]
     return Prepared(scores, masks, contamination)
@@ -144,7 +143,7 @@ class Contamination:
     def _features(self, part: int) -> npt.NDArray[np.float16] | None:
         if self._embedding is None:
             return None
-        path = local_copy(join(self._columns[self._embedding].folders[part], FEATURES))
+        path = committed_file(self._columns[self._embedding].folders[part], FEATURES)
         return np.load(path, mmap_mode="r")
 
     def _captions(self, part: int) -> list[str | None]:
@@ -154,7 +153,7 @@ class Contamination:
         return self._column(part, "uid")
 
     def _column(self, part: int, sql: str) -> list[str | None]:
-        path = str(local_copy(join(self._partitions[part], ROWS)))
+        path = str(committed_file(self._partitions[part], ROWS))
         query = f"SELECT {sql} AS value FROM read_parquet($path)"  # noqa: S608  # a constant of this file
         with connect(self._scratch) as connection:
             table = connection.sql(query, params={"path": path}).to_arrow_table()
@@ -175,7 +174,7 @@ class _Cluster:
 
     @cached_property
     def _kept(self) -> list[_Drops]:
-        features = MappedFiles([local_copy(join(folder, FEATURES)) for folder in self._folders])
+        features = MappedFiles([committed_file(folder, FEATURES) for folder in self._folders])
         kept = image_cluster(features, self._targets, clusters=self._rule.clusters, seed=self._seed)
         return np.split(kept, np.cumsum([len(rows) for rows in features])[:-1])
 

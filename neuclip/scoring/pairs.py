@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from neuclip.acquire.raw import ROWS
 from neuclip.shards.raw_images import RawImages
-from neuclip.storage.cache import local_copy
-from neuclip.storage.uris import join
+from neuclip.stages.committed import committed_file
 
 CHUNK = 1024
 """Pairs in hand at once."""
@@ -50,7 +49,7 @@ def read_partition(folder_uri: str) -> Partition:
         place: dict[str, Any] = {"member": pair.member, "offset": pair.offset}
         return images.read({**place, "size": pair.size, "partition": 0})
 
-    return Partition(list(_read_pairs(local_copy(join(folder_uri, ROWS)))), read)
+    return Partition(list(_read_pairs(committed_file(folder_uri, ROWS))), read)
 
 
 @contextmanager

@@ -1,19 +1,22 @@
 """The select stage: every kept checkpoint scored, one chosen and copied."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
-from neuclip.foundation.errors import CheckpointError, DataError
+from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
 from neuclip.loading.selection_split import Pair, read_selection_split
 from neuclip.selection.choose import choose
 from neuclip.selection.config import SelectConfig
 from neuclip.selection.score import CheckpointScore, score_towers
+from neuclip.stages.committed import committed_files
 from neuclip.stages.ledger import make_ledger
+from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.files import get_file, list_folders, sha256_of
-from neuclip.storage.uris import is_local, join, local_part
+from neuclip.storage.files import sha256_of
+from neuclip.storage.uris import join
 from neuclip.towers.encode import scoring_device
 from neuclip.towers.folder import load_towers
 from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE
@@ -35,7 +38,7 @@ def run_select(
     Writes scores.json (all, by step), choice.json and model/ (the chosen towers as open_clip reads them).
     Raises: DataError: if there is no checkpoint or the split is too small. CheckpointError: for a broken one.
     """
-    names = [n for n in list_folders(join(train_uri, _CHECKPOINTS)) if n.startswith("step-")]
+    names = _committed_checkpoints(train_uri)
     if not names:
         raise DataError(
             f"no checkpoint in {join(train_uri, _CHECKPOINTS)}; run the train stage to its end first"
@@ -45,7 +48,7 @@ def run_select(
     scores: list[CheckpointScore] = []
     for done, name in enumerate(names):
         progress("select", done=done, total=len(names), note=f"scoring {name}")
-        folder = _local_towers(join(train_uri, _CHECKPOINTS, name), workspace.scratch / name)
+        folder = _local_towers(train_uri, name)
         scores.append(_score(folder, pairs, batch_size=config.batch_size))
         folders[scores[-1].step] = folder
     choice = choose(scores, metric=config.metric)
@@ -78,13 +81,16 @@ def _score(folder: Path, pairs: list[Pair], *, batch_size: int) -> CheckpointSco
     )
 
 
-def _local_towers(uri: str, copy: Path) -> Path:
+def _committed_checkpoints(train_uri: str) -> list[str]:
+    """Return the names of the checkpoints that training committed, oldest first."""
+    below = re.compile(rf"{_CHECKPOINTS}/(step-[^/]+)/.+")
+    matches = (below.fullmatch(file.name) for file in read_manifest(train_uri).files)
+    return sorted({match[1] for match in matches if match})
+
+
+def _local_towers(train_uri: str, name: str) -> Path:
     """Return a local folder with a checkpoint's towers; its optimizer state is not fetched."""
-    if is_local(uri):
-        folder = local_part(uri)
-        if not (folder / _CHECKPOINT_FILE).is_file():
-            raise CheckpointError(f"{uri} has no {_CHECKPOINT_FILE}; it is not a whole checkpoint")
-        return folder
-    for name in (CONFIG_FILE, WEIGHTS_FILE, _CHECKPOINT_FILE):
-        get_file(join(uri, name), copy / name)
-    return copy
+    files = [
+        f"{_CHECKPOINTS}/{name}/{file}" for file in (CONFIG_FILE, WEIGHTS_FILE, _CHECKPOINT_FILE)
+    ]
+    return committed_files(train_uri, files)[0].parent

@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from neuclip.acquire.raw import images_uri
+from neuclip.acquire.raw import images_path
 from neuclip.foundation.errors import IntegrityError
-from neuclip.storage.cache import local_copy
 
 
 class RawImages:
@@ -36,5 +35,5 @@ class RawImages:
 
     def _path(self, partition: int) -> Path:
         if partition not in self._paths:
-            self._paths[partition] = local_copy(images_uri(self._folders[partition]))
+            self._paths[partition] = images_path(self._folders[partition])
         return self._paths[partition]

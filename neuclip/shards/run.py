@@ -13,13 +13,13 @@ from neuclip.shards.members import MEMBERS, SELECTION, TRAIN, MemberTable
 from neuclip.shards.pack import Packer
 from neuclip.shards.pairs import Pairs
 from neuclip.shards.raw_images import RawImages
+from neuclip.stages.committed import committed_file
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import Ledger, add_ledgers, make_ledger
-from neuclip.stages.manifest import Manifest, part_uri, read_manifest, verify_sizes
+from neuclip.stages.manifest import Manifest, part_uri, verify_sizes
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
-from neuclip.storage.cache import local_copy
 from neuclip.storage.tables import connect
-from neuclip.storage.uris import join, parent_of
+from neuclip.storage.uris import parent_of
 
 STAGE = "shard"
 
@@ -51,13 +51,12 @@ def run_shard(
     Raises: DataError: if too many images cannot be read or no training sample is left.
         IntegrityError: if the tables above do not fit each other, or a part has lost a file.
     """
-    verify_sizes(caption_uri, read_manifest(caption_uri))
     section = {**config.keyed(), "seed": seed}
     images = RawImages(partition_folders(acquire_uri))
     with connect(workspace.scratch) as connection:
-        captions = local_copy(join(caption_uri, CAPTIONS))
+        captions = committed_file(caption_uri, CAPTIONS)
         pairs = Pairs(connection, captions, rows_paths(acquire_uri))
-        history = take_over(pairs, parent_of(workspace.uri), section)
+        history = take_over(pairs, parent_of(workspace.uri), section, force=force)
         parts = _Parts(config, section, root, pairs, images, progress, force=force)
         for group, key in enumerate(history.parts):
             parts.take(group, key)
@@ -72,7 +71,7 @@ def run_shard(
     keys = [part.key for part in parts.done]
     with MemberTable(workspace.output / MEMBERS) as members:
         for key in keys:
-            members.copy(local_copy(join(part_uri(workspace.uri, key), MEMBERS)))
+            members.copy(committed_file(part_uri(workspace.uri, key), MEMBERS))
     progress(STAGE, done=pairs.count, total=pairs.count, note=ledger.describe())
     summary = {
         "reused_parts": len(history.parts),

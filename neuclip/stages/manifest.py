@@ -1,17 +1,22 @@
 """The manifest: the commit record of a stage or of one of its partitions."""
 
+import hashlib
+import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from neuclip.foundation.errors import IntegrityError, StorageError
 from neuclip.stages.ledger import Ledger
 from neuclip.storage.files import exists, list_files, list_folders, read_bytes
-from neuclip.storage.uris import join, parent_of
+from neuclip.storage.uris import join, name_of, parent_of
 
 MANIFEST = "manifest.json"
 PARTS = "parts"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
+_PROOF = "sha256_of_the_rest"
 
 
 class FileRecord(BaseModel):
@@ -45,8 +50,9 @@ class Manifest(BaseModel):
     cpu_s: float
 
     def to_bytes(self) -> bytes:
-        """Return the manifest as it is written."""
-        return self.model_dump_json(by_alias=True, indent=1).encode()
+        """Return the manifest as it is written: with the hash of all it says, for nothing else vouches for it."""
+        said = json.loads(self.model_dump_json(by_alias=True))
+        return json.dumps({**said, _PROOF: _hash(said)}, indent=1).encode()
 
 
 def is_committed(folder_uri: str) -> bool:
@@ -57,23 +63,58 @@ def is_committed(folder_uri: str) -> bool:
 def read_manifest(folder_uri: str) -> Manifest:
     """Read the manifest of a committed folder.
 
-    Raises: IntegrityError: if it cannot be understood. StorageError: if there is none.
+    Raises: IntegrityError: if it is not what was written. StorageError: if there is none.
     """
     uri = join(folder_uri, MANIFEST)
-    if not exists(uri):
-        raise StorageError(
-            f"no {MANIFEST} in {folder_uri}: nothing was committed there; run the stage first"
-        )
     try:
-        return Manifest.model_validate_json(read_bytes(uri))
-    except ValidationError as error:
-        raise IntegrityError(
-            f"{uri} is not a manifest of schema {SCHEMA_VERSION}: {error.error_count()} fields are wrong"
+        content = read_bytes(uri)
+    except StorageError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        raise StorageError(
+            f"no {MANIFEST} in {folder_uri}: nothing was committed there, or its record is gone; "
+            f"{_redo_of(folder_uri)}"
         ) from error
+    problem = "it is damaged"
+    try:
+        said = json.loads(content)
+        proof = said.pop(_PROOF, None)
+        if said.get("schema_version") != SCHEMA_VERSION:
+            problem = f"it has schema {said.get('schema_version')}, expected {SCHEMA_VERSION}"
+        elif proof == _hash(said):
+            manifest = Manifest.model_validate(said)
+            if manifest.key == name_of(folder_uri):
+                return manifest
+            problem = f"it is the record of {manifest.key}"
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        pass
+    raise IntegrityError(f"{uri} is not what was written there: {problem}; {_redo_of(folder_uri)}")
+
+
+def redo(folder_uri: str, manifest: Manifest) -> str:
+    """Say how a damaged folder is made again."""
+    return _redo(folder_uri, manifest.stage)
+
+
+def _redo_of(folder_uri: str) -> str:
+    """Say it by the folder's place alone."""
+    above = parent_of(folder_uri)
+    return _redo(folder_uri, name_of(parent_of(above) if name_of(above) == PARTS else above))
+
+
+def _redo(folder_uri: str, stage: str) -> str:
+    if stage == "score":  # no stage of a recipe: curate makes what is missing
+        return f"remove {folder_uri} and run again"
+    return f"run `--only {stage} --force`"
+
+
+def _hash(said: dict[str, Any]) -> str:
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def verify_sizes(folder_uri: str, manifest: Manifest) -> None:
-    """Check that every file of a committed folder is there in its full size.
+    """Check that every file of a committed folder is there in its full size; its bytes count where they are read.
 
     Raises: IntegrityError: naming the file, the size expected and the size found.
     """
@@ -84,7 +125,7 @@ def verify_sizes(folder_uri: str, manifest: Manifest) -> None:
             state = "is missing" if size is None else f"has {size} bytes"
             raise IntegrityError(
                 f"{join(folder_uri, file.name)} {state}, expected {file.size_bytes} bytes; "
-                f"the folder was changed after its commit: run `--only {manifest.stage} --force`"
+                f"the folder was changed after its commit: {redo(folder_uri, manifest)}"
             )
 
 

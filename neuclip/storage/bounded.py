@@ -47,7 +47,7 @@ class BoundedCache:
             StorageError: if storage does not answer in spite of several tries, or the disk is full.
         """
         path = self.path_of(sha256)
-        with _lock(self._locks / sha256):
+        with locked(self._locks / sha256):
             if path.exists() and sha256_of_file(path) == sha256:
                 self._note_use(sha256)
                 return
@@ -64,7 +64,7 @@ class BoundedCache:
     def _keep(self, arrived: Path, path: Path) -> None:
         """Remove the least recently used files until one more fits, and make it one of the cache's."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(self._locks / "room"):
+        with locked(self._locks / "room"):
             uses = sorted(
                 (self._last_use(entry.name), entry.stat().st_size, entry.path)
                 for entry in os.scandir(self._files)
@@ -116,7 +116,7 @@ def _get_patiently(uri: str, path: Path, *, size_bytes: int, sha256: str) -> Non
 
 
 @contextmanager
-def _lock(path: Path) -> Generator[None]:
+def locked(path: Path) -> Generator[None]:
     """Hold a lock that processes, and threads of one, exclude each other by."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:

@@ -4,11 +4,13 @@ import shutil
 import socket
 from pathlib import Path
 
-from neuclip.checkpoint.folder import LATEST, RECORD
+from pydantic import ValidationError
+
+from neuclip.checkpoint.folder import LATEST, RECORD, CheckpointRecord
 from neuclip.distributed.collectives import barrier, gather_objects
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import CheckpointError
-from neuclip.storage.files import get_file, list_files, read_bytes, remove, upload
+from neuclip.storage.files import get_file, list_files, read_bytes, remove, upload, write_bytes
 from neuclip.storage.uris import join
 from neuclip.training.job import CHECKPOINTS, TrainJob
 
@@ -18,7 +20,10 @@ _POINTER = f"{CHECKPOINTS}/{LATEST}"
 
 
 def mirror_run(job: TrainJob) -> None:
-    """Bring object storage to the state of the run folder; the pointer goes up after what it points to."""
+    """Bring object storage to the state of the run folder; the pointer goes up after what it points to.
+
+    Files of a checkpoint are there if its record is, byte for byte: it holds their hashes, and goes up after them.
+    """
     if job.mirror_uri is None:
         return
     there = list_files(job.mirror_uri)
@@ -27,9 +32,16 @@ def mirror_run(job: TrainJob) -> None:
         for p in job.run_folder.rglob("*")
         if p.is_file()
     }
-    for name, path in here.items():
-        is_new = there.get(name) != path.stat().st_size
-        if name != _POINTER and (is_new or not name.startswith(CHECKPOINTS)):
+    there_already = {
+        path.parent
+        for name, path in here.items()
+        if path.name == RECORD
+        and name in there
+        and read_bytes(join(job.mirror_uri, name)) == path.read_bytes()
+    }
+    for name, path in sorted(here.items(), key=lambda item: item[1].name == RECORD):
+        is_there = path.parent in there_already and there.get(name) == path.stat().st_size
+        if name != _POINTER and not is_there:
             upload(path, join(job.mirror_uri, name))
     if _POINTER in here:
         upload(here[_POINTER], join(job.mirror_uri, _POINTER))
@@ -90,9 +102,18 @@ def _fetch_checkpoint(uri: str, folder: Path, record: str, there: list[str]) -> 
     if _content(path) == content:
         return
     shutil.rmtree(path.parent, ignore_errors=True)
-    files = [name for name in there if name.startswith(f"{record.removesuffix(RECORD)}")]
-    for name in sorted(files, key=lambda name: name == record):
-        get_file(join(uri, name), folder / name)
+    try:
+        files = CheckpointRecord.model_validate_json(content).files
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{join(uri, record)} is not a checkpoint record: {error.error_count()} fields are wrong; "
+            f"remove {join(uri, record.removesuffix(RECORD))} and run again"
+        ) from error
+    for name in there:
+        if name.startswith(record.removesuffix(RECORD)) and name != record:
+            known = files.get(name.rsplit("/", 1)[1])
+            get_file(join(uri, name), folder / name, sha256=known and known.sha256)
+    write_bytes(str(path), content)
 
 
 def _content(path: Path) -> bytes | None:

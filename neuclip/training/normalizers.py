@@ -29,8 +29,8 @@ from neuclip.objectives.family import build
 from neuclip.objectives.objective import Objective
 from neuclip.objectives.shadows import Shadows
 from neuclip.objectives.temperature import Temperature
+from neuclip.stages.committed import committed_folder
 from neuclip.stages.manifest import read_manifest
-from neuclip.storage.cache import local_folder
 from neuclip.storage.uris import join, name_of, parent_of
 from neuclip.towers.folder import load_towers
 from neuclip.training.config import TrainConfig
@@ -151,7 +151,7 @@ def open_checkpoint(
     seed = section.pop("seed")
     config = TrainConfig.model_validate(section)
     table = read_samples(join(root, "index", manifest.inputs["index"]))
-    folder = local_folder(uri)
+    folder = committed_folder(train_uri, f"checkpoints/{name_of(uri)}")
     record = read_record(folder)
     towers = load_towers(folder, device)
     objective = build(

@@ -2,6 +2,7 @@ import json
 from collections import Counter
 
 import pytest
+from made.committed import commit_by_hand
 from towers.tiny import COLOURS, picture, tiny_towers, train_a_little, write_tar
 
 from neuclip.evaluation.config import EvaluateConfig
@@ -14,6 +15,7 @@ from neuclip.loading.evaluation_sets import read_set
 from neuclip.stages.workspace import Workspace
 from neuclip.storage.files import sha256_of
 from neuclip.towers.folder import save_towers
+from neuclip.towers.model import WEIGHTS_FILE
 
 NAMES = list(COLOURS)
 
@@ -38,6 +40,8 @@ def labelled(colour, number):
 def select(tmp_path_factory):
     folder = tmp_path_factory.mktemp("select")
     save_towers(train_a_little(tiny_towers()), folder / "model")
+    model_sha256 = sha256_of(str(folder / "model" / WEIGHTS_FILE))
+    commit_by_hand(folder, "select", summary={"model_sha256": model_sha256})
     return folder
 
 

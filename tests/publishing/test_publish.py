@@ -2,10 +2,12 @@ import base64
 import hashlib
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import open_clip
 import pytest
 import yaml
+from made.committed import commit_by_hand
 from publishing.journey_folders import RECIPE, make_journey
 
 from neuclip.foundation.errors import StorageError
@@ -13,6 +15,7 @@ from neuclip.foundation.progress import silent
 from neuclip.publishing.config import PublishConfig
 from neuclip.publishing.run import run_publish
 from neuclip.recipe import load_recipe
+from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Workspace
 
 HOSTILE = "<script>alert('{colour}')</script><img src=x onerror=alert(1)> & \" </style>"
@@ -164,8 +167,12 @@ def test_a_license_cannot_break_out_of_the_front_matter(tmp_path):
 
 def test_a_journey_without_log_sets_or_readable_images_has_a_page(tmp_path):
     uris = make_journey(tmp_path, pictures={"red": b"broken"})
-    (tmp_path / "train" / uris["train"].rsplit("/", 1)[1] / "metrics.jsonl").unlink()
-    (tmp_path / "evaluate" / uris["evaluate"].rsplit("/", 1)[1] / "scores.json").write_text("[]")
+    train, evaluate = Path(uris["train"]), Path(uris["evaluate"])
+    (train / "metrics.jsonl").unlink()
+    (evaluate / "scores.json").write_text("[]")
+    for stage, folder in (("train", train), ("evaluate", evaluate)):
+        ledger = read_manifest(uris[stage]).ledger
+        commit_by_hand(folder, stage, ledger=ledger)
     outcome, output = publish(tmp_path, uris)
     page = (output / "report.html").read_text()
     assert outcome.summary["report_samples"] == 0

@@ -2,9 +2,10 @@ import json
 
 import pytest
 import torch
+from made.committed import commit_by_hand
 from towers.tiny import COLOURS, picture, tiny_towers, train_a_little, write_tar
 
-from neuclip.foundation.errors import CheckpointError, DataError, NumericsError
+from neuclip.foundation.errors import DataError, IntegrityError, NumericsError
 from neuclip.foundation.progress import silent
 from neuclip.selection.choose import choose
 from neuclip.selection.config import SelectConfig
@@ -28,6 +29,7 @@ def stages(tmp_path_factory):
     good = train_a_little(tiny_towers())
     for step, towers in ((10, tiny_towers(5)), (20, good), (30, tiny_towers(6))):
         save_checkpoint(base / "train", towers, step)
+    commit_by_hand(base / "train", "train")
     members = []
     for number, colour in enumerate(COLOURS):
         members.append((f"{number:032x}.jpg", picture(colour, seed=1000 + number)))
@@ -128,10 +130,14 @@ def test_no_checkpoint_and_half_a_checkpoint_are_refused(stages, workspace, tmp_
             progress=silent,
         )
 
+    half = tmp_path / "train" / "checkpoints" / "step-00000001"
+    half.mkdir(parents=True)
+    commit_by_hand(tmp_path / "train", "train")
     with pytest.raises(DataError, match="no checkpoint"):
         run()
-    (tmp_path / "train" / "checkpoints" / "step-00000001").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"checkpoint\.json"):
+    save_towers(tiny_towers(), half)
+    commit_by_hand(tmp_path / "train", "train")
+    with pytest.raises(IntegrityError, match=r"checkpoint\.json is not among the files"):
         run()
 
 
@@ -140,6 +146,7 @@ def test_broken_weights_are_refused(stages, workspace, tmp_path):
     with torch.no_grad():
         towers.model.visual.proj.fill_(torch.nan)
     save_checkpoint(tmp_path / "train", towers, 1)
+    commit_by_hand(tmp_path / "train", "train")
     with pytest.raises(NumericsError, match="not finite"):
         run_select(
             SelectConfig(),
