@@ -44,7 +44,7 @@ def find_shards(folder_uri: str) -> list[ReadyShard]:
     names = _shard_names(stamps)
     has_tables = any(f"{name}{_TABLE}" in stamps for name in names)
     _check_whole(folder, stamps, names, has_tables=has_tables)
-    return [_shard(folder, name, stamps, has_table=has_tables) for name in names]
+    return [_shard(folder, name, stamps) for name in names]
 
 
 def fingerprint_shards(folder_uri: str) -> str:
@@ -129,20 +129,18 @@ def _check_whole(
         )
 
 
-def _shard(folder: str, name: str, stamps: dict[str, str], *, has_table: bool) -> ReadyShard:
+def _shard(folder: str, name: str, stamps: dict[str, str]) -> ReadyShard:
     files = {
         end: join(folder, name + end) if name + end in stamps else None
         for end in (_TAR, _TABLE, _COUNTS)
     }
     tar = join(folder, name + _TAR)
-    if not is_local(folder):
-        tags = tuple(stamps.get(name + end) for end in files)
+    if is_local(
+        folder
+    ):  # a stamp is of this copy of the file; the key must be the same for another
+        tags = tuple(uri and version_tag(uri) for uri in files.values())
     else:
-        # The table and the counts hold times and hashes, so the tar's size beside them is enough; without a table
-        # the tar itself has to be read.
-        size = stamps[name + _TAR].rpartition(":")[2]
-        of_tar = size if has_table else version_tag(tar)
-        tags = (of_tar, *(uri and version_tag(uri) for end, uri in files.items() if end != _TAR))
+        tags = tuple(stamps.get(name + end) for end in files)
     return ReadyShard(
         name=name,
         tar=tar,

@@ -15,7 +15,6 @@ MANIFEST = "manifest.json"
 PARTS = "parts"
 SCHEMA_VERSION = 2
 
-
 _PROOF = "sha256_of_the_rest"
 
 
@@ -51,8 +50,7 @@ class Manifest(BaseModel):
 
     def to_bytes(self) -> bytes:
         """Return the manifest as it is written: with the hash of all it says, for nothing else vouches for it."""
-        said = json.loads(self.model_dump_json(by_alias=True))
-        return json.dumps({**said, _PROOF: _hash(said)}, indent=1).encode()
+        return _with_proof(json.loads(self.model_dump_json(by_alias=True)))
 
 
 def is_committed(folder_uri: str) -> bool:
@@ -78,10 +76,14 @@ def read_manifest(folder_uri: str) -> Manifest:
     problem = "it is damaged"
     try:
         said = json.loads(content)
-        proof = said.pop(_PROOF, None)
-        if said.get("schema_version") != SCHEMA_VERSION:
-            problem = f"it has schema {said.get('schema_version')}, expected {SCHEMA_VERSION}"
-        elif proof == _hash(said):
+        said.pop(_PROOF, None)
+        schema = said.get("schema_version")
+        if isinstance(schema, int) and schema != SCHEMA_VERSION:
+            problem = (
+                f"it has schema {schema}, expected {SCHEMA_VERSION} (if another release of neuclip wrote it, go on "
+                "here with that release, or set root to another place)"
+            )
+        elif content == _with_proof(said):
             manifest = Manifest.model_validate(said)
             if manifest.key == name_of(folder_uri):
                 return manifest
@@ -108,9 +110,10 @@ def _redo(folder_uri: str, stage: str) -> str:
     return f"run `--only {stage} --force`"
 
 
-def _hash(said: dict[str, Any]) -> str:
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _with_proof(said: dict[str, Any]) -> bytes:
+    """Return what is written for it, byte for byte."""
+    proof = hashlib.sha256(json.dumps(said, indent=1).encode()).hexdigest()
+    return json.dumps({**said, _PROOF: proof}, indent=1).encode()
 
 
 def verify_sizes(folder_uri: str, manifest: Manifest) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -72,12 +73,17 @@ def journey(tmp_path_factory):
     sets = [classification_set(base, [m for n, c in enumerate(COLOURS) for m in labelled(c, n)])]
     train = make_config(epochs=1, probe=None, loader={"workers": 0}).model_dump(mode="json")
     train["objective"] = {"name": "openclip"}
-    changes = {"evaluate.sets": sets, "evaluate.main_metric": {"colours": "acc1"}, "train": train}
+    changes = {"evaluate.sets": sets, "train": train}
     changes["index.features"] = None
     recipe, fields = make_recipe(base, **changes)
     do_stages(recipe, {"all": some_pairs(120)}, STAGES[1:])
     again = load_recipe("infra/recipes/demo.yaml", {**fields, "train.lr": 0.0123})
     return recipe, again
+
+
+@pytest.fixture(scope="module")
+def tally():
+    return Counter()
 
 
 def files_of(recipe, pattern: str) -> list[Path]:
@@ -103,13 +109,15 @@ def told(recipe, stage: str) -> str:
 
 
 @pytest.mark.parametrize("pattern", READ_BY)
-def test_every_flip_is_told_with_file_and_stage(pattern, journey):
+def test_every_flip_is_told_with_file_and_stage(pattern, journey, tally):
     recipe, again = journey
     maker, reader = READ_BY[pattern]
     found = files_of(recipe, pattern)
     assert found, pattern
     path = found[0]
+    tally["kinds of files"] += 1
     for place in PLACES:
+        tally["flips"] += 1
         before = flip(path, place)
         try:
             message = told(again if reader == "train" else recipe, reader)
@@ -119,6 +127,7 @@ def test_every_flip_is_told_with_file_and_stage(pattern, journey):
         redo = f"remove {path.parent}" if maker == "score" else f"`--only {maker} --force`"
         assert redo in message
         assert "\n" not in message
+        tally["told with file and stage"] += 1
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "replaced"])
@@ -165,7 +174,7 @@ def results(recipe) -> dict[str, object]:
     }
 
 
-def test_flips_in_files_that_no_stage_reads_change_no_result(journey, tmp_path):
+def test_flips_in_files_that_no_stage_reads_change_no_result(journey, tally, tmp_path):
     """All of them at once; every stage but training is done again."""
     recipe, _ = journey
     before = results(recipe)
@@ -178,9 +187,19 @@ def test_flips_in_files_that_no_stage_reads_change_no_result(journey, tmp_path):
             for path in found:
                 if path.name != "manifest.json":
                     flip(path, 0.5)
+                    tally["flips in files that no stage reads"] += 1
         for stage in ("curate", "caption", "select", "evaluate", "publish"):
             run_stage(recipe, stage, force=True)
         assert results(recipe) == before
+        tally["kinds of files that no stage reads"] = len(NO_STAGE_READS)
     finally:
         shutil.rmtree(recipe.root)
         shutil.copytree(backup, recipe.root)
+
+
+def test_the_tally(tally, capsys):
+    """Of the tests above, all of which have to run."""
+    with capsys.disabled():
+        print("\n" + ", ".join(f"{number} {what}" for what, number in tally.items()))
+    assert tally["kinds of files"] == len(READ_BY)
+    assert tally["told with file and stage"] == tally["flips"] >= 40

@@ -10,10 +10,12 @@ from pathlib import Path
 import duckdb
 import pytest
 from made.acquired import some_pairs
+from made.committed import vouch_for
 from made.kills import KILLS
 from made.packed import pack
 
-from neuclip.foundation.errors import NeuclipError
+from neuclip.foundation.errors import IntegrityError
+from neuclip.index.reader import read_samples
 from neuclip.stages.manifest import read_manifest, verify_sizes
 
 FIRST, BOTH = [some_pairs(300)], [some_pairs(300), some_pairs(300, first=300)]
@@ -88,11 +90,16 @@ def test_two_writers_at_once_end_with_one_content(tmp_path):
     assert codes == [0, 0, 0]
 
 
-def test_an_index_that_is_no_database_is_named(tmp_path):
-    from neuclip.index.reader import read_samples
-
-    packed = pack(tmp_path, FIRST)
-    path = Path(packed.index) / "index.duckdb"
+def test_an_index_that_is_not_what_was_committed_is_named(tmp_path):
+    path = Path(pack(tmp_path, FIRST).index) / "index.duckdb"
     path.write_bytes(os.urandom(path.stat().st_size))
-    with pytest.raises(NeuclipError, match=r"cannot be opened as an index.*--only index --force"):
-        read_samples(packed.index)
+    with pytest.raises(IntegrityError, match=r"index.duckdb has SHA-256 .*--only index --force"):
+        read_samples(str(path.parent))
+
+
+def test_an_index_that_this_duckdb_cannot_open_is_named(tmp_path):
+    path = Path(pack(tmp_path, FIRST).index) / "index.duckdb"
+    path.write_bytes(os.urandom(path.stat().st_size))
+    vouch_for(path, path.parent)
+    with pytest.raises(IntegrityError, match=r"cannot be opened as an index.*--only index --force"):
+        read_samples(str(path.parent))

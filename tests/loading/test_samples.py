@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from made.acquired import Pair, png, some_pairs
+from made.committed import vouch_for
 from made.packed import pack
 
 from neuclip.foundation.errors import IntegrityError
@@ -148,9 +149,23 @@ def test_a_shard_cut_short_or_changed_is_refused(tmp_path):
     packed = pack(tmp_path, [some_pairs(60)])
     path = next(Path(packed.shard).parent.glob("parts/*/shard-000000.tar"))
     content = path.read_bytes()
+    changed = content.replace(b'"sample_id":3,', b'"sample_id":4,')
+    for damaged in (content[:3000], changed):
+        path.write_bytes(damaged)
+        found = rf"has {len(damaged)} bytes with SHA-256 .*, expected {len(content)} bytes"
+        with pytest.raises(IntegrityError, match=rf"shard-000000.tar {found}.*--only shard"):
+            samples_of(packed).__getitems__([(0, 3)])
+
+
+def test_an_index_of_other_shards_than_those_committed_is_refused(tmp_path):
+    packed = pack(tmp_path, [some_pairs(60)])
+    path = next(Path(packed.shard).parent.glob("parts/*/shard-000000.tar"))
+    content = path.read_bytes()
     path.write_bytes(content[:3000])
+    vouch_for(path, path.parent)
     with pytest.raises(IntegrityError, match=r"shard-000000.tar is truncated: \d+ bytes expected"):
         samples_of(packed).__getitems__([(0, 10)])
     path.write_bytes(content.replace(b'"sample_id":3,', b'"sample_id":4,'))
+    vouch_for(path, path.parent)
     with pytest.raises(IntegrityError, match="holds sample 4 where the index has 3"):
         samples_of(packed).__getitems__([(0, 3)])

@@ -1,5 +1,6 @@
 """Oracle: shards made by hand, whole or with one thing wrong, and the rows each must become."""
 
+import os
 import shutil
 import tarfile
 
@@ -9,6 +10,7 @@ import pytest
 from made.ready import Sample, add, failed, write_ready, write_resharded, write_table, write_tar
 
 from neuclip.acquire.raw import partition_folders
+from neuclip.acquire.ready_shards import fingerprint_shards
 from neuclip.acquire.reasons import REASONS
 from neuclip.acquire.refusals import TAKEDOWNS, TakedownRecord
 from neuclip.foundation.errors import DataError, IntegrityError
@@ -316,3 +318,18 @@ def test_shards_in_a_bucket(adopt, tmp_path, s3_bucket):
     write_bytes(f"{s3_bucket}/pool/00001.tar", b"another content")
     with pytest.raises(IntegrityError, match=r"pool/00001\.tar was changed"):
         partition_folders(more.uri)
+
+
+@pytest.mark.parametrize("end", [".tar", ".parquet", "_stats.json"])
+def test_other_bytes_of_the_same_size_are_other_shards(tmp_path, end):
+    """Oracle: one bit, in a caption beside the pictures, in the table or in the counts."""
+    write_ready(tmp_path / "ready", "00000", [Sample(0)])
+    before = fingerprint_shards(str(tmp_path / "ready"))
+    path = tmp_path / "ready" / f"00000{end}"
+    content, times = path.read_bytes(), path.stat()
+    at = len(content) // 2
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint_shards(str(tmp_path / "ready")) != before
+    path.write_bytes(content)
+    assert fingerprint_shards(str(tmp_path / "ready")) == before
