@@ -67,7 +67,7 @@ def read_manifest(folder_uri: str) -> Manifest:
     try:
         content = read_bytes(uri)
     except StorageError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
+        if not isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
             raise
         raise StorageError(
             f"no {MANIFEST} in {folder_uri}: nothing was committed there, or its record is gone; "

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made.committed import vouch_for
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.listing import known_slices
@@ -116,6 +117,7 @@ def test_a_root_without_a_listing_of_first_uids_is_cut_by_size(acquire, first, t
     """A root of an earlier version: its listing has fewer columns."""
     path = tmp_path / "root" / "acquire" / first.key / "partitions.parquet"
     pq.write_table(pq.read_table(path).select(["part", "file", "first_row", "rows", "out"]), path)
+    vouch_for(path, path.parent)
     assert known_slices(str(tmp_path / "root" / "acquire")) == {}
     second = again(acquire, tmp_path, rows(0, 15))
     assert second.parts[:2] == first.parts[:2]

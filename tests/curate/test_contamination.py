@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from end_to_end.pairs_web import repository_pairs
 from made import real_pairs
+from made.committed import commit_by_hand
 from made.scenes import file_of, scene
 from PIL import Image
 
@@ -44,6 +45,7 @@ def folders(tmp_path):
         np.save(folder / "pictures.npy", found.pictures)
         features = unit(np.random.default_rng(first).normal(size=(3, 8)))
         np.save(folder / "image_features.npy", features.astype(np.float16))
+        commit_by_hand(folder, "score")
         uri = str(folder)
         made.append(EvaluationFolders(name, uri, {"phash": uri, "clip": uri}))
     return made

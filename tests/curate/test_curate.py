@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from made.acquired import Pair, commit_acquired
+from made.committed import vouch_for
 from pydantic import TypeAdapter, ValidationError
 
 from neuclip.curate.config import CurateConfig
@@ -242,6 +243,7 @@ def test_tables_that_do_not_stand_beside_each_other_are_refused(tmp_path):
     path = next(tmp_path.glob("acquire/acquired/columns/*.parquet"))
     table = pq.read_table(path)
     pq.write_table(table.take([1, 0]), path)
+    vouch_for(path, path.parents[1])
     identity = StageIdentity("curate", 1, "k", {}, {}, str(tmp_path))
     with pytest.raises(Exception, match=r"are not those of .* row by row"):
         commit_stage(

@@ -6,6 +6,7 @@ from end_to_end.pairs_web import repository_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import real_pairs
+from made.committed import commit_by_hand, vouch_for
 from made.scenes import file_of, scene
 from PIL import Image, ImageDraw
 
@@ -204,6 +205,7 @@ def test_descriptors_are_read_from_several_folders_in_any_order(tmp_path):
         rows = slice(3 * part, 3 * part + 3)
         np.save(tmp_path / str(part) / "hashes.npy", found.hashes[rows])
         np.save(tmp_path / str(part) / "pictures.npy", found.pictures[rows])
+        commit_by_hand(tmp_path / str(part), "score")
     folders = [str(tmp_path / "0"), str(tmp_path / "1")]
     order = np.array([4, 0, 5, 2])
     read = read_descriptors(folders, order // 3, order % 3)
@@ -215,6 +217,7 @@ def test_descriptors_are_read_from_several_folders_in_any_order(tmp_path):
         enumerate(order.tolist())
     )
     np.save(tmp_path / "1" / "hashes.npy", found.hashes[:, :4])
+    vouch_for(tmp_path / "1" / "hashes.npy", tmp_path / "1")
     with pytest.raises(ShapeError, match=r"uint64 \[6, 4\], expected uint64 \[rows, 5\]"):
         read_descriptors(folders, order // 3, order % 3)
 

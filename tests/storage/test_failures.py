@@ -180,14 +180,14 @@ class TestFullDisk:
 
 
 def test_a_full_disk_by_quota(tmp_path, monkeypatch):
-    """EDQUOT is a full disk too; no quota can be set here, so the system's answer is made up."""
+    """EDQUOT; no quota can be set here, so the system's answer is made up."""
 
     def refuse(number):
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     write_bytes(str(tmp_path / "file"), b"old")
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(StorageError, match="the disk is full"):
+    with pytest.raises(StorageError, match="the quota of the disk is used up"):
         write_bytes(str(tmp_path / "file"), b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
