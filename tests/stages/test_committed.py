@@ -17,9 +17,9 @@ CONTENT = {"table.parquet": b"some rows", "model/weights": b"some numbers", "mod
 
 
 @pytest.fixture
-def folder(root) -> str:
+def folder(tmp_path) -> str:
     """A committed folder."""
-    return commit(root)
+    return commit(str(tmp_path))
 
 
 def commit(root: str) -> str:
@@ -64,7 +64,7 @@ def test_every_flip_is_told(folder):
 @pytest.mark.parametrize("was_read", [False, True])
 def test_every_other_damage_is_told(folder, damaged, was_read):
     uri = f"{folder}/table.parquet"
-    if was_read and "://" not in folder:  # of a bucket, what was fetched and proven before is right
+    if was_read:
         committed_file(folder, "table.parquet")
     if damaged is None:
         remove(uri)
@@ -76,9 +76,21 @@ def test_every_other_damage_is_told(folder, damaged, was_read):
 
 @pytest.mark.s3
 @pytest.mark.slow
-def test_damage_of_the_copy_in_the_cache_is_mended(s3_bucket):
+def test_damage_in_a_bucket_is_told_and_damage_of_the_copy_is_mended(
+    s3_bucket, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("NEUCLIP_CACHE", str(tmp_path / "cache"))
     folder = commit(s3_bucket)
-    committed_file(folder, "table.parquet").write_bytes(b"some r0ws")
+    uri = f"{folder}/table.parquet"
+    write_bytes(uri, b"some r0ws")
+    with pytest.raises(IntegrityError, match=rf"{uri}.*--only curate --force"):
+        committed_file(folder, "table.parquet")
+    write_bytes(uri, b"some rows")
+    path = committed_file(folder, "table.parquet")
+    path.write_bytes(b"some r0ws")
+    assert committed_file(folder, "table.parquet") == path
+    assert path.read_bytes() == b"some rows"
+    remove(uri)
     assert committed_bytes(folder, "table.parquet") == b"some rows"
 
 
