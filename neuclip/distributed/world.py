@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Self
 
 import torch
@@ -34,10 +35,13 @@ class World:
         return cls(rank=0, size=1, device=torch.device(device), local_rank=0)
 
     @classmethod
-    def from_environment(cls) -> Self:
+    def from_environment(cls, *, timeout_s: float | None = None) -> Self:
         """Join the processes that torchrun started, or be alone if it started none.
 
         The backend is nccl where there is CUDA, else gloo. Call `close` at the end.
+
+        Args:
+            timeout_s: longest wait for another process, after which the call that waits raises; None is torch's.
 
         Raises:
             ConfigError: if only some of torchrun's variables are set.
@@ -57,7 +61,9 @@ class World:
         if size > 1:
             on_cuda = device.type == "cuda"
             dist.init_process_group(
-                "nccl" if on_cuda else "gloo", device_id=device if on_cuda else None
+                "nccl" if on_cuda else "gloo",
+                timeout=None if timeout_s is None else timedelta(seconds=timeout_s),
+                device_id=device if on_cuda else None,
             )
         return cls(rank=rank, size=size, device=device, local_rank=local_rank)
 

@@ -88,9 +88,5 @@ def _fetched_ahead(
 
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun tells
     samples.files.require_room(wanted(first), processes=local_ranks)
-    with read_ahead(wanted, samples.files.fetch, first=first) as present:
-
-        def reached(step: int) -> None:
-            present.value = step
-
+    with read_ahead(wanted, samples.files.fetch, first=first) as reached:
         yield reached

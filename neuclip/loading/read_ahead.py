@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Protocol
 
-from neuclip.foundation.children import die_with_parent
+from neuclip.foundation.children import describe_exit, die_with_parent
 from neuclip.foundation.errors import NeuclipError
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class _Step(Protocol):
 @contextmanager
 def read_ahead(
     wanted: Callable[[int], list[str]], fetch: Callable[[str], None], *, first: int
-) -> Generator[_Step]:
+) -> Generator[Callable[[int], None]]:
     """Run a process that fetches what the steps from the present one on will read.
 
     It is a process because fetching takes the interpreter's lock from a loop that feeds a GPU. What it cannot
@@ -35,18 +36,32 @@ def read_ahead(
         wanted: names the shards of a step and of those after it, first needed first.
         fetch: gets one, or notes that it is still of use.
         first: step to begin with.
-    Yields: the present step, for the caller to set.
+    Yields: what to call with the number of each step; it starts the process again if something has ended it.
     """
     context = multiprocessing.get_context("fork")
     step = context.Value("q", first)
-    child = context.Process(
-        target=_fetch_for_ever, args=(wanted, fetch, step), name="read-ahead", daemon=True
-    )
-    child.start()
+
+    def start() -> BaseProcess:
+        child = context.Process(
+            target=_fetch_for_ever, args=(wanted, fetch, step), name="read-ahead", daemon=True
+        )
+        child.start()
+        return child
+
+    child = start()
+
+    def reached(number: int) -> None:
+        nonlocal child
+        step.value = number
+        if not child.is_alive():
+            how = describe_exit(child.exitcode or 0)
+            log.warning("the process that fetches shards ahead ended with %s; starts another", how)
+            child = start()
+
     try:
-        yield step
+        yield reached
     finally:
-        child.terminate()
+        child.kill()
         child.join()
 
 
@@ -54,9 +69,9 @@ def _fetch_for_ever(
     wanted: Callable[[int], list[str]], fetch: Callable[[str], None], step: _Step
 ) -> None:
     """Fetch for the present step, wait for the next, and so on until terminated."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # training's own means to save first
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # they are for the rank, which ends this process
+    die_with_parent(signal.SIGKILL)
 
     def fetch_or_tell(name: str) -> None:
         try:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from neuclip.loading.shared_memory import no_room
 PREFETCH = 4
 """Batches that each loading process may be ahead."""
 _TICK_S = 1.0
+_LATE_S = 10.0
+_STOPPED = ("T", "t")
+"""States of processes that were stopped: by a signal, by a debugger."""
 _DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _CAUSES = {
     -signal.SIGKILL: "memory was short, most often: lower train.loader.workers or give more memory",
@@ -101,6 +105,10 @@ class Loading:
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as error:
+                if self._stuck:
+                    self._stuck.join(_LATE_S)
+                elif self._processes and not isinstance(error, RuntimeError):
+                    self._await_an_end()
                 if cause := self._cause():
                     raise cause from error
                 raise
@@ -119,45 +127,59 @@ class Loading:
         for process in self._processes:
             process.join()
 
+    def _await_an_end(self) -> None:
+        """Wait until a process is seen to have ended: its connections are seen to break a moment before."""
+        ended = wait([process.sentinel for process in self._processes], _LATE_S)
+        for process in self._processes:
+            if process.sentinel in ended:
+                process.join(_LATE_S)
+
     def _cause(self) -> ChildError | None:
         """Return which process has ended, how, and what most often ends it so."""
         for number, process in enumerate(self._processes):
-            code = process.exitcode
-            if code is None:
+            if process is not (self._stuck or process) or process.exitcode is None:
                 continue
             who = f"loading process {number} of {len(self._processes)} (pid {process.pid})"
-            if process is self._stuck:
+            if self._stuck:
                 return ChildError(
                     f"{who} did nothing for {self._timeout_s:g} s and was ended: its storage does not answer, or it "
                     "was stopped; look at the storage, or raise train.loader.timeout_s"
                 )
-            why = _CAUSES.get(code)
+            why = _CAUSES.get(process.exitcode)
             return ChildError(
-                f"{who} ended with {describe_exit(code)}" + (f"; {why}" if why else "")
+                f"{who} ended with {describe_exit(process.exitcode)}" + (f"; {why}" if why else "")
             )
         return None
 
     def _watch(self) -> None:
-        """Kill the process whose batch is waited for once it stands still; that ends the wait with its cause."""
+        """Kill all once the process whose batch is waited for stands still; that ends the wait with its cause.
+
+        A batch of another one may be on its way, and wait for an answer from a process that was stopped.
+        """
         seen, since = (0, 0), time.monotonic()
         while not self._closed.wait(_TICK_S):
             process = self._processes[self._number % len(self._processes)]
             now = time.monotonic()
-            done = (self._number, _cpu_ticks(process))
+            done = (self._number, _state(process)[1])
             if done != seen or not self._waiting.is_set():
                 seen, since = done, now
             elif now - since > self._timeout_s:
-                self._stuck = process
-                process.kill()
+                stopped = (one for one in self._processes if _state(one)[0] in _STOPPED)
+                self._stuck = next(stopped, process)
+                for one in self._processes:
+                    one.kill()
                 return
 
 
-def _cpu_ticks(process: BaseProcess) -> int:
-    """Return what a process has used of its cores: slow storage moves it, however slowly, a standstill does not."""
+def _state(process: BaseProcess) -> tuple[str, int]:
+    """Return a process's state, a letter, and what it has used of its cores, in ticks.
+
+    Slow storage moves the ticks, however slowly; a standstill does not.
+    """
     with suppress(OSError, ValueError, IndexError):
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
-    return 0
+        return fields[0], int(fields[11]) + int(fields[12])
+    return "", 0
 
 
 def _begin(number: int) -> None:

@@ -23,7 +23,7 @@ from neuclip.training.job import PROGRESS_MARK, TrainJob, TrainResult
 from neuclip.training.meter import Meter, forward_flops
 from neuclip.training.metrics import MetricsLog, device_hours_so_far
 from neuclip.training.mirror import bring_checkpoint
-from neuclip.training.parts import Parts, does_not_fit, make_parts
+from neuclip.training.parts import Parts, check_shared_memory, does_not_fit, make_parts
 from neuclip.training.probe import NormalizerProbe
 from neuclip.training.requested import RequestedSamples
 from neuclip.training.stopping import StopRequest
@@ -38,6 +38,8 @@ def train(job: TrainJob, world: World, stop: StopRequest) -> TrainResult:
     Raises: CheckpointError, IntegrityError, NumericsError: see the parts. ConfigError: if a batch does not fit
         into the device's memory. StoppedError: when asked to stop.
     """
+    if world.local_rank == 0:
+        check_shared_memory(job.config)  # before any rank has begun to fill it
     parts = make_parts(job, world)
     restore_latest(parts.trainer, job)
     try:

@@ -12,8 +12,10 @@ from neuclip.index.reader import SampleTable, read_samples
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
+from neuclip.loading.shared_memory import require_shared_memory
+from neuclip.loading.workers import PREFETCH
 from neuclip.objectives.family import build
-from neuclip.towers.model import Towers, create_towers
+from neuclip.towers.model import Towers, architecture_of, create_towers
 from neuclip.towers.transforms import training_pixels
 from neuclip.training.config import TrainConfig
 from neuclip.training.job import TrainJob
@@ -89,6 +91,25 @@ def training_samples(
         caption_sources=config.caption_sources,
         seed=seed,
     )
+
+
+def check_shared_memory(config: TrainConfig) -> str:
+    """Check that the batches which this machine's ranks load ahead fit into its shared memory.
+
+    Counted are those that loading processes are ahead, and for each rank the one in use and the one on its way.
+
+    Raises: ConfigError: saying what is needed, what there is, and what to change.
+    """
+    workers, ranks = config.loader.workers, config.launch.processes
+    if not workers:
+        return "none is needed without loading processes"
+    architecture = architecture_of(config.model)
+    size = architecture.get("vision_cfg", {}).get("image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    tokens = architecture.get("text_cfg", {}).get("context_length", 77)
+    share = config.global_batch // config.launch.world_size
+    batch_bytes = share * (3 * height * width + 8 * tokens + 8)
+    return require_shared_memory(batch_bytes, batches=(PREFETCH * workers + 2) * ranks)
 
 
 def does_not_fit(config: TrainConfig) -> ConfigError:

@@ -18,7 +18,13 @@ from neuclip.storage.uris import join
 from neuclip.training.checkpointing import require_disk
 from neuclip.training.job import TrainJob
 from neuclip.training.meter import memory_bytes
-from neuclip.training.parts import does_not_fit, make_order, make_parts, total_steps
+from neuclip.training.parts import (
+    check_shared_memory,
+    does_not_fit,
+    make_order,
+    make_parts,
+    total_steps,
+)
 from neuclip.training.requested import RequestedSamples, require_prototypes
 
 _GB = 1e9
@@ -46,6 +52,7 @@ class Preflight:
             "captions": self.captions,
             "held out": self.held_out,
             "launch": lambda: check_launch(self._config.launch),
+            "shared memory": self.shared_memory,
         }
 
     @property
@@ -94,6 +101,12 @@ class Preflight:
         """Check that there are pairs to choose a checkpoint by."""
         pairs = read_selection_split(self._job.shard_uri, max_samples=self._config.held_out_samples)
         return f"{len(pairs)} pairs to measure checkpoints on"
+
+    def shared_memory(self) -> str:
+        """Check that what loading processes send fits into this machine's shared memory, if the ranks are here."""
+        if self._config.launch.elsewhere is not None:
+            return "each machine looks at its own when its ranks start"
+        return check_shared_memory(self._config)
 
     def one_batch(self) -> str:
         """Do one update with a rank's share of the first batch on this machine, and throw it away."""

@@ -30,7 +30,7 @@ def main(job_uri: str) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     exchange = parent_of(job_uri)
     job = TrainJob.model_validate_json(read_bytes(job_uri))
-    world = World.from_environment()
+    world = World.from_environment(timeout_s=2 * job.config.loader.timeout_s)
     torch.set_num_threads(threads_of_a_rank(job.config))
     try:
         if world.is_main:
