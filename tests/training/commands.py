@@ -68,7 +68,7 @@ class Command:
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            os.environ.update(COLUMNS="300", OMP_NUM_THREADS="1", TERM="dumb")
+            os.environ.update(COLUMNS="300", OMP_NUM_THREADS="1", TERM="xterm")
             os.execv(PROGRAM[0], [*PROGRAM, *words])
         self._process = psutil.Process(self.pid)
         self._said = bytearray()
