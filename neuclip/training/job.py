@@ -58,7 +58,8 @@ class TrainResult(BaseModel):
     never_used: int
     """Samples that decode and that only batches passed over have held."""
     resumed_at: int
-    final_loss: float
+    final_loss: float | None
+    """Nats; None if the last batch was passed over."""
 
 
 class ChildFailure(BaseModel):

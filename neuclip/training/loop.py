@@ -21,7 +21,7 @@ from neuclip.training.checkpointing import Checkpoints, restore_latest
 from neuclip.training.held_out import HeldOut
 from neuclip.training.job import PROGRESS_MARK, TrainJob, TrainResult
 from neuclip.training.meter import Meter, forward_flops
-from neuclip.training.metrics import MetricsLog, device_hours_so_far
+from neuclip.training.metrics import MetricsLog, device_hours_so_far, last_loss
 from neuclip.training.mirror import bring_checkpoint
 from neuclip.training.parts import Parts, check_shared_memory, does_not_fit, make_parts
 from neuclip.training.probe import NormalizerProbe
@@ -303,7 +303,9 @@ class _Run:
             passed_over=trainer.guard.passed_over,
             never_used=self._never_used(),
             resumed_at=self.resumed_at,
-            final_loss=self.loss,
+            final_loss=last_loss(
+                self.job.run_folder
+            ),  # a run that resumes at its end has no loss of its own
         )
 
     def _never_used(self) -> int:

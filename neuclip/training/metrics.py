@@ -127,6 +127,12 @@ def device_hours_so_far(folder: Path) -> float:
     return float(json.loads(lines[-1]).get("device_hours", 0.0)) if lines else 0.0
 
 
+def last_loss(folder: Path) -> float | None:
+    """Return the loss of a run's last line, nats; None if its batch was passed over, or there is no line."""
+    lines = _complete_lines(folder / METRICS)
+    return json.loads(lines[-1])["loss"] if lines else None
+
+
 def _finite_or_none(value: Any) -> Any:  # noqa: ANN401  # whatever goes into a line
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

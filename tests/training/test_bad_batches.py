@@ -8,6 +8,7 @@ import torch
 from training.runs import make_config, metrics, train_here, weights
 
 from neuclip.foundation.errors import NumericsError
+from neuclip.training.job import TrainResult
 from neuclip.training.trainer import Trainer
 
 QUICK = {"loader": {"workers": 0}, "probe": None, "epochs": 2, "save_every_steps": 4}
@@ -46,6 +47,14 @@ def test_skip_leaves_one_batch_out_and_says_so(packed, tmp_path, bad_at):
     assert lines[6]["samples_seen"] == 7 * 16
     assert "lr" not in lines[6]
     assert "lr" in lines[7]
+
+
+def test_a_bad_last_batch_leaves_a_result_without_a_loss(packed, tmp_path, bad_at):
+    """The result goes through JSON, which has no nan."""
+    bad_at(21)
+    result = train_here(tmp_path, packed, make_config(**QUICK, on_bad_batch="skip"))
+    assert (result.steps, result.passed_over) == (22, [21])
+    assert TrainResult.model_validate_json(result.model_dump_json()).final_loss is None
 
 
 def test_going_back_passes_over_everything_since_the_checkpoint(packed, tmp_path, bad_at, caplog):

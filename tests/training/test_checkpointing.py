@@ -8,6 +8,7 @@ from training.runs import make_config, metrics, train_here, weights
 from neuclip.checkpoint.folder import checkpoint_names, read_record
 from neuclip.foundation.errors import CheckpointError, StoppedError, StorageError
 from neuclip.training import checkpointing
+from neuclip.training.job import TrainResult
 
 QUICK = {"loader": {"workers": 0}, "probe": None, "epochs": 2, "save_every_steps": 4}
 
@@ -102,8 +103,11 @@ def test_a_budget_stops_the_run_with_a_checkpoint_and_more_money_goes_on_from_it
 
 
 def test_a_run_that_is_done_and_lost_its_manifest_changes_nothing(packed, tmp_path):
-    train_here(tmp_path, packed, make_config(**QUICK))
+    """A rank that is killed between its last checkpoint and its result resumes at its last step."""
+    first = train_here(tmp_path, packed, make_config(**QUICK))
     before = weights(tmp_path)
     result = train_here(tmp_path, packed, make_config(**QUICK))
-    assert result.resumed_at == result.steps
+    assert result == first.model_copy(update={"resumed_at": result.steps})
+    assert TrainResult.model_validate_json(result.model_dump_json()) == result
+    assert first.final_loss == metrics(tmp_path)[-1]["loss"]
     assert weights(tmp_path) == before
