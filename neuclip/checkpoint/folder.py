@@ -6,7 +6,6 @@ points to the one to resume from and is written after the folder was verified.
 """
 
 import hashlib
-import os
 import re
 import shutil
 import uuid
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 
 from neuclip.foundation.errors import CheckpointError, StorageError
 from neuclip.foundation.os_errors import sentence_of
-from neuclip.storage.files import write_bytes
+from neuclip.storage.files import to_disk, write_bytes
 
 RECORD = "checkpoint.json"
 LATEST = "latest.json"
@@ -92,11 +91,11 @@ def write_checkpoint(
         complete = record.model_copy(update={"files": files})
         write_bytes(str(unfinished / RECORD), complete.model_dump_json(indent=1).encode())
         for path in unfinished.iterdir():
-            _to_disk(path)
+            to_disk(path)
         if not _is_whole(target):  # a run killed before it wrote the pointer has left it
             shutil.rmtree(target, ignore_errors=True)
             unfinished.replace(target)
-        _to_disk(checkpoints)
+        to_disk(checkpoints)
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"checkpoint {target} cannot be written: {sentence_of(error) or error}; training goes on from the "
@@ -212,12 +211,3 @@ def _digest(path: Path) -> FileDigest:
         return FileDigest(
             size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest()
         )
-
-
-def _to_disk(path: Path) -> None:
-    """Make the operating system write a file or folder to the disk now."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

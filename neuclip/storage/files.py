@@ -112,7 +112,7 @@ def put_file(path: Path, uri: str) -> None:
             return
         target = local_part(uri)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _to_disk(path)
+        to_disk(path)
         try:
             path.replace(target)
         except OSError as error:
@@ -121,7 +121,7 @@ def put_file(path: Path, uri: str) -> None:
             with _unfinished(target) as copy:
                 shutil.copyfile(path, copy)
             path.unlink()
-        _to_disk(target.parent)
+        to_disk(target.parent)
 
 
 def upload(path: Path, uri: str) -> None:
@@ -205,9 +205,9 @@ def _unfinished(target: Path) -> Generator[Path]:
     path = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         yield path
-        _to_disk(path)
+        to_disk(path)
         path.replace(target)
-        _to_disk(target.parent)
+        to_disk(target.parent)
     finally:
         path.unlink(missing_ok=True)
 
@@ -216,8 +216,8 @@ def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def _to_disk(path: Path) -> None:
-    """Make the operating system write a file, or the names in a folder, to the disk now."""
+def to_disk(path: Path) -> None:
+    """Make the operating system write a local file, or the names in a folder, to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
