@@ -5,6 +5,7 @@ lies behind the end, such as the film of a motion photo, is not part of the pict
 """
 
 import re
+import struct
 
 from neuclip.egress.directories import check_directories
 from neuclip.egress.refusal import Refusal
@@ -24,8 +25,8 @@ _MAX_SEGMENTS = 2_000
 """A colour profile takes up to 255, an extended XMP a few hundred."""
 _MAX_PADDING = 65_536
 """Bytes between segments; Pillow reads them one by one."""
-_MAX_CHUNKS = 20_000
-"""Writers fill a chunk of PNG with 4 kB or more."""
+_CHUNK_BYTES, _SMALL_CHUNKS = 256, 1_000
+"""Writers fill a chunk of PNG with 4 kB or more; a frame of WebP is one."""
 _MAX_PACKED_CHUNKS = 100
 """Each of a PNG's compressed texts may become a megabyte."""
 _PACKED_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
@@ -34,6 +35,11 @@ _BLOCK_BYTES, _SMALL_BLOCKS = 64, 5_000
 _MAX_COMMENT_BYTES = 250_000
 _MAX_DIRECTORIES = 100
 """Of tags in metadata; EXIF has two: the picture and its thumbnail."""
+_BMP_START = struct.Struct("<18xii4xI")
+"""Width, height, and how the pixels are packed."""
+_RUNS = (1, 2)
+_MAX_RUN_BYTES = 16
+"""For a pixel of a packed bitmap; two are enough, and two for the end of a line."""
 _EXTENSION, _IMAGE, _TRAILER, _COMMENT = 0x21, 0x2C, 0x3B, 0xFE
 
 
@@ -57,6 +63,8 @@ def check(body: bytes, max_frames: int) -> None:
         check_directories(body, max_frames)
     elif is_webp(body):
         _check_webp(body, max_frames)
+    elif body.startswith(b"BM"):
+        _check_bmp(body)
 
 
 def _check_jpeg(body: bytes) -> None:
@@ -90,8 +98,8 @@ def _next_marker(body: bytes, place: int, *, in_scan: bool) -> re.Match[bytes] |
 
 def _check_png(body: bytes) -> None:
     """Refuse one that ends inside a chunk, too: OpenCV allocates what a chunk says, 2 GB for a file of 77 bytes."""
-    place, packed = len(PNG_MAGIC), 0
-    for _ in range(_MAX_CHUNKS):
+    place, packed, most = len(PNG_MAGIC), 0, _most_chunks(body)
+    for _ in range(most):
         length, kind = int.from_bytes(body[place : place + 4], "big"), body[place + 4 : place + 8]
         end = place + 12 + length
         if end > len(body):
@@ -103,7 +111,11 @@ def _check_png(body: bytes) -> None:
         if kind == b"eXIf":
             _check_metadata(body[place + 8 : end - 4])
         place = end
-    raise Refusal("undecodable", f"more than {_MAX_CHUNKS} chunks in a PNG")
+    raise Refusal("undecodable", f"more than {most} chunks in a PNG of its size")
+
+
+def _most_chunks(body: bytes) -> int:
+    return len(body) // _CHUNK_BYTES + _SMALL_CHUNKS
 
 
 def _check_gif(body: bytes, max_frames: int) -> None:
@@ -140,9 +152,9 @@ def _palette_bytes(body: bytes, place: int) -> int:
 
 
 def _check_webp(body: bytes, max_frames: int) -> None:
-    place, frames = 12, 0
+    place, frames, most = 12, 0, max_frames + _most_chunks(body)
     end = min(len(body), 8 + int.from_bytes(body[4:8], "little"))
-    for _ in range(_MAX_CHUNKS):
+    for _ in range(most):
         if place >= end:
             return
         kind = body[place : place + 4]
@@ -155,7 +167,17 @@ def _check_webp(body: bytes, max_frames: int) -> None:
         if kind == b"EXIF":
             _check_metadata(body[place + 8 : place + 8 + length])
         place += 8 + length + length % 2
-    raise Refusal("undecodable", f"more than {_MAX_CHUNKS} chunks in a WebP")
+    raise Refusal("undecodable", f"more than {most} chunks in a WebP of its size")
+
+
+def _check_bmp(body: bytes) -> None:
+    """Refuse runs that cannot all be pixels: they are unpacked in Python, ten million bytes a second."""
+    if len(body) < _BMP_START.size:
+        return
+    width, height, packing = _BMP_START.unpack_from(body)
+    if packing in _RUNS:
+        limit = _MAX_RUN_BYTES * (abs(width * height) + abs(height)) + _MAX_PADDING
+        _at_most(len(body), limit, "bytes in a packed bitmap of its size")
 
 
 def _check_metadata(content: bytes) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from neuclip.egress.config import EgressConfig
-from neuclip.egress.judge import ANSWER, PICTURE, QUESTION, READY, RULES
+from neuclip.egress.judge import ANSWER, ENDED, PICTURE, QUESTION, READY, RULES
 from neuclip.egress.refusal import Refusal
 
 MOST_JUDGES = 8
@@ -152,7 +152,7 @@ class _Judge:
     async def answer(self, kind: bytes, content: bytes) -> Answer:
         """Put one question.
 
-        Raises: _EndedError: if the process ended over it.
+        Raises: _EndedError: if what reads ended over it.
         """
         self.is_lost = True
         loop = asyncio.get_running_loop()
@@ -160,21 +160,23 @@ class _Judge:
             await loop.sock_sendall(self._wire, QUESTION.pack(kind, len(content)))
             await loop.sock_sendall(self._wire, content)
             line, size = ANSWER.unpack(await self._receive(ANSWER.size))
-            answer = orjson.loads(await self._receive(line)), await self._receive(size)
+            said, made = orjson.loads(await self._receive(line)), await self._receive(size)
         except (OSError, EOFError) as error:
             assert self._process is not None
             raise _EndedError(await self._process.wait()) from error
         self.is_lost = False
-        return answer
+        if ENDED in said:
+            raise _EndedError(said[ENDED])
+        return said, made
 
     async def end(self) -> None:
         """Kill it, and wait until it is gone."""
         self._starting.cancel()
         await asyncio.wait([self._starting])
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
         self._wire.close()
         if self._process is not None:
-            if self._process.returncode is None:
-                self._process.kill()
             await self._process.wait()
 
     async def _start(self, words: tuple[str, ...], theirs: socket.socket) -> None:

@@ -4,7 +4,7 @@ import functools
 import gzip
 import itertools
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from tests.servers.threads import LoopThread
 NUM_GOOD, NUM_HOSTILE = 500, 50
 THREADS = 32
 HOST = "127.0.0.1"
+PACKED = "packed-said"
 _BOMB_BYTES, _PAGES_BYTES = 500_000, 2_500_000
 """The second is the size of the file of pages that was judged for half a minute."""
 
@@ -49,30 +50,40 @@ def good() -> dict[str, bytes]:
 
 
 @functools.cache
-def hostile() -> dict[str, Answer]:
-    """Every kind of bomb: the large ones once, the others again and again, until there are enough."""
-    packed = gzip.compress(odd_pictures.jpeg_of_padding(48_000_000))
-    once = {
-        "million-frames.gif": plain(odd_pictures.gif_of_frames(17_000_000)),
-        "line-ends.bmp": plain(odd_pictures.bmp_of_line_ends(10_000_000)),
+def hostile() -> dict[str, bytes]:
+    """Every kind of bomb, again and again, until there are enough."""
+    kinds = bombs_of(_BOMB_BYTES) | {
+        "pages.tiff": odd_pictures.tiff_of_pages(_PAGES_BYTES),
+        PACKED: gzip.compress(odd_pictures.jpeg_of_padding(48_000_000)),
+        "scans.jpg": odd_pictures.jpeg_of_many_scans(),
+        "real.png": odd_pictures.real_png_bomb(),
+        "profile.png": odd_pictures.png_with_profile_bomb(),
+        "frames.gif": odd_pictures.gif_of_frames(_PAGES_BYTES),
+        "lines.bmp": odd_pictures.bmp_of_line_ends(490_000),
     }
-    often = {name: plain(content) for name, content in bombs_of(_BOMB_BYTES).items()} | {
-        "pages.tiff": plain(odd_pictures.tiff_of_pages(_PAGES_BYTES)),
-        "packed-said": plain(packed, ("Content-Encoding", "gzip")),
-        "scans.jpg": plain(odd_pictures.jpeg_of_many_scans()),
-        "real.png": plain(odd_pictures.real_png_bomb()),
-        "profile.png": plain(odd_pictures.png_with_profile_bomb()),
-        "lines.bmp": plain(odd_pictures.bmp_of_line_ends(490_000)),
+    numbered = zip(range(NUM_HOSTILE), itertools.cycle(kinds.items()), strict=False)
+    return {f"/hostile/{n}/{name}": body for n, (name, body) in numbered}
+
+
+@functools.cache
+def dull() -> dict[str, bytes]:
+    """As many bodies of the same sizes that no reader looks at twice: what the bytes of the hostile ones cost."""
+    return {f"/dull/{n}": bytes(len(body)) for n, body in enumerate(hostile().values())}
+
+
+def _answers() -> dict[str, Answer]:
+    packed = {
+        path: plain(body, ("Content-Encoding", "gzip"))
+        for path, body in hostile().items()
+        if path.endswith(PACKED)
     }
-    kinds = itertools.chain(once.items(), itertools.cycle(often.items()))
-    numbered = zip(range(NUM_HOSTILE), kinds, strict=False)
-    return {f"/hostile/{n}/{name}": answer for n, (name, answer) in numbered}
+    return {path: plain(body) for path, body in (good() | hostile() | dull()).items()} | packed
 
 
 @contextmanager
 def serving() -> Generator[str]:
-    """Serve both; yield the URL."""
-    answers = {path: plain(content) for path, content in good().items()} | hostile()
+    """Serve all of them; yield the URL."""
+    answers = _answers()
 
     async def connected(reader, writer) -> None:
         while not writer.is_closing():
@@ -92,13 +103,13 @@ async def _close(server) -> None:
     server.close()
 
 
-def paths(*, with_hostile: bool) -> list[str]:
-    """Return the good ones, and the hostile ones evenly among them, the first at the very beginning."""
+def among(others: Iterable[str]) -> list[str]:
+    """Return the paths of the good ones, and of others evenly among them, the first at the very beginning."""
     every = NUM_GOOD // NUM_HOSTILE
-    bad = iter(hostile() if with_hostile else ())
+    left = iter(others)
     found: list[str] = []
     for number, path in enumerate(good()):
-        found += [next(bad)] if with_hostile and number % every == 0 else []
+        found += itertools.islice(left, number % every == 0)
         found.append(path)
     return found
 

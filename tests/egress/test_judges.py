@@ -19,7 +19,7 @@ from tests.servers import odd_pictures
 from tests.servers.odd_pictures import good_jpeg
 
 GOOD = good_jpeg()
-SMALL = EgressConfig(max_image_pixels=1_000_000)
+SMALL = EgressConfig(max_image_pixels=3_000_000)
 PATIENCE_S = 100
 
 
@@ -46,7 +46,7 @@ async def reason_of(judges: Judges, body: bytes) -> str | None:
 
 
 def processes(kind: str) -> list[psutil.Process]:
-    """Return those of this test, quick or slow."""
+    """Return those of this test, quick or slow; what answers is the only child of each."""
     found: list[psutil.Process] = []
     for child in psutil.Process().children():
         with suppress(
@@ -58,7 +58,8 @@ def processes(kind: str) -> list[psutil.Process]:
     return found
 
 
-BUSY_FOR_SECONDS = odd_pictures.bmp_of_line_ends(40_000_000)
+BUSY_FOR_SECONDS = odd_pictures.bmp_of_line_ends(40_000_000, side=1_700)
+"""Of a size for which so many bytes are just believed."""
 
 
 def test_what_takes_too_long_is_ended_and_costs_nobody_else():
@@ -96,33 +97,48 @@ def test_the_deadline_of_a_url_ends_the_reading_and_the_next_goes_on():
     assert judging(work, quick=1) == [None] * 20
 
 
-def test_a_process_that_dies_costs_its_own_url_only():
+DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("which", ["what answers", "what it was forked from"])
+def test_a_process_that_dies_costs_its_own_url_only(which):
     """Oracle: the only process of its kind is held, asked, and ended by a signal before it can answer."""
 
     async def work(judges):
         found = {}
-        for number in (
-            signal.SIGKILL,
-            signal.SIGSEGV,
-            signal.SIGABRT,
-            signal.SIGBUS,
-            signal.SIGTERM,
-        ):
+        for number in DEADLY:
             (process,) = processes("quick")
-            process.suspend()
+            (fork,) = process.children()
+            fork.suspend()
             first, *others = [asyncio.create_task(reason_of(judges, GOOD)) for _ in range(20)]
             await asyncio.sleep(0.1)
-            process.send_signal(number)
+            ended = fork if which == "what answers" else process
+            ended.send_signal(number)
             with suppress(psutil.NoSuchProcess):  # SIGKILL does not wait
-                process.resume()
+                ended.resume()
             found[number.name] = await first, [await task for task in others]
         return found
 
     said = "undecodable: reading it ended the process that read it: "
     assert judging(work, quick=1) == {
-        name: (said + name, [None] * 19)
-        for name in ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGTERM")
+        number.name: (said + number.name, [None] * 19) for number in DEADLY
     }
+
+
+def test_what_ends_over_a_question_is_replaced_by_a_fork():
+    """Oracle: the process is the same before and after, and what answered in it another."""
+
+    async def work(judges):
+        (process,) = processes("slow")
+        (before,) = process.children()
+        said = await reason_of(judges, BUSY_FOR_SECONDS)
+        (after,) = processes("slow")
+        (fork,) = after.children()
+        return said, after.pid == process.pid, fork.pid != before.pid, await reason_of(judges, GOOD)
+
+    said, *rest = judging(work)
+    assert "takes more processor time" in said
+    assert rest == [True, True, None]
 
 
 def test_a_process_has_a_limit_of_memory_and_says_so():
@@ -132,9 +148,10 @@ def test_a_process_has_a_limit_of_memory_and_says_so():
     async def work(judges):
         before = await reason_of(judges, large)
         (process,) = processes("slow")
-        limit, _ = resource.prlimit(process.pid, resource.RLIMIT_AS)
-        now = process.memory_info().vms + 20_000_000
-        resource.prlimit(process.pid, resource.RLIMIT_AS, (now, now))
+        (fork,) = process.children()
+        limit, _ = resource.prlimit(fork.pid, resource.RLIMIT_AS)
+        now = fork.memory_info().vms + 20_000_000
+        resource.prlimit(fork.pid, resource.RLIMIT_AS, (now, now))
         return before, limit, await reason_of(judges, large), await reason_of(judges, GOOD)
 
     before, limit, after, good = judging(work, config=EgressConfig(), quick=1)

@@ -370,11 +370,11 @@ def webp_of_frames(num_bytes: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(content)) + content
 
 
-def bmp_of_line_ends(num_bytes: int) -> bytes:
-    """A packed picture, a pixel wide, that says nothing but where its lines end; Pillow unpacks it in Python."""
+def bmp_of_line_ends(num_bytes: int, side: int = 16) -> bytes:
+    """A packed picture that says nothing but where its lines end; Pillow unpacks it in Python."""
     start = 14 + 40 + 4 * 256
     head = struct.pack("<2sIII", b"BM", start + num_bytes, 0, start)
-    info = struct.pack("<IiiHHIIiiII", 40, 16, 16, 1, 8, 1, num_bytes, 0, 0, 256, 0)
+    info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, num_bytes, 0, 0, 256, 0)
     return head + info + bytes(4 * 256) + b"\0\0" * (num_bytes // 2)
 
 
