@@ -369,7 +369,7 @@ def _outside_inputs(recipe: Recipe, stage: str) -> dict[str, str]:
             return {"shards": fingerprint_shards(recipe.acquire.adopt)}
         return {"table": _fingerprint(recipe, recipe.acquire.source, acquire.TABLE_SUFFIXES)}
     if stage == "curate":
-        return _curate_inputs(recipe) | _set_inputs(recipe, _kept_out_sets(recipe))
+        return _curate_inputs(recipe) | _set_inputs(recipe, recipe.curate.kept_out_sets)
     if stage == "index" and recipe.index.features is not None:
         model = recipe.index.features.model
         return {"features model": _fingerprint(recipe, model, curate.MODEL_SUFFIXES)}
@@ -390,14 +390,6 @@ def _curate_inputs(recipe: Recipe) -> dict[str, str]:
         for score in recipe.curate.scores
         if isinstance(score, ModelScore)
     }
-
-
-def _kept_out_sets(recipe: Recipe) -> list[str]:
-    """Return the evaluation sets whose pairs curate drops."""
-    decontaminate = recipe.curate.decontaminate
-    if decontaminate is None:
-        return []
-    return recipe.evaluate.sets if decontaminate.sets is None else decontaminate.sets
 
 
 def _set_inputs(recipe: Recipe, sets: list[str]) -> dict[str, str]:
@@ -446,12 +438,16 @@ def _changes(earlier: Manifest, identity: StageIdentity) -> str:
         for name, was, now in _differences(earlier.section, identity.section)
     ]
     inputs = [
-        name
+        f"{name} ({_how(earlier.inputs.get(name), identity.inputs.get(name))})"
         for name in {**earlier.inputs, **identity.inputs}
         if earlier.inputs.get(name) != identity.inputs.get(name)
     ]
     changes += [f"other input: {', '.join(inputs)}"] * bool(inputs)
     return "; ".join(changes) or "its record is gone"
+
+
+def _how(was: str | None, now: str | None) -> str:
+    return "new" if was is None else "gone" if now is None else "changed"
 
 
 def _differences(
@@ -525,7 +521,6 @@ def _work(  # noqa: PLR0911  # one return a stage
 
             prepared = prepare(
                 recipe.curate,
-                sets=_kept_out_sets(recipe),
                 root=recipe.root,
                 acquire_uri=uri["acquire"],
                 seed=recipe.seed,

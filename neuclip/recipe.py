@@ -5,7 +5,7 @@ from copy import deepcopy
 from typing import Any, cast, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from neuclip.acquire.config import AcquireConfig
@@ -73,6 +73,17 @@ class Recipe(Section):
     publish: PublishConfig = Field(
         default_factory=PublishConfig, description="what is written about it"
     )
+
+    @model_validator(mode="after")
+    def _says_what_training_is_kept_clean_of(self) -> "Recipe":
+        decontaminate = self.curate.decontaminate
+        if self.evaluate.sets and decontaminate is not None and not decontaminate.sets:
+            raise ValueError(
+                "curate.decontaminate.sets names no set, and evaluate.sets does: name those there whose pairs must not "
+                "be trained on, all of evaluate.sets for a start; or set curate.decontaminate to null, which keeps "
+                "such pairs. A set that is added to evaluate.sets alone changes no training data"
+            )
+        return self
 
     def to_yaml(self) -> str:
         """Return the whole recipe, defaults included, as YAML that load_recipe reads back."""
@@ -224,7 +235,7 @@ def _explain(detail: ErrorDetails) -> str:
             where = ".".join([*place, str(context.get("discriminator", "name")).strip("'")])
             return f"{where}: found {name!r}, expected one of {', '.join(known)}.{nearest(name, known)}"
         case "value_error" if isinstance(found, dict):  # fields that do not fit each other
-            return f"{'.'.join(place)}: {_lower_first(detail['msg'])}"
+            return ": ".join(filter(None, [".".join(place), _lower_first(detail["msg"])]))
         case _:
             expected = _EXPECTED.get(detail["type"]) or _lower_first(detail["msg"])
             return without_credentials(f"{'.'.join(place)}: found {said_of(found)}, {expected}")

@@ -39,12 +39,13 @@ class EmbeddingMatch(Section):
 
 
 class Decontaminate(Section):
-    """Drops pairs that are in the evaluation sets of the recipe, before all rules."""
+    """Drops pairs that are in evaluation sets, before all rules."""
 
-    sets: list[Place] | None = Field(
-        default=None,
-        description="the sets to look for; null takes evaluate.sets. Name them here to score a model on a further set "
-        "without training it anew",
+    sets: list[Place] = Field(
+        default_factory=list[str],
+        description="the evaluation sets that training is kept clean of; another set here means other training data, "
+        "another one in evaluate.sets alone does not",
+        json_schema_extra={"keyed": False},  # their content counts, not where they lie
     )
     images: bool = Field(
         default=True, description="drop images that look the same as an evaluation image (phash)"
@@ -80,8 +81,13 @@ class CurateConfig(Section):
     )
     decontaminate: Decontaminate | None = Field(
         default=Decontaminate(),
-        description="how pairs of the evaluation sets in evaluate.sets are found and dropped; null keeps them",
+        description="which evaluation sets training is kept clean of, and how their pairs are found; null keeps them",
     )
+
+    @property
+    def kept_out_sets(self) -> list[str]:
+        """Return the evaluation sets whose pairs are dropped."""
+        return [] if self.decontaminate is None else self.decontaminate.sets
 
     @model_validator(mode="after")
     def _names_differ(self) -> "CurateConfig":
@@ -95,7 +101,7 @@ class CurateConfig(Section):
             raise ValueError(f"two scores are called {again!r}; give one of them another `name`")
         return self
 
-    def needed_scores(self, *, has_evaluation_sets: bool) -> list[ScoreConfig]:
+    def needed_scores(self) -> list[ScoreConfig]:
         """Return the scores of the recipe, and those that its rules need and that need no model."""
         scores = {score.name: score for score in self.scores}
         for rule in self.rules:
@@ -103,9 +109,14 @@ class CurateConfig(Section):
                 scores[rule.score] = LanguageScore(kind="language", name=rule.score)
             if isinstance(rule, NearDuplicateImages) and rule.score not in scores:
                 scores[rule.score] = PHash(kind="phash", name=rule.score)
-        looks_at_images = self.decontaminate is not None and self.decontaminate.images
+        decontaminate = self.decontaminate
         has_hash = any(isinstance(score, PHash) for score in scores.values())
-        if has_evaluation_sets and looks_at_images and not has_hash:
+        if (
+            decontaminate is not None
+            and decontaminate.sets
+            and decontaminate.images
+            and not has_hash
+        ):
             scores["phash"] = PHash(kind="phash", name="phash")
         return list(scores.values())
 

@@ -39,6 +39,11 @@ def limits(facts: Facts) -> list[str]:
     ]
     if not facts.scores:
         found.insert(0, "Not evaluated: the recipe names no evaluation set.")
+    if facts.not_kept_out:
+        sets = ", ".join(facts.not_kept_out)
+        found.insert(
+            0, f"Training was not kept clean of {sets}: pairs of it may have been trained on."
+        )
     weak = [score.set for score in facts.scores if score.main_value < 2 * score.chance]
     if weak:
         found.insert(0, f"Less than twice chance on {', '.join(weak)}.")

@@ -39,6 +39,16 @@ class Facts:
         return next(manifest for manifest in self.manifests if manifest.stage == stage)
 
     @property
+    def not_kept_out(self) -> list[str]:
+        """The sets scored here whose pairs curate did not look for in the training data, by their content."""
+        looked_for = self.manifest("curate").inputs
+        return [
+            name
+            for name, content in self.manifest("evaluate").inputs.items()
+            if name in {score.set for score in self.scores} and looked_for.get(name) != content
+        ]
+
+    @property
     def funnel(self) -> list[Manifest]:
         """The manifests of the stages that handle samples."""
         return [self.manifest(stage) for stage in DATA_STAGES]

@@ -43,7 +43,6 @@ class Prepared:
 def prepare(
     config: CurateConfig,
     *,
-    sets: Sequence[str],
     root: str,
     acquire_uri: str,
     seed: int,
@@ -53,18 +52,17 @@ def prepare(
     """Compute the scores that are missing, of the pool and of the evaluation sets.
 
     Args:
-        sets: evaluation sets whose pairs are to be dropped.
         scratch: folder that joins may spill to.
     Raises: ConfigError: if a rule asks for a score that the recipe does not have.
     """
-    wanted = {score.name: score for score in config.needed_scores(has_evaluation_sets=bool(sets))}
+    wanted = {score.name: score for score in config.needed_scores()}
     found = run_scores(list(wanted.values()), root=root, acquire_uri=acquire_uri, progress=progress)
     columns = {score.name: score for score in found}
     masks: dict[str, Mask] = {}
     contamination = None
-    if config.decontaminate is not None and sets:
+    if config.decontaminate is not None and config.decontaminate.sets:
         contamination = Contamination(
-            config.decontaminate, sets, wanted, columns, root, acquire_uri, scratch, progress
+            config.decontaminate, wanted, columns, root, acquire_uri, scratch, progress
         )
         masks[IN_EVALUATION_SET] = contamination
     for rule in config.rules:
@@ -85,7 +83,6 @@ class Contamination:
     def __init__(
         self,
         config: Decontaminate,
-        sets: Sequence[str],
         wanted: dict[str, ScoreConfig],
         columns: dict[str, ScoreColumns],
         root: str,
@@ -105,7 +102,7 @@ class Contamination:
             self._embedding = config.embedding.score
         used = [wanted[name] for name in (self._phash, self._embedding) if name is not None]
         self._samples = EvaluationSamples(
-            score_evaluation_sets(sets, used, root=root, progress=progress),
+            score_evaluation_sets(config.sets, used, root=root, progress=progress),
             phash=self._phash,
             embedding=self._embedding,
             captions=config.captions,

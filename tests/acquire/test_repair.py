@@ -115,6 +115,7 @@ def fields_of(base: Path) -> dict:
             },
         },
         "evaluate.sets": [],
+        "curate.decontaminate": None,
     }
 
 

@@ -89,7 +89,6 @@ def curated(root, config, pairs, scores):
     def work(workspace):
         found = prepare(
             config,
-            sets=[],
             root=str(root),
             acquire_uri=acquire_uri,
             seed=0,

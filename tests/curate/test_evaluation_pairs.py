@@ -50,13 +50,15 @@ def evaluation_set(tmp_path):
 
 def curate(root, pairs, sets, key="k", **config):
     acquire_uri = commit_acquired(root, [pairs[:5], pairs[5:]])
-    config = CurateConfig.model_validate({"rules": [{"kind": "caption_words", "min": 2}], **config})
+    rules = [{"kind": "caption_words", "min": 2}]
+    config = CurateConfig.model_validate(
+        {"rules": rules, "decontaminate": {"sets": sets}, **config}
+    )
     identity = StageIdentity("curate", 1, key, {}, {}, str(root))
 
     def work(workspace):
         prepared = prepare(
             config,
-            sets=sets,
             root=str(root),
             acquire_uri=acquire_uri,
             seed=0,
@@ -105,9 +107,9 @@ def test_planted_pairs_are_dropped_and_listed_beside_what_they_match(tmp_path, e
 
 
 def test_they_stay_where_the_recipe_says_so(tmp_path, evaluation_set):
-    uri = curate(tmp_path, PAIRS, [evaluation_set], decontaminate={"images": False})
+    uri = curate(tmp_path, PAIRS, [], decontaminate={"sets": [evaluation_set], "images": False})
     assert read_manifest(uri).ledger.dropped == {"in_evaluation_set": 1, "caption_words": 1}
-    uri = curate(tmp_path, PAIRS, [evaluation_set], key="off", decontaminate=None)
+    uri = curate(tmp_path, PAIRS, [], key="off", decontaminate=None)
     assert read_manifest(uri).ledger.dropped == {"caption_words": 1}
     assert not (tmp_path / "curate" / "off" / "contamination.parquet").exists()
 
@@ -118,8 +120,9 @@ def test_a_set_that_cannot_be_read_is_an_error(tmp_path):
 
 
 def test_a_score_that_is_not_there_is_named(tmp_path, evaluation_set):
+    asks = {"sets": [evaluation_set], "embedding": {"score": "b32"}}
     with pytest.raises(ConfigError, match="asks for score 'b32'"):
-        curate(tmp_path, PAIRS, [evaluation_set], decontaminate={"embedding": {"score": "b32"}})
+        curate(tmp_path, PAIRS, [], decontaminate=asks)
     rule = {"kind": "image_cluster", "score": "b32", "target": evaluation_set}
     with pytest.raises(ConfigError, match="rule image_cluster asks for score 'b32'"):
         curate(tmp_path, PAIRS, [], key="b", rules=[rule])

@@ -30,7 +30,7 @@ config = CurateConfig.model_validate({"rules": [
     {"kind": "language", "keep": ["en", "de", "fr"]}, {"kind": "duplicate_images"},
     {"kind": "near_duplicate_images"}, {"kind": "balance", "metadata": metadata, "most_per_entry": 300}]})
 print("begun", flush=True)
-prepared = prepare(config, sets=[], root=root, acquire_uri=acquire_uri, seed=0, scratch=Path(root), progress=silent)
+prepared = prepare(config, root=root, acquire_uri=acquire_uri, seed=0, scratch=Path(root), progress=silent)
 commit_stage(StageIdentity("curate", 1, "k", {}, {}, root), lambda w: run_curate(
     config, acquire_uri=acquire_uri, workspace=w, progress=silent, seed=0, scores=prepared.scores,
     masks=prepared.masks))

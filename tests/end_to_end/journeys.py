@@ -41,16 +41,16 @@ class Demo:
 
     def overrides(self, root: str | Path, **changes: Any) -> list[str]:
         """Return the arguments for a root; `train__lr` changes train.lr."""
+        names = ("wds_scenes_shapes", "wds_scenes_retrieval")
+        sets = [str(self.web / "evaluation" / name) for name in names]
         fields = {
             **SMALL,
             "root": str(root),
             "demo.folder": str(self.web),
             "demo.port": self.port,
             "acquire.table": str(self.web / "urls.parquet"),
-            "evaluate.sets": [
-                str(self.web / "evaluation" / name)
-                for name in ("wds_scenes_shapes", "wds_scenes_retrieval")
-            ],
+            "curate.decontaminate.sets": sets,
+            "evaluate.sets": sets,
             **{name.replace("__", "."): value for name, value in changes.items()},
         }
         return [part for n, v in fields.items() for part in ("--set", f"{n}={json.dumps(v)}")]

@@ -33,6 +33,7 @@ def test_a_table_that_has_grown_keeps_its_ids(journey: Journey, tmp_path):
             "demo.port": journey.demo.port,
             "acquire.table": str(table),
             "evaluate.sets": [],
+            "curate.decontaminate": None,
         },
     )
     pq.write_table(whole.slice(0, _ROWS), table / "a.parquet")

@@ -56,6 +56,8 @@ class Run:
 
     def __init__(self, root: Path, web: Path) -> None:
         self.root, self.mark = root, new_mark()
+        names = ("wds_scenes_shapes", "wds_scenes_retrieval")
+        sets = [str(web / "evaluation" / name) for name in names]
         fields = {name: value for name, value in SMALL.items() if not name.startswith("demo.")} | {
             "root": str(root),
             "demo": None,
@@ -65,10 +67,8 @@ class Run:
             "train.epochs": 3,
             "train.keep_checkpoints": 2,
             "train.loader.workers": 1,
-            "evaluate.sets": [
-                str(web / "evaluation" / name)
-                for name in ("wds_scenes_shapes", "wds_scenes_retrieval")
-            ],
+            "curate.decontaminate.sets": sets,
+            "evaluate.sets": sets,
         }
         words = [part for n, v in fields.items() for part in ("--set", f"{n}={json.dumps(v)}")]
         home = root.parent

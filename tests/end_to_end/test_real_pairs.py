@@ -53,6 +53,7 @@ def done(web, cache, tmp_path_factory):
         places = {
             "root": str(tmp_path_factory.mktemp("pairs-lake")),
             "acquire.table": str(web / TABLE),
+            "curate.decontaminate.sets": [str(folder) for folder in sets],
             "evaluate.sets": [str(folder) for folder in sets],
         }
         recipe = load_recipe(

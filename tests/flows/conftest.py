@@ -21,7 +21,8 @@ def server(tmp_path_factory) -> Iterator[PrefectServer]:
 def small_run(tmp_path_factory) -> dict[str, Any]:
     """Overrides of the demo recipe: 400 pairs, two epochs, everything below a temporary folder."""
     folder = tmp_path_factory.mktemp("small-run")
-    sets = folder / "web/evaluation"
+    names = ("wds_scenes_shapes", "wds_scenes_retrieval")
+    sets = [str(folder / "web/evaluation" / name) for name in names]
     return {
         "root": str(folder / "lake"),
         "demo.folder": str(folder / "web"),
@@ -43,5 +44,6 @@ def small_run(tmp_path_factory) -> dict[str, Any]:
         "train.log_every_steps": 2,
         "train.loader.workers": 0,
         "train.probe": None,
-        "evaluate.sets": [str(sets / "wds_scenes_shapes"), str(sets / "wds_scenes_retrieval")],
+        "curate.decontaminate.sets": sets,
+        "evaluate.sets": sets,
     }

@@ -23,6 +23,7 @@ def test_the_flow_repairs_what_can_be_and_shows_acquire(tmp_path):
         "demo": None,
         "acquire": {"table": write_table(tmp_path / "urls.parquet", rows)},
         "evaluate.sets": [],
+        "curate.decontaminate": None,
     }
     recipe = load_recipe(RECIPE, overrides)
     commit_fetched(recipe.acquire, recipe.root, failed_for={uid(1): "http_404"}.get)

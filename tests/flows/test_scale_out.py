@@ -67,6 +67,7 @@ class Web:
             "acquire.partition_rows": partition_rows,
             "acquire.processes": 1,
             "evaluate.sets": [],
+            "curate.decontaminate": None,
         }
         self.alone = self.at(str(folder / "alone"))
 
@@ -237,7 +238,9 @@ def test_a_bucket_with_the_objects_of_an_unfinished_partition(
 @pytest.mark.parametrize("runner", ["threads", "dask", "ray"])
 def test_partitions_that_no_worker_fetched_are_named(prefect_here, tmp_path, runner):
     share = Share(1, str(tmp_path / "nowhere"), (Planned("0123abcd", "urls.parquet", 0, 5, 5),))
-    recipe = load_recipe(RECIPE, {"root": str(tmp_path), "evaluate.sets": []})
+    recipe = load_recipe(
+        RECIPE, {"root": str(tmp_path), "evaluate.sets": [], "curate.decontaminate": None}
+    )
 
     @flow(task_runner=task_runner(ScaleConfig(runner=runner, workers=1)))
     def fetch() -> None:

@@ -28,8 +28,9 @@ def changed(overrides):
         ({"train.lr": 0.5}, "train"),
         ({"train.objective.rho": 1}, "train"),
         ({"select.max_samples": 10}, "select"),
-        ({"evaluate.sets": []}, "curate"),
-        ({"evaluate.sets": [], "curate.decontaminate": None}, "curate"),
+        ({"evaluate.sets": []}, "evaluate"),
+        ({"curate.decontaminate": None}, "curate"),
+        ({"curate.decontaminate.sets": ["./lake/demo-web/evaluation/wds_scenes_shapes"]}, "curate"),
         ({"publish.name": "other"}, "publish"),
     ],
 )
@@ -64,12 +65,20 @@ def test_the_plan_says_what_changed(tmp_path):
     by_stage = {item.stage: item for item in plan(other)}
     assert [s for s in STAGES if by_stage[s].state == "missing"] == list(from_stage("curate"))
     assert by_stage["curate"].why == "curate.rules.caption_words.min: 2 -> 4"
-    assert by_stage["caption"].why == "other input: curate"
+    assert by_stage["caption"].why == "other input: curate (changed)"
     (tmp_path / "train" / by_stage["train"].key).mkdir(parents=True)
     (tmp_path / "train" / by_stage["train"].key / "half").write_text("x")
     partial = next(item for item in plan(other) if item.stage == "train")
     assert partial.state == "partial"
     assert partial.why.startswith("begun and not finished; ")
+
+
+def test_a_set_to_evaluate_alone_redoes_no_training():
+    """And one that training is to be kept clean of is named where training is described."""
+    with pytest.raises(ConfigError, match=r"decontaminate\.sets names no set.*or set .* to null"):
+        load_recipe(DEMO, {"curate.decontaminate.sets": []})
+    one = ["./lake/demo-web/evaluation/wds_scenes_shapes"]
+    assert changed({"evaluate.sets": one}) == ["evaluate", "publish"]
 
 
 def test_a_stage_without_what_lies_above_is_refused(tmp_path):
@@ -85,7 +94,11 @@ def test_names_and_inputs_are_checked(tmp_path):
     with pytest.raises(DataError, match=r"found none; check the path"):
         plan(load_recipe(DEMO, {"acquire.table": str(tmp_path / "none.parquet")}))
     with pytest.raises(ConfigError, match="called alike"):
-        plan(load_recipe(DEMO, {"evaluate.sets": ["a/wds_x", "b/wds_x"]}))
+        plan(
+            load_recipe(
+                DEMO, {"curate.decontaminate": None, "evaluate.sets": ["a/wds_x", "b/wds_x"]}
+            )
+        )
 
 
 def test_where_a_table_lies_does_not_matter(tmp_path):
@@ -94,6 +107,14 @@ def test_where_a_table_lies_does_not_matter(tmp_path):
         path = tmp_path / folder / "urls.csv"
         path.parent.mkdir()
         path.write_text("url,caption\nhttp://127.0.0.1/x,a text\n")
-        recipe = load_recipe(DEMO, {"acquire.table": str(path), "demo": None, "evaluate.sets": []})
+        recipe = load_recipe(
+            DEMO,
+            {
+                "acquire.table": str(path),
+                "demo": None,
+                "evaluate.sets": [],
+                "curate.decontaminate": None,
+            },
+        )
         keys.add(identify(recipe)["publish"].key)
     assert len(keys) == 1

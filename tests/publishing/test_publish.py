@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from publishing.journey_folders import RECIPE, make_journey
 
 from neuclip.foundation.errors import StorageError
 from neuclip.foundation.progress import silent
+from neuclip.publishing.card import limits
 from neuclip.publishing.config import PublishConfig
+from neuclip.publishing.facts import read_facts
 from neuclip.publishing.run import run_publish
 from neuclip.recipe import load_recipe
 from neuclip.stages.manifest import read_manifest
@@ -270,3 +273,27 @@ def test_a_recipe_that_tells_nothing_is_published_as_it_is():
     for name in ("contact", "allow_hosts", "dns_servers"):
         del told["acquire"]["egress"][name]
     assert shown == told
+
+
+@pytest.mark.parametrize(
+    ("looked_for", "told"),
+    [
+        ({}, ["wds_colours"]),
+        ({"wds_colours": "other"}, ["wds_colours"]),
+        ({"wds_colours": "s"}, []),
+    ],
+)
+def test_a_set_that_training_was_not_kept_clean_of_is_told(tmp_path, looked_for, told):
+    """By content, not by name: the same set at another place is the same."""
+    facts = read_facts(
+        PublishConfig(name="x"), recipe_yaml=RECIPE, uris=make_journey(tmp_path / "journey")
+    )
+    inputs = {"curate": looked_for, "evaluate": {"select": "k", "wds_colours": "s"}}
+    manifests = [
+        manifest.model_copy(update={"inputs": inputs.get(manifest.stage, {})})
+        for manifest in facts.manifests
+    ]
+    scores = [facts.scores[0].model_copy(update={"set": "wds_colours"})]
+    facts = replace(facts, manifests=manifests, scores=scores)
+    assert facts.not_kept_out == told
+    assert any("not kept clean of wds_colours" in limit for limit in limits(facts)) == bool(told)

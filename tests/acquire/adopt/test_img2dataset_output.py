@@ -85,6 +85,7 @@ def recipe(downloaded, tmp_path):
             "curate.rules": [],
             "shard.samples_per_shard": 50,
             "evaluate.sets": [],
+            "curate.decontaminate": None,
         },
     )
 
