@@ -115,7 +115,21 @@ class _Lane:
         await asyncio.gather(*(judge.started() for judge in self._all))
 
     async def ask(self, kind: bytes, content: bytes, within: Within = nullcontext) -> Answer:
-        """Ask the next process that is idle; one that does not answer in time is killed and replaced."""
+        """Ask the next process that is idle; one that does not answer in time is killed and replaced.
+
+        A process that ends, but not at its limit of time, may have been ended by somebody else, a machine short of
+        memory for example: only what ends two of them is to blame.
+
+        Raises: _EndedError
+        """
+        try:
+            return await self._ask(kind, content, within)
+        except _EndedError as end:
+            if end.is_overrun:
+                raise
+        return await self._ask(kind, content, within)
+
+    async def _ask(self, kind: bytes, content: bytes, within: Within) -> Answer:
         judge = await self._idle.get()
         try:
             await judge.started()

@@ -101,7 +101,7 @@ DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.
 
 
 @pytest.mark.parametrize("which", ["what answers", "what it was forked from"])
-def test_a_process_that_dies_costs_its_own_url_only(which):
+def test_a_process_that_somebody_ends_costs_nothing(which):
     """Oracle: the only process of its kind is held, asked, and ended by a signal before it can answer."""
 
     async def work(judges):
@@ -110,19 +110,40 @@ def test_a_process_that_dies_costs_its_own_url_only(which):
             (process,) = processes("quick")
             (fork,) = process.children()
             fork.suspend()
-            first, *others = [asyncio.create_task(reason_of(judges, GOOD)) for _ in range(20)]
+            asked = [asyncio.create_task(reason_of(judges, GOOD)) for _ in range(20)]
             await asyncio.sleep(0.1)
             ended = fork if which == "what answers" else process
             ended.send_signal(number)
             with suppress(psutil.NoSuchProcess):  # SIGKILL does not wait
                 ended.resume()
-            found[number.name] = await first, [await task for task in others]
+            found[number.name] = [await task for task in asked]
         return found
 
-    said = "undecodable: reading it ended the process that read it: "
-    assert judging(work, quick=1) == {
-        number.name: (said + number.name, [None] * 19) for number in DEADLY
-    }
+    assert judging(work, quick=1) == {number.name: [None] * 20 for number in DEADLY}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_bytes_that_end_every_process_cost_their_own_url_only(number):
+    """Oracle: whatever reads a picture that takes a while is ended, again and again."""
+    large = odd_pictures.with_segment(
+        odd_pictures.written(odd_pictures.busy_picture().resize((1600, 1200)), "JPEG"),
+        0xE1,
+        b"Exif\0\0" + odd_pictures.exif_turned(),
+    )
+
+    async def work(judges):
+        first = asyncio.create_task(reason_of(judges, large))
+        while not first.done():
+            for process in processes("quick"):
+                with suppress(psutil.NoSuchProcess):
+                    for fork in process.children():
+                        if sum(fork.cpu_times()[:2]) > 0:  # it has begun
+                            fork.send_signal(number)
+            await asyncio.sleep(0.002)
+        return first.result(), [await reason_of(judges, GOOD) for _ in range(20)]
+
+    said = f"undecodable: reading it ended the process that read it: {number.name}"
+    assert judging(work, quick=1) == (said, [None] * 20)
 
 
 def test_what_ends_over_a_question_is_replaced_by_a_fork():
