@@ -15,7 +15,7 @@ from neuclip.acquire.shared import (
     unfinished,
 )
 from neuclip.foundation.errors import NeuclipError
-from neuclip.journey import identify, made_web, making, reopen
+from neuclip.journey import identify, making, reopen
 from neuclip.recipe import Recipe
 from neuclip.stages.manifest import is_committed
 from tasks.shared import fetch_partitions, share_out
@@ -49,13 +49,12 @@ def fetch_shares(recipe: str, overrides: dict[str, Any] | None = None, *, force:
     loaded = load_permitted(recipe, overrides)
     log = get_run_logger()
     taken_down = takedowns_at(loaded.root)
-    with made_web(loaded, "acquire"):
-        shares = share_out(loaded, force=force)
-        log.info(describe_limits(loaded.acquire, len(shares)))
-        try:
-            waiting = fetch_all(shares, loaded, force=force)
-        finally:
-            clear_plans(shares)
+    shares = share_out(loaded, force=force)
+    log.info(describe_limits(loaded.acquire, len(shares)))
+    try:
+        waiting = fetch_all(shares, loaded, force=force)
+    finally:
+        clear_plans(shares)
     check_takedowns(loaded.root, taken_down)
     if waiting:
         log.warning(

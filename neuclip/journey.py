@@ -5,8 +5,7 @@ A stage's function is imported when it runs, so that planning loads neither torc
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
@@ -17,7 +16,6 @@ from neuclip.acquire.ready_shards import fingerprint_shards
 from neuclip.captions import config as captions
 from neuclip.curate import config as curate
 from neuclip.curate.scores import ModelScore
-from neuclip.demo.config import DEMO_VERSION
 from neuclip.evaluation import config as evaluation
 from neuclip.foundation.config import Section
 from neuclip.foundation.errors import ConfigError, DataError, nearest
@@ -29,7 +27,7 @@ from neuclip.recipe import Recipe
 from neuclip.selection import config as selection
 from neuclip.shards import config as shards
 from neuclip.stages.committed import require_same
-from neuclip.stages.keys import digest, fingerprint, stage_key
+from neuclip.stages.keys import fingerprint, stage_key
 from neuclip.stages.lease import leased, sweep_leases
 from neuclip.stages.manifest import (
     MANIFEST,
@@ -42,7 +40,7 @@ from neuclip.stages.scratch import scratch_folder, scratch_home, sweep_scratch
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 from neuclip.storage.files import list_files, remove
 from neuclip.storage.roots import require_folder
-from neuclip.storage.uris import is_local, join, local_part, name_of
+from neuclip.storage.uris import join, name_of
 from neuclip.training import config as training
 
 if TYPE_CHECKING:
@@ -196,8 +194,7 @@ def run_stage(
     start = time.monotonic()
 
     def work(workspace: Workspace) -> Outcome:
-        with made_web(recipe, stage):
-            outcome = _work(recipe, stage, identities, workspace, progress, force=force)
+        outcome = _work(recipe, stage, identities, workspace, progress, force=force)
         if stage in _FED_BY:
             _require_all(outcome, stage, identities[_FED_BY[stage]])
         return outcome
@@ -289,7 +286,7 @@ def repair(recipe: Recipe, *, progress: Progress = silent) -> "tuple[Repair, Sta
         with making(recipe, "acquire") as identity:
             if not is_committed(identity.uri):  # another repair has just amended it
                 continue
-            with scratch_folder(recipe.root) as scratch, made_web(recipe, "acquire"):
+            with scratch_folder(recipe.root) as scratch:
                 done = run_repair(
                     recipe.acquire,
                     read_manifest(identity.uri),
@@ -367,55 +364,41 @@ def _outside_inputs(recipe: Recipe, stage: str) -> dict[str, str]:
     if stage == "acquire":
         if recipe.acquire.adopt is not None:
             return {"shards": fingerprint_shards(recipe.acquire.adopt)}
-        return {"table": _fingerprint(recipe, recipe.acquire.source, acquire.TABLE_SUFFIXES)}
+        return {"table": fingerprint(recipe.acquire.source, acquire.TABLE_SUFFIXES)}
     if stage == "curate":
-        return _curate_inputs(recipe) | _set_inputs(recipe, recipe.curate.kept_out_sets)
+        return _curate_inputs(recipe) | _set_inputs(recipe.curate.kept_out_sets)
     if stage == "index" and recipe.index.features is not None:
         model = recipe.index.features.model
-        return {"features model": _fingerprint(recipe, model, curate.MODEL_SUFFIXES)}
+        return {"features model": fingerprint(model, curate.MODEL_SUFFIXES)}
     if stage == "evaluate":
-        return _set_inputs(recipe, recipe.evaluate.sets)
+        return _set_inputs(recipe.evaluate.sets)
     return {}
 
 
 def _curate_inputs(recipe: Recipe) -> dict[str, str]:
     """Return the fingerprints of the files and models that rules and scores name."""
     inputs = {
-        f"{rule.kind} {uri}": _fingerprint(recipe, uri, suffixes)
+        f"{rule.kind} {uri}": fingerprint(uri, suffixes)
         for rule in recipe.curate.rules
         for uri, suffixes in curate.files_of(rule)
     }
     return inputs | {
-        f"score {score.name}": _fingerprint(recipe, score.model, curate.MODEL_SUFFIXES)
+        f"score {score.name}": fingerprint(score.model, curate.MODEL_SUFFIXES)
         for score in recipe.curate.scores
         if isinstance(score, ModelScore)
     }
 
 
-def _set_inputs(recipe: Recipe, sets: list[str]) -> dict[str, str]:
+def _set_inputs(sets: list[str]) -> dict[str, str]:
     names = [name_of(uri) for uri in sets]
     if len(set(names)) < len(names):
         raise ConfigError(
             f"two evaluation sets are called alike: {', '.join(sorted(names))}; give their folders different names"
         )
     return {
-        name: _fingerprint(recipe, uri, evaluation.SET_SUFFIXES)
+        name: fingerprint(uri, evaluation.SET_SUFFIXES)
         for name, uri in zip(names, sets, strict=True)
     }
-
-
-def _fingerprint(recipe: Recipe, uri: str, suffixes: tuple[str, ...]) -> str:
-    """Fingerprint an input; what the demo makes is known by the demo's settings, before it is made."""
-    if recipe.demo is not None and is_local(uri):
-        folder, path = Path(recipe.demo.folder).absolute(), local_part(uri).absolute()
-        if path.is_relative_to(folder):
-            return digest(
-                {
-                    "demo": [DEMO_VERSION, recipe.demo.keyed()],
-                    "path": path.relative_to(folder).as_posix(),
-                }
-            )
-    return fingerprint(uri, suffixes)
 
 
 def _state(identity: StageIdentity) -> tuple[str, str]:
@@ -471,22 +454,6 @@ def _labelled(items: list[Any]) -> dict[str, Any]:
         else str(place): item
         for place, item in enumerate(items)
     }
-
-
-@contextmanager
-def made_web(recipe: Recipe, stage: str) -> Generator[None]:
-    """Draw the demo's pictures and serve them while acquire runs; the evaluation sets are drawn with them."""
-    if recipe.demo is None or stage not in ("acquire", "curate", "evaluate"):
-        yield
-        return
-    from neuclip.demo.server import serving
-    from neuclip.demo.web import prepare
-
-    prepare(recipe.demo)
-    with (
-        serving(Path(recipe.demo.folder), recipe.demo.port) if stage == "acquire" else nullcontext()
-    ):
-        yield
 
 
 def _acquire(recipe: Recipe, *, workspace: Workspace, progress: Progress, force: bool) -> Outcome:

@@ -11,7 +11,6 @@ from pydantic_core import ErrorDetails
 from neuclip.acquire.config import AcquireConfig
 from neuclip.captions.config import CaptionConfig
 from neuclip.curate.config import CurateConfig
-from neuclip.demo.config import DemoConfig
 from neuclip.evaluation.config import EvaluateConfig
 from neuclip.foundation.config import Section, models_in, reserved_in
 from neuclip.foundation.errors import ConfigError, StorageError, nearest
@@ -52,9 +51,6 @@ class Recipe(Section):
     )
     seed: int = Field(
         default=0, ge=0, lt=2**32, description="of everything that is drawn at random"
-    )
-    demo: DemoConfig | None = Field(
-        default=None, description="a made web to acquire from, for trying things out"
     )
     acquire: AcquireConfig = Field(description="which URL table to fetch, and how")
     curate: CurateConfig = Field(default_factory=CurateConfig, description="which pairs are kept")

@@ -2,8 +2,10 @@
 
 import signal
 import subprocess
+from collections.abc import Iterator
 
 import pytest
+from made.demo_web import DemoWeb, demo_web
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -23,3 +25,10 @@ def small_disk(tmp_path):
         pytest.skip("mounting needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def small_web(tmp_path_factory) -> Iterator[DemoWeb]:
+    """300 pairs of the demo, served for as long as the tests run; nobody changes it."""
+    with demo_web(tmp_path_factory.mktemp("demo") / "web") as web:
+        yield web

@@ -19,6 +19,7 @@ from neuclip.cli.console import (
 )
 from neuclip.cli.entry import main
 from neuclip.cli.failures import explained, print_json
+from neuclip.demo.settings import PAIRS, PORT, WebSettings
 from neuclip.foundation.errors import ConfigError, NeuclipError
 from neuclip.journey import (
     STAGES,
@@ -36,8 +37,6 @@ from neuclip.stages.manifest import read_manifest
 from neuclip.storage.uris import join, parent_of
 
 __all__ = ["app", "main"]
-
-DEMO_RECIPE = "infra/recipes/demo.yaml"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -267,12 +266,31 @@ def takedown(
 
 @app.command()
 def demo(
-    overrides: SetOption = None, *, as_json: JsonOption = False, verbose: VerboseOption = False
+    variant: Annotated[str, typer.Argument(help="which recipe of the demo")] = "neuclip",
+    root: Annotated[
+        str, typer.Option(help="where all stages write; pictures and recipe go to ROOT-web")
+    ] = "./lake/demo",
+    pairs: Annotated[
+        int, typer.Option(min=100, max=1_000_000, help="rows of the URL table")
+    ] = PAIRS,
+    port: Annotated[
+        int, typer.Option(min=1024, max=65535, help="loopback port of the picture server")
+    ] = PORT,
+    overrides: SetOption = None,
+    *,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Run the whole journey on a made web of pictures served on loopback."""
+    """Run an example recipe on pictures that are drawn here and served on loopback."""
+    from neuclip.demo.run import ready, web_beside
+
     set_up_logging(screen, verbose=verbose)
     with explained(screen, as_json=as_json):
-        _run_and_show(_load(DEMO_RECIPE, overrides), STAGES, force=False, as_json=as_json)
+        settings = WebSettings(folder=web_beside(root), pairs=pairs, port=port)
+        changes = dict(parse_override(text) for text in overrides or [])
+        with ready(variant, settings, root=root, overrides=changes) as example:
+            screen.print(f"recipe    {example.path}", markup=False, highlight=False, soft_wrap=True)
+            _run_and_show(example.recipe, STAGES, force=False, as_json=as_json)
 
 
 @app.command()

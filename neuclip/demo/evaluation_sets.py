@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from neuclip.demo.captions import write_caption
-from neuclip.demo.config import DemoConfig
 from neuclip.demo.scenes import COLOURS, SHAPES, draw, encode, make_scene, make_single
+from neuclip.demo.settings import WebSettings
 from neuclip.foundation.randomness import generator
 
 CLASSES = [(colour, shape) for colour in list(COLOURS)[:6] for shape in SHAPES]
@@ -21,14 +21,14 @@ _SHAPES_VIEW, _RETRIEVAL_VIEW = 10, 11
 Member = tuple[str, bytes]
 
 
-def write_shapes_set(folder: Path, config: DemoConfig) -> None:
+def write_shapes_set(folder: Path, settings: WebSettings) -> None:
     """Write the zero-shot classification set: single things, to be told apart by colour and shape."""
     members: list[Member] = []
-    for number in range(config.evaluation_scenes):
+    for number in range(settings.evaluation_scenes):
         target = number % len(CLASSES)
         colour, shape = CLASSES[target]
-        random = generator(config.seed, sample_id=number, view=_SHAPES_VIEW)
-        picture = draw(make_single(random, shape, colour), config.image_px)
+        random = generator(settings.seed, sample_id=number, view=_SHAPES_VIEW)
+        picture = draw(make_single(random, shape, colour), settings.image_px)
         members.append((f"s{number:07d}.cls", str(target).encode()))
         members.append((f"s{number:07d}.jpg", encode(picture)))
     names = [f"{colour} {shape}" for colour, shape in CLASSES]
@@ -37,20 +37,20 @@ def write_shapes_set(folder: Path, config: DemoConfig) -> None:
     _write_lines(folder / "zeroshot_classification_templates.txt", TEMPLATES)
 
 
-def write_retrieval_set(folder: Path, config: DemoConfig, *, known: set[str]) -> None:
+def write_retrieval_set(folder: Path, settings: WebSettings, *, known: set[str]) -> None:
     """Write the retrieval set: complete captions, each once, none of them among `known`."""
     members: list[Member] = []
     taken = set(known)
     number = candidate = 0
-    while number < config.evaluation_scenes:
-        random = generator(config.seed, sample_id=candidate, view=_RETRIEVAL_VIEW)
+    while number < settings.evaluation_scenes:
+        random = generator(settings.seed, sample_id=candidate, view=_RETRIEVAL_VIEW)
         candidate += 1
         scene = make_scene(random)
         caption = write_caption(scene, random, is_complete=True)
         if len(scene.things) == 1 or caption in taken:
             continue
         taken.add(caption)
-        members.append((f"s{number:07d}.jpg", encode(draw(scene, config.image_px))))
+        members.append((f"s{number:07d}.jpg", encode(draw(scene, settings.image_px))))
         members.append((f"s{number:07d}.txt", caption.encode()))
         number += 1
     _write_test_tar(folder, members)

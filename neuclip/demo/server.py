@@ -2,21 +2,28 @@
 
 Below `/-/` a path says how it goes wrong: `/-/status/500/ANYTHING`, `/-/truncated/PATH` (announces the file, sends
 half of it), `/-/slow/SECONDS/PATH`, `/-/noai/PATH` (with an opt-out header), `/-/empty`, `/-/html`.
+
+`python -m neuclip.demo.server FOLDER` serves the web of a demo until it is interrupted, for runs that others start.
 """
 
+import argparse
+import contextlib
 import errno
+import json
 import logging
 import mimetypes
+import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from neuclip.foundation.errors import ConfigError, DataError
+from neuclip.demo.settings import MARKER
+from neuclip.foundation.errors import ConfigError, DataError, NeuclipError
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +71,7 @@ def serving(
     """
     if not folder.is_dir():
         raise DataError(
-            f"expected a folder of pictures at {folder}, found none; prepare the demo first"
+            f"expected a folder of pictures at {folder}, found none; `neuclip demo` draws one"
         )
     try:
         server = ImageServer(folder, port, on_request)
@@ -72,8 +79,8 @@ def serving(
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise ConfigError(
-            f"cannot serve the demo's pictures on {HOST}:{port}: {error.strerror}; "
-            f"choose another port, for example with --set demo.port={port + 1}"
+            f"cannot serve the pictures of {folder} on {HOST}:{port}: {error.strerror}; stop what listens there, "
+            f"or choose another port: `neuclip demo --port {port + 1}`"
         ) from error
     thread = threading.Thread(target=server.serve_forever, name="image-server", daemon=True)
     thread.start()
@@ -155,3 +162,40 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[: int(len(content) * share_sent)])
         if share_sent < 1:
             self.close_connection = True
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve a folder until Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m neuclip.demo.server",
+        description="Serve the pictures of a demo on loopback.",
+    )
+    parser.add_argument("folder", type=Path, help="what `neuclip demo` has drawn: lake/demo-web")
+    parser.add_argument(
+        "port", type=int, nargs="?", help="default: the port in the URLs of the folder's table"
+    )
+    given = parser.parse_args(arguments)
+    folder: Path = given.folder
+    try:
+        with serving(folder, given.port or _port_of(folder)) as server:
+            sys.stdout.write(f"serving {folder} at {server.url}; Ctrl-C ends it\n")
+            sys.stdout.flush()
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
+    except NeuclipError as error:
+        parser.exit(error.exit_code, f"{type(error).__name__}: {error}\n")
+
+
+def _port_of(folder: Path) -> int:
+    """Return the port that the URLs of a drawn web name."""
+    try:
+        return int(json.loads((folder / MARKER).read_text(encoding="utf-8"))["port"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"expected a web that a demo has drawn at {folder}, found no {MARKER} with a port; "
+            "`neuclip demo` draws one, or say which PORT"
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

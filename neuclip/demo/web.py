@@ -1,12 +1,11 @@
-"""The demo's folder: pictures, a URL table in which some links are broken, and the evaluation sets.
+"""The folder of the drawn web: pictures, a URL table in which some links are broken, and the evaluation sets.
 
     images/000/000042.jpg   urls.parquet   evaluation/wds_scenes_{shapes,retrieval}/   demo.json
 
-`demo.json` is written last and says which settings the folder was made with.
+`demo.json` is written last and says which settings the folder was drawn with.
 """
 
 import hashlib
-import json
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -16,16 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.demo.captions import write_caption, write_rewrite
-from neuclip.demo.config import DEMO_VERSION, DemoConfig
 from neuclip.demo.evaluation_sets import write_retrieval_set, write_shapes_set
 from neuclip.demo.scenes import draw, encode, make_scene
 from neuclip.demo.server import HOST
+from neuclip.demo.settings import MARKER, WebSettings
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.ids import UID_LENGTH
 from neuclip.foundation.randomness import generator
-from neuclip.stages.keys import digest
 
-MARKER = "demo.json"
 TABLE = "urls.parquet"
 EVALUATION = "evaluation"
 
@@ -56,37 +53,49 @@ class PairOfTable:
     content: bytes | None
 
 
-def prepare(config: DemoConfig) -> Path:
-    """Draw the demo's folder unless it is there with these settings; return it.
+def is_drawn(settings: WebSettings) -> bool:
+    """Tell whether the folder is there and was drawn with these settings.
 
-    Raises: ConfigError: if the folder holds something else, which is never removed.
+    Raises: ConfigError: if the folder holds something else.
     """
-    folder = Path(config.folder)
-    marker = {"version": DEMO_VERSION, "digest": digest([DEMO_VERSION, config.keyed()])}
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARKER).is_file():
-            raise ConfigError(
-                f"demo.folder {folder} is not empty and has no {MARKER}, so no demo made it; choose another folder"
-            )
-        if json.loads((folder / MARKER).read_text(encoding="utf-8")) == marker:
-            return folder
-    unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    folder = settings.folder
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    if not (folder / MARKER).is_file():
+        raise ConfigError(
+            f"the demo's pictures would go to {folder}, which is not empty and has no {MARKER}: no demo made it; "
+            "choose another place with --root"
+        )
+    return (folder / MARKER).read_text(encoding="utf-8") == settings.marker()
+
+
+def prepare(settings: WebSettings) -> None:
+    """Draw the folder unless it is there with these settings. Files that no demo drew stay in it.
+
+    Raises: ConfigError: as is_drawn does.
+    """
+    if is_drawn(settings):
+        return
+    folder = settings.folder
+    drawn = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        _write(unfinished, config)
-        (unfinished / MARKER).write_text(json.dumps(marker), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        _write(drawn, settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).write_text("being drawn", encoding="utf-8")
+        for entry in drawn.iterdir():
+            shutil.rmtree(folder / entry.name, ignore_errors=True)
+            entry.rename(folder / entry.name)
+        (folder / MARKER).write_text(settings.marker(), encoding="utf-8")
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
+        shutil.rmtree(drawn, ignore_errors=True)
 
 
-def make_pair(number: int, config: DemoConfig) -> PairOfTable:
+def make_pair(number: int, settings: WebSettings) -> PairOfTable:
     """Make row `number` of the table: a pure function of the number, the seed and the picture's size."""
-    defect = _defect(number, config)
-    shown = _original_of(number, config) if defect == "duplicate" else number
-    scene = make_scene(generator(config.seed, sample_id=shown, view=_SCENE_VIEW))
-    words = generator(config.seed, sample_id=number, view=_CAPTION_VIEW)
+    defect = _defect(number, settings)
+    shown = _original_of(number, settings) if defect == "duplicate" else number
+    scene = make_scene(generator(settings.seed, sample_id=shown, view=_SCENE_VIEW))
+    words = generator(settings.seed, sample_id=number, view=_CAPTION_VIEW)
     caption, rewrite = write_caption(scene, words), write_rewrite(scene, words)
     content: bytes | None = None
     path = f"images/{number // _ROWS_A_FOLDER:03d}/{number:06d}.jpg"
@@ -95,11 +104,11 @@ def make_pair(number: int, config: DemoConfig) -> PairOfTable:
     elif defect == "broken_server":
         path = f"-/status/500/{number:06d}.jpg"
     elif defect == "corrupt":
-        content = hashlib.shake_128(f"{config.seed}:{number}".encode()).digest(700)
+        content = hashlib.shake_128(f"{settings.seed}:{number}".encode()).digest(700)
     else:
-        content = encode(draw(scene, _TINY_PX if defect == "tiny" else config.image_px))
+        content = encode(draw(scene, _TINY_PX if defect == "tiny" else settings.image_px))
     return PairOfTable(
-        uid=hashlib.sha256(f"demo:{config.seed}:{number}".encode()).hexdigest()[:UID_LENGTH],
+        uid=hashlib.sha256(f"demo:{settings.seed}:{number}".encode()).hexdigest()[:UID_LENGTH],
         url_path=path,
         caption=scene.things[0].colour[:2] if defect == "short" else caption,
         rewrite=rewrite,
@@ -108,8 +117,8 @@ def make_pair(number: int, config: DemoConfig) -> PairOfTable:
     )
 
 
-def _defect(number: int, config: DemoConfig) -> str | None:
-    draw_01 = generator(config.seed, sample_id=number, view=_DEFECT_VIEW).random()
+def _defect(number: int, settings: WebSettings) -> str | None:
+    draw_01 = generator(settings.seed, sample_id=number, view=_DEFECT_VIEW).random()
     below = 0.0
     for defect, share in DEFECTS.items():
         below += share
@@ -118,27 +127,27 @@ def _defect(number: int, config: DemoConfig) -> str | None:
     return None
 
 
-def _original_of(number: int, config: DemoConfig) -> int:
+def _original_of(number: int, settings: WebSettings) -> int:
     """Return the nearest earlier row with a whole picture of its own, `number` itself if there is none."""
     for earlier in range(number - 1, -1, -1):
-        if _defect(earlier, config) in (None, "short"):
+        if _defect(earlier, settings) in (None, "short"):
             return earlier
     return number
 
 
-def _write(folder: Path, config: DemoConfig) -> None:
+def _write(folder: Path, settings: WebSettings) -> None:
     rows: list[dict[str, str]] = []
     captions: set[str] = set()
-    for number in range(config.pairs):
-        pair = make_pair(number, config)
+    for number in range(settings.pairs):
+        pair = make_pair(number, settings)
         if pair.content is not None:
             path = folder / pair.url_path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(pair.content)
-        url = f"http://{HOST}:{config.port}/{pair.url_path}"
+        url = f"http://{HOST}:{settings.port}/{pair.url_path}"
         texts = {"caption": pair.caption, "rewrite": pair.rewrite}
         rows.append({"url": url, **texts, "uid": pair.uid})
         captions.update(texts.values())
     pq.write_table(pa.Table.from_pylist(rows), folder / TABLE)
-    write_shapes_set(folder / EVALUATION / "wds_scenes_shapes", config)
-    write_retrieval_set(folder / EVALUATION / "wds_scenes_retrieval", config, known=captions)
+    write_shapes_set(folder / EVALUATION / "wds_scenes_shapes", settings)
+    write_retrieval_set(folder / EVALUATION / "wds_scenes_retrieval", settings, known=captions)

@@ -1,0 +1,112 @@
+"""A variant of the demo made ready: its recipe in place, its web drawn and served while it is run.
+
+A variant is a YAML file in `recipes/`, a recipe as users write them. It names the root and the web where `neuclip demo`
+puts them by default; with another root both are put in their place.
+"""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, cast
+
+from neuclip.demo.server import serving
+from neuclip.demo.settings import WebSettings
+from neuclip.demo.web import is_drawn, prepare
+from neuclip.foundation.errors import ConfigError, nearest
+from neuclip.foundation.names import in_known_case
+from neuclip.foundation.plain_yaml import parse_yaml
+from neuclip.journey import identify
+from neuclip.recipe import Recipe, load_recipe
+from neuclip.stages.manifest import is_committed
+from neuclip.storage.uris import is_local, local_part
+
+ROOT = "./lake/demo"
+WEB = "./lake/demo-web"
+"""Where the recipes of the variants say that root and web are."""
+
+_RECIPES = files("neuclip.demo") / "recipes"
+_SUFFIX = ".yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A variant that can be run."""
+
+    recipe: Recipe
+    path: Path
+    """The recipe as it is run, for `neuclip plan`, `run`, `query` and `explain`."""
+
+
+def variants() -> list[str]:
+    """Return the names of the demo's recipes."""
+    names = sorted(entry.name for entry in _RECIPES.iterdir())
+    return [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
+
+
+def web_beside(root: str) -> Path:
+    """Return the folder of the web for a root: beside it, or at its default place for a root on object storage."""
+    if not is_local(root):
+        return Path(WEB)
+    folder = local_part(root)
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    return Path(f"{folder}-web")
+
+
+def load_variant(
+    name: str, *, root: str, web: Path, overrides: Mapping[str, Any] | None = None
+) -> Recipe:
+    """Read the recipe of a variant, with root and web in place and overrides on top.
+
+    Raises: ConfigError: if there is no such variant; and as load_recipe does.
+    """
+    file = _RECIPES / f"{_known(name)}{_SUFFIX}"
+    content = cast("dict[str, Any]", parse_yaml(file.read_bytes()))
+    moved = _moved(content, {WEB: str(web), ROOT: root})
+    with as_file(file) as path:
+        return load_recipe(str(path), {**moved, **(overrides or {})})
+
+
+@contextmanager
+def ready(
+    name: str, settings: WebSettings, *, root: str, overrides: Mapping[str, Any] | None = None
+) -> Generator[Ready]:
+    """Draw the web unless it is there, write the variant's recipe into it, and serve it unless all is fetched.
+
+    Raises: ConfigError: if the port is taken, before anything is drawn; and as load_variant and prepare do.
+    """
+    name, folder = _known(name), settings.folder
+    recipe = load_variant(name, root=root, web=folder, overrides=overrides)
+    is_fetched = is_drawn(settings) and is_committed(identify(recipe)["acquire"].uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if is_fetched else serving(folder, settings.port):
+        prepare(settings)
+        path = folder / f"{name}{_SUFFIX}"
+        path.write_text(recipe.to_yaml(), encoding="utf-8")
+        yield Ready(recipe, path)
+
+
+def _known(name: str) -> str:
+    known = variants()
+    name = in_known_case(name, known)
+    if name not in known:
+        raise ConfigError(
+            f"the demo has no variant {name!r}; it has {', '.join(known)}.{nearest(name, known)}"
+        )
+    return name
+
+
+def _moved(value: Any, places: Mapping[str, str]) -> Any:  # noqa: ANN401  # any YAML value
+    """Return a value of a recipe in which all paths below the places lie below others."""
+    if isinstance(value, dict):
+        fields = cast("dict[Any, Any]", value)
+        return {name: _moved(inner, places) for name, inner in fields.items()}
+    if isinstance(value, list):
+        return [_moved(inner, places) for inner in cast("list[Any]", value)]
+    if isinstance(value, str):
+        for place, other in places.items():
+            if value == place or value.startswith(f"{place}/"):
+                return other + value.removeprefix(place)
+    return value
