@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
 
 from neuclip.acquire.config import AcquireConfig
@@ -362,12 +363,11 @@ def test_tables_of_every_kind_in_one_folder_leave_a_ledger_of_all_their_rows(tmp
         count += len(expected)
     fields = {
         "root": str(tmp_path / "lake"),
-        "demo": None,
         "acquire": {"table": str(table), "partition_rows": 7, "max_failed_share": 1.0},
         "evaluate.sets": [],
         "curate.decontaminate": None,
     }
-    recipe = load_recipe("infra/recipes/demo.yaml", fields)
+    recipe = load_recipe(DEMO_RECIPE, fields)
     commit_fetched(recipe.acquire, recipe.root)
     run_stage(recipe, "acquire")
     ledger = read_manifest(identify(recipe)["acquire"].uri).ledger
@@ -436,7 +436,7 @@ def test_a_table_without_header_like_cc3m(tmp_path, suffix):
 )
 def test_names_of_columns_that_cannot_be(fields):
     with pytest.raises(ConfigError, match="columns"):
-        load_recipe("infra/recipes/demo.yaml", {"demo": None, "acquire": {"table": "t", **fields}})
+        load_recipe(DEMO_RECIPE, {"acquire": {"table": "t", **fields}})
 
 
 def test_the_names_of_columns_fetch_nothing_again(tmp_path):

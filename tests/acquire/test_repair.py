@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
 
 from neuclip.foundation.errors import ConfigError
@@ -100,7 +101,6 @@ def table_rows(server: FlakyServer, count: int) -> list[dict]:
 def fields_of(base: Path) -> dict:
     return {
         "root": str(base / "lake"),
-        "demo": None,
         "acquire": {
             "table": str(base / "urls.parquet"),
             "partition_rows": ROWS_A_PARTITION,
@@ -121,7 +121,7 @@ def fields_of(base: Path) -> dict:
 
 def make_recipe(base: Path, server: FlakyServer, count: int = ROWS) -> Recipe:
     write_table(base / "urls.parquet", table_rows(server, count))
-    return load_recipe("infra/recipes/demo.yaml", fields_of(base))
+    return load_recipe(DEMO_RECIPE, fields_of(base))
 
 
 def final_set(recipe: Recipe) -> dict[str, tuple[str | None, str | None]]:
@@ -257,4 +257,4 @@ def committed(parts: Path) -> set[str]:
 def test_a_repair_needs_a_committed_stage(tmp_path):
     write_table(tmp_path / "urls.parquet", [{"url": "http://a/1", "caption": "c"}])
     with pytest.raises(ConfigError, match="run `--only acquire` first"):
-        repair(load_recipe("infra/recipes/demo.yaml", fields_of(tmp_path)))
+        repair(load_recipe(DEMO_RECIPE, fields_of(tmp_path)))

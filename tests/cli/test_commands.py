@@ -5,11 +5,11 @@ import subprocess
 import sys
 import time
 
+from made.demo_web import DEMO_RECIPE
 from typer.testing import CliRunner
 
 from neuclip.cli.main import app
 
-DEMO = "infra/recipes/demo.yaml"
 runner = CliRunner()
 
 
@@ -18,27 +18,27 @@ def invoke(*words):
 
 
 def test_a_wrong_recipe_ends_with_2_and_says_why():
-    result = invoke("run", DEMO, "--set", "curate.rulse=3")
+    result = invoke("run", DEMO_RECIPE, "--set", "curate.rulse=3")
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "Did you mean 'rules'?" in result.stderr
 
 
 def test_with_json_an_error_is_the_one_object_on_stdout():
-    result = invoke("plan", DEMO, "--set", "train.objective.name=x", "--json")
+    result = invoke("plan", DEMO_RECIPE, "--set", "train.objective.name=x", "--json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["error"]["kind"] == "ConfigError"
 
 
 def test_contradicting_options_and_unknown_stages_are_refused():
-    assert "contradict" in invoke("run", DEMO, "--from", "train", "--only", "train").stderr
-    result = invoke("run", DEMO, "--only", "trian")
+    assert "contradict" in invoke("run", DEMO_RECIPE, "--from", "train", "--only", "train").stderr
+    result = invoke("run", DEMO_RECIPE, "--only", "trian")
     assert result.exit_code == 2
     assert "Did you mean 'train'?" in result.stderr
 
 
-def test_plan_prints_one_object_with_every_stage(tmp_path):
-    result = invoke("plan", DEMO, "--set", f"root={tmp_path}", "--json")
+def test_plan_prints_one_object_with_every_stage(small_web, tmp_path):
+    result = invoke("plan", DEMO_RECIPE, *small_web.overrides(tmp_path), "--json")
     assert result.exit_code == 0
     plan = json.loads(result.stdout)
     assert len(plan["stages"]) == 9
@@ -78,8 +78,8 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_planning_takes_less_than_two_seconds_of_work(tmp_path):
+def test_planning_takes_less_than_two_seconds_of_work(small_web, tmp_path):
     """The acceptance bound is wall time after import; CPU time says the same on a busy machine."""
     start = time.process_time()
-    assert invoke("plan", DEMO, "--set", f"root={tmp_path}").exit_code == 0
+    assert invoke("plan", DEMO_RECIPE, *small_web.overrides(tmp_path)).exit_code == 0
     assert time.process_time() - start < 2

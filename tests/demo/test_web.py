@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from neuclip.demo.config import DemoConfig
 from neuclip.demo.evaluation_sets import CLASSES
 from neuclip.demo.server import serving
-from neuclip.demo.web import DEFECTS, make_pair, prepare
+from neuclip.demo.settings import WebSettings
+from neuclip.demo.web import DEFECTS, is_drawn, make_pair, prepare
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.ids import is_uid
 
@@ -22,14 +22,15 @@ PAIRS = 1000
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> DemoConfig:
-    folder = str(tmp_path_factory.mktemp("demo") / "web")
-    return DemoConfig(folder=folder, pairs=PAIRS, evaluation_scenes=100, image_px=32)
+def settings(tmp_path_factory) -> WebSettings:
+    folder = tmp_path_factory.mktemp("demo") / "web"
+    return WebSettings(folder=folder, pairs=PAIRS, evaluation_scenes=100, image_px=32)
 
 
 @pytest.fixture(scope="module")
-def folder(config):
-    return prepare(config)
+def folder(settings):
+    prepare(settings)
+    return settings.folder
 
 
 @pytest.fixture(scope="module")
@@ -46,33 +47,56 @@ def tar_members(path):
         return {m.name: tar.extractfile(m).read() for m in tar}
 
 
-def test_the_same_settings_make_the_same_bytes(config, folder, tmp_path):
-    again = prepare(config.model_copy(update={"folder": str(tmp_path / "again")}))
-    assert contents(again) == contents(folder)
+def test_the_same_settings_make_the_same_bytes(settings, folder, tmp_path):
+    again = settings.model_copy(update={"folder": tmp_path / "again"})
+    prepare(again)
+    assert contents(again.folder) == contents(folder)
 
 
 def test_preparing_again_touches_nothing_and_new_settings_draw_anew(tmp_path):
-    config = DemoConfig(folder=str(tmp_path / "web"), pairs=100, evaluation_scenes=50, image_px=16)
-    folder = prepare(config)
+    settings = WebSettings(
+        folder=tmp_path / "web", pairs=100, evaluation_scenes=50, image_px=16, port=5000
+    )
+    folder = settings.folder
+    prepare(settings)
     picture = next(folder.glob("images/*/*.jpg"))
     before = picture.stat().st_mtime_ns
-    prepare(config)
+    (folder / "mine.yaml").write_text("a recipe")
+    prepare(settings)
     assert picture.stat().st_mtime_ns == before
-    prepare(config.model_copy(update={"pairs": 120}))
-    assert pq.read_table(folder / "urls.parquet").num_rows == 120
+    for name, value in (("pairs", 120), ("seed", 1), ("port", 5001)):
+        settings = settings.model_copy(update={name: value})
+        assert not is_drawn(settings)
+        prepare(settings)
+        assert is_drawn(settings)
+    rows = pq.read_table(folder / "urls.parquet").to_pylist()
+    assert len(rows) == 120
+    assert all(urlsplit(row["url"]).port == 5001 for row in rows)
+    assert (folder / "mine.yaml").read_text() == "a recipe"
     assert [path.name for path in tmp_path.iterdir()] == ["web"]
+
+
+@pytest.mark.parametrize("marker", ["being drawn", "", "{}"])
+def test_a_folder_whose_drawing_was_ended_is_drawn_anew(tmp_path, marker):
+    settings = WebSettings(folder=tmp_path / "web", pairs=100, evaluation_scenes=50, image_px=16)
+    prepare(settings)
+    whole = contents(settings.folder)
+    (settings.folder / "urls.parquet").unlink()
+    (settings.folder / "demo.json").write_text(marker)
+    prepare(settings)
+    assert contents(settings.folder) == whole
 
 
 def test_a_folder_that_no_demo_made_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("ten years of work")
     with pytest.raises(ConfigError, match="not empty"):
-        prepare(DemoConfig(folder=str(tmp_path), pairs=100))
-    assert (tmp_path / "thesis.txt").exists()
+        prepare(WebSettings(folder=tmp_path, pairs=100))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_defects_come_in_their_shares(config, rows):
+def test_defects_come_in_their_shares(settings, rows):
     """Oracle: the binomial distribution, five standard deviations."""
-    pairs = [make_pair(number, config) for number in range(PAIRS)]
+    pairs = [make_pair(number, settings) for number in range(PAIRS)]
     found = Counter(pair.defect for pair in pairs)
     for defect, share in DEFECTS.items():
         spread = 5 * (PAIRS * share * (1 - share)) ** 0.5
@@ -86,12 +110,12 @@ def test_defects_come_in_their_shares(config, rows):
     assert [row["uid"] for row in rows] == [pair.uid for pair in pairs]
 
 
-def test_uids_do_not_depend_on_the_port(config):
-    other = config.model_copy(update={"port": 9999})
-    assert make_pair(5, other) == make_pair(5, config)
+def test_uids_do_not_depend_on_the_port(settings):
+    other = settings.model_copy(update={"port": 9999})
+    assert make_pair(5, other) == make_pair(5, settings)
 
 
-def test_the_server_serves_the_table(folder, rows, config):
+def test_the_server_serves_the_table(folder, rows, settings):
     answers = Counter()
     with serving(folder, 0) as server:
         for number, row in list(enumerate(rows))[:400]:
@@ -103,8 +127,8 @@ def test_the_server_serves_the_table(folder, rows, config):
                 error.close()
             else:
                 answers[200] += 1
-                assert content == make_pair(number, config).content
-    expected = Counter(make_pair(number, config).defect for number in range(400))
+                assert content == make_pair(number, settings).content
+    expected = Counter(make_pair(number, settings).defect for number in range(400))
     assert answers[404] == expected["missing"]
     assert answers[500] == expected["broken_server"]
     assert answers[200] == 400 - answers[404] - answers[500]
@@ -174,7 +198,7 @@ def test_a_path_cannot_leave_the_folder(folder):
 def test_a_port_that_is_taken_names_the_option(folder):
     with (
         serving(folder, 0) as server,
-        pytest.raises(ConfigError, match=r"--set demo\.port="),
+        pytest.raises(ConfigError, match=r"--port \d+"),
         serving(folder, server.server_port),
     ):
         pass

@@ -1,19 +1,23 @@
-"""One small journey, done once by the command line, shared by all tests of a session."""
+"""One small journey, done once by `neuclip demo` in an empty folder, shared by all tests of a session."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from end_to_end.journeys import DEMO_RECIPE, Demo, neuclip, only_json
+from end_to_end.journeys import neuclip, only_json
+from made.demo_web import SMALL, DemoWeb, as_options
 from servers.s3 import free_port, s3_bucket, s3_environment, s3_url
+
+from neuclip.demo.server import serving
 
 __all__ = ["s3_bucket", "s3_environment", "s3_url"]
 
 
 @dataclass(frozen=True)
 class Journey:
-    demo: Demo
+    web: DemoWeb
     root: Path
     result: dict[str, Any]
 
@@ -27,19 +31,19 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def journey(tmp_path_factory, cache) -> Journey:
-    """Never changed by a test: whoever damages something takes a copy of the root."""
+def journey(tmp_path_factory, cache) -> Iterator[Journey]:
+    """Never changed by a test: whoever damages something takes a copy of the root. Its web is served on."""
     base = tmp_path_factory.mktemp("journey")
-    demo = Demo(base / "web", free_port())
-    root = base / "lake"
+    root, web = base / "lake", DemoWeb(base / "lake-web", free_port())
     done = neuclip(
-        "run",
-        DEMO_RECIPE,
-        "--json",
-        *demo.overrides(root),
+        *("demo", "--json", "--root", str(root), "--pairs", "300", "--port", str(web.port)),
+        *as_options(SMALL),
         environment={"NEUCLIP_CACHE": str(cache)},
+        folder=base,
     )
-    return Journey(demo, root, only_json(done))
+    result = only_json(done)
+    with serving(web.folder, web.port):
+        yield Journey(web, root, result)
 
 
 @pytest.fixture(autouse=True)

@@ -1,63 +1,20 @@
-"""The command line as a user calls it, on the demo made small; and what it leaves."""
+"""The command line as a user calls it, and what it leaves."""
 
 import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DEMO_RECIPE = str(REPOSITORY / "infra" / "recipes" / "demo.yaml")
 DATA_STAGES = ("acquire", "curate", "caption", "shard", "index", "train")
 _MOST_S = 900
 
-SMALL = {
-    "demo.pairs": 300,
-    "demo.evaluation_scenes": 60,
-    "acquire.partition_rows": 150,
-    "acquire.processes": 1,
-    "acquire.threads": 4,
-    "shard.samples_per_shard": 100,
-    "train.epochs": 1,
-    "train.global_batch": 32,
-    "train.warmup_steps": 2,
-    "train.save_every_steps": 4,
-    "train.probe": None,
-    "train.objective.estimator.num_prototypes": 64,
-    "train.objective.estimator.restart_every": 4,
-    "train.loader.workers": 0,
-}
-
-
-@dataclass(frozen=True)
-class Demo:
-    """A small demo: where its web is and on which port it is served while acquire runs."""
-
-    web: Path
-    port: int
-
-    def overrides(self, root: str | Path, **changes: Any) -> list[str]:
-        """Return the arguments for a root; `train__lr` changes train.lr."""
-        names = ("wds_scenes_shapes", "wds_scenes_retrieval")
-        sets = [str(self.web / "evaluation" / name) for name in names]
-        fields = {
-            **SMALL,
-            "root": str(root),
-            "demo.folder": str(self.web),
-            "demo.port": self.port,
-            "acquire.table": str(self.web / "urls.parquet"),
-            "curate.decontaminate.sets": sets,
-            "evaluate.sets": sets,
-            **{name.replace("__", "."): value for name, value in changes.items()},
-        }
-        return [part for n, v in fields.items() for part in ("--set", f"{n}={json.dumps(v)}")]
-
 
 def neuclip(
-    *arguments: str, environment: dict[str, str] | None = None
+    *arguments: str, environment: dict[str, str] | None = None, folder: Path = REPOSITORY
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
     return subprocess.run(
@@ -65,7 +22,7 @@ def neuclip(
         capture_output=True,
         text=True,
         timeout=_MOST_S,
-        cwd=REPOSITORY,
+        cwd=folder,
         env={**os.environ, **(environment or {})},
         check=False,
     )

@@ -4,7 +4,8 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 from end_to_end.conftest import Journey
-from end_to_end.journeys import DEMO_RECIPE, SMALL, files_below
+from end_to_end.journeys import files_below
+from made.demo_web import DEMO_RECIPE, SMALL
 
 from neuclip.journey import identify, run_journey
 from neuclip.loading.selection_split import read_selection_split
@@ -21,7 +22,7 @@ _ROWS = 150
 
 def test_a_table_that_has_grown_keeps_its_ids(journey: Journey, tmp_path):
     """Must show 6, through acquire and all: a second file beside the first."""
-    whole = pq.read_table(journey.demo.web / "urls.parquet")
+    whole = pq.read_table(journey.web.table)
     table = tmp_path / "table"
     table.mkdir()
     recipe = load_recipe(
@@ -29,8 +30,6 @@ def test_a_table_that_has_grown_keeps_its_ids(journey: Journey, tmp_path):
         {
             **SMALL,
             "root": str(tmp_path / "lake"),
-            "demo.folder": str(journey.demo.web),
-            "demo.port": journey.demo.port,
             "acquire.table": str(table),
             "evaluate.sets": [],
             "curate.decontaminate": None,

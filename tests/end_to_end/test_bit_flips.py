@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from evaluation.test_run import classification_set, labelled
 from made.acquired import some_pairs
+from made.demo_web import DEMO_RECIPE
 from query.journeys import do_stages, make_recipe
 from towers.tiny import COLOURS
 from training.runs import make_config
@@ -77,7 +78,7 @@ def journey(tmp_path_factory):
     changes["index.features"] = None
     recipe, fields = make_recipe(base, **changes)
     do_stages(recipe, {"all": some_pairs(120)}, STAGES[1:])
-    again = load_recipe("infra/recipes/demo.yaml", {**fields, "train.lr": 0.0123})
+    again = load_recipe(DEMO_RECIPE, {**fields, "train.lr": 0.0123})
     return recipe, again
 
 

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import socket
 from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from end_to_end.journeys import DEMO_RECIPE, check_ledgers, files_below, neuclip, only_json
+from end_to_end.journeys import check_ledgers, files_below, neuclip, only_json
+from made.demo_web import DEMO_RECIPE, SMALL, as_options
 from servers.s3 import HOST, KEYS, free_port
 from typer.testing import CliRunner, Result
 
@@ -51,13 +51,13 @@ class TestResult:
         assert sum(ledgers["acquire"]["dropped"].values()) > 0
         assert sum(ledgers["curate"]["dropped"].values()) > 0
         assert ledgers["shard"]["dropped"]["held_out_for_selection"] > 0
-        assert ledgers["evaluate"]["in"] == 120
+        assert ledgers["evaluate"]["in"] == 1000
 
     def test_its_scores(self, journey):
         scores = {row["set"]: row for row in journey.result["scores"]}
         assert set(scores) == {"scenes_shapes", "scenes_retrieval"}
         for row in scores.values():
-            assert row["samples"] == 60
+            assert row["samples"] == 500
             assert 0 <= row["main_value"] <= 1
             assert row["main_value"] == row["metrics"][row["main_metric"]]
             weights = Path(journey.result["model"]) / "open_clip_model.safetensors"
@@ -95,16 +95,65 @@ class TestResult:
 
 def test_again_does_nothing(journey):
     before = files_below(journey.root)
-    result = only_json(neuclip("run", DEMO_RECIPE, "--json", *journey.demo.overrides(journey.root)))
+    result = only_json(neuclip("run", DEMO_RECIPE, "--json", *journey.web.overrides(journey.root)))
     assert {stage["state"] for stage in result["stages"].values()} == {"cached"}
     assert files_below(journey.root) == before
     for name in ("root", "model", "report", "scores"):
         assert result[name] == journey.result[name]
 
 
+class TestDemo:
+    """`neuclip demo` itself: the journey was made by it, in a folder where there was nothing."""
+
+    @pytest.fixture
+    def again(self, journey):
+        def run(root: Path, *options: str) -> Result:
+            words = ("demo", *options, "--json", "--root", str(root), "--pairs", "300")
+            return call(*words, "--port", str(journey.web.port), *as_options(SMALL))
+
+        return run
+
+    def test_its_recipe_goes_on_where_the_demo_ended(self, journey):
+        recipe = journey.web.folder / "neuclip.yaml"
+        stages = json.loads(call("plan", str(recipe), "--json").stdout)["stages"]
+        assert {stage["state"] for stage in stages.values()} == {"done"}
+        asked = ("SELECT count(*) AS n FROM rows", "--json")
+        assert json.loads(call("query", str(recipe), *asked).stdout)["rows"] == [[300]]
+
+    def test_again_draws_and_fetches_nothing(self, journey, again):
+        """The port is taken, by the tests: nothing is served that is not needed."""
+        before = files_below(journey.root)
+        pictures = files_below(journey.web.folder / "images")
+        answer = again(journey.root)
+        assert answer.exit_code == 0, answer.stderr
+        assert str(journey.web.folder / "neuclip.yaml") in answer.stderr
+        result = json.loads(answer.stdout)
+        assert {stage["state"] for stage in result["stages"].values()} == {"cached"}
+        assert files_below(journey.root) == before
+        assert files_below(journey.web.folder / "images") == pictures
+
+    def test_a_port_that_is_taken_names_the_option(self, journey, again, tmp_path):
+        answer = again(tmp_path / "new")
+        assert answer.exit_code == 2
+        message = json.loads(answer.stdout)["error"]["message"]
+        assert str(journey.web.port) in message
+        assert "--port" in message
+        assert files_below(tmp_path) == {}
+
+    def test_a_wrong_field_or_variant_draws_nothing(self, again, tmp_path):
+        for options, told in (
+            (("--set", "train.epoch=3"), "Did you mean 'epochs'?"),
+            (("neuclap",), "neuclip. Did you mean 'neuclip'?"),
+        ):
+            answer = again(tmp_path / "new", *options)
+            assert answer.exit_code == 2
+            assert told in json.loads(answer.stdout)["error"]["message"]
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_plan_names_what_changed_and_all_below(journey):
     before = files_below(journey.root)
-    changed = journey.demo.overrides(journey.root, curate__rules__caption_words__min=3)
+    changed = journey.web.overrides(journey.root, curate__rules__caption_words__min=3)
     answer = call("plan", DEMO_RECIPE, "--json", *changed)
     assert answer.exit_code == 0
     stages = json.loads(answer.stdout)["stages"]
@@ -135,7 +184,7 @@ def test_one_stage_with_a_change(journey, copy):
     before = files_below(copy)
     answer = call(
         *("run", DEMO_RECIPE, "--json", "--only", "curate"),
-        *journey.demo.overrides(copy, curate__rules__caption_words__min=3),
+        *journey.web.overrides(copy, curate__rules__caption_words__min=3),
     )
     stages = json.loads(answer.stdout)["stages"]
     assert list(stages) == ["curate"]
@@ -153,7 +202,7 @@ def test_forced_writes_the_same_bytes(journey, copy):
     files = [read_manifest(part).files for part in parts]
     answer = call(
         *("run", DEMO_RECIPE, "--json", "--force", "--only", "shard"),
-        *journey.demo.overrides(copy),
+        *journey.web.overrides(copy),
     )
     stage = json.loads(answer.stdout)["stages"]["shard"]
     now = read_manifest(stage["uri"])
@@ -174,7 +223,7 @@ class TestBadInput:
     @pytest.fixture
     def refuse(self, journey, tmp_path):
         def run(*options: str, root: Path | str = journey.root, **changes) -> tuple[int, str]:
-            arguments = journey.demo.overrides(root, **changes)
+            arguments = journey.web.overrides(root, **changes)
             answer = call("run", DEMO_RECIPE, "--json", *options, *arguments)
             error = json.loads(answer.stdout)["error"]
             assert set(error) == {"kind", "message"}
@@ -186,7 +235,7 @@ class TestBadInput:
 
     def table(self, journey, tmp_path, change) -> str:
         path = tmp_path / "table.parquet"
-        pq.write_table(change(pq.read_table(journey.demo.web / "urls.parquet")), path)
+        pq.write_table(change(pq.read_table(journey.web.table)), path)
         return str(path)
 
     def test_missing_table(self, refuse):
@@ -203,7 +252,7 @@ class TestBadInput:
         assert list((tmp_path / "new").rglob("manifest.json")) == []
 
     def test_duplicate_uids(self, refuse, journey, tmp_path):
-        uid = pq.read_table(journey.demo.web / "urls.parquet")["uid"][7].as_py()
+        uid = pq.read_table(journey.web.table)["uid"][7].as_py()
         table = self.table(
             journey, tmp_path, lambda t: t.take([*range(t.num_rows), 7]).combine_chunks()
         )
@@ -246,13 +295,6 @@ class TestBadInput:
         code, message = refuse("--only", "shard", root=tmp_path / "new")
         assert code == 2
         assert "shard needs acquire" in message
-
-    def test_port_in_use(self, refuse, journey, tmp_path):
-        with socket.create_server((HOST, journey.demo.port)):
-            code, message = refuse(root=tmp_path / "new")
-        assert code == 2
-        assert str(journey.demo.port) in message
-        assert "demo.port" in message
 
     def test_a_truncated_shard(self, refuse, journey, copy):
         shard = next((copy / "shard" / "parts").glob("*/shard-000000.tar"))

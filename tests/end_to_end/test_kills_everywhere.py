@@ -19,13 +19,11 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from end_to_end.journeys import DEMO_RECIPE, REPOSITORY, SMALL, check_ledgers
+from end_to_end.journeys import REPOSITORY, check_ledgers
 from end_to_end.processes import MARK, kind_of, marked, new_mark
+from made.demo_web import DEMO_RECIPE, SMALL, DemoWeb, as_options, demo_web
 from made.kills import KILLS
 
-from neuclip.demo.config import DemoConfig
-from neuclip.demo.server import serving
-from neuclip.demo.web import prepare
 from neuclip.journey import STAGES
 from neuclip.stages.manifest import read_manifest, verify_sizes
 
@@ -54,27 +52,23 @@ class Tally:
 class Run:
     """The command line at work."""
 
-    def __init__(self, root: Path, web: Path) -> None:
+    def __init__(self, root: Path, web: DemoWeb) -> None:
         self.root, self.mark = root, new_mark()
-        names = ("wds_scenes_shapes", "wds_scenes_retrieval")
-        sets = [str(web / "evaluation" / name) for name in names]
-        fields = {name: value for name, value in SMALL.items() if not name.startswith("demo.")} | {
+        fields = {
+            **SMALL,
             "root": str(root),
-            "demo": None,
-            "acquire.table": str(web / "urls.parquet"),
+            **web.inputs,
             "acquire.partition_rows": 40,
             "train.global_batch": 16,
             "train.epochs": 3,
             "train.keep_checkpoints": 2,
             "train.loader.workers": 1,
-            "curate.decontaminate.sets": sets,
-            "evaluate.sets": sets,
         }
-        words = [part for n, v in fields.items() for part in ("--set", f"{n}={json.dumps(v)}")]
+        command = [str(Path(sys.executable).with_name("neuclip")), "run", DEMO_RECIPE, "--json"]
         home = root.parent
         self._log = (home / "log").open("a+")
         self.child = subprocess.Popen(
-            [str(Path(sys.executable).with_name("neuclip")), "run", DEMO_RECIPE, "--json", *words],
+            [*command, *as_options(fields)],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
@@ -117,14 +111,11 @@ def _words(process: psutil.Process) -> str:
 
 
 @pytest.fixture(scope="module")
-def web(tmp_path_factory) -> Generator[Path]:
+def web(tmp_path_factory) -> Generator[DemoWeb]:
     folder = tmp_path_factory.mktemp("web") / "web"
-    with serving(folder.parent, 0) as server:
-        port = server.server_port
-    config = DemoConfig(folder=str(folder), pairs=120, evaluation_scenes=50, port=port)
-    prepare(config)
-    with serving(folder, port, on_request=lambda path: time.sleep(0.05)):
-        yield folder
+    slowly = {"on_request": lambda path: time.sleep(0.05)}
+    with demo_web(folder, pairs=120, evaluation_scenes=50, **slowly) as web:
+        yield web
 
 
 def home_of(tmp_path: Path, name: str) -> Path:
@@ -154,7 +145,7 @@ def test_killed_anywhere(web, tmp_path):
 
 
 def disturb(
-    root: Path, web: Path, lasts_s: dict[str, float], draw: random.Random, tally: Tally
+    root: Path, web: DemoWeb, lasts_s: dict[str, float], draw: random.Random, tally: Tally
 ) -> None:
     """Kill again and again, in one stage after the other, until the run has come through or there were enough."""
     aims = ["start", *(stage for stage in STAGES for _ in range(AIMS.get(stage, 1)))]

@@ -109,7 +109,7 @@ def test_its_own_scoring_gives_our_scores(journey):
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     model.eval()
     tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
-    suite = read_set(str(journey.demo.web / "evaluation" / "wds_scenes_shapes"))
+    suite = read_set(journey.web.sets[0])
     contents, labels = _read(Path(suite.shard_uris[0]))
     with torch.no_grad():
         pixels = torch.stack([transform(Image.open(io.BytesIO(c))) for c in contents])

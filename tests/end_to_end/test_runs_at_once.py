@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from end_to_end.journeys import DEMO_RECIPE, REPOSITORY, Demo, check_ledgers, neuclip, only_json
-from servers.s3 import free_port
+from end_to_end.journeys import REPOSITORY, check_ledgers, neuclip, only_json
+from made.demo_web import DEMO_RECIPE
 
 from neuclip.journey import STAGES
 from neuclip.stages.manifest import read_manifest, verify_sizes
@@ -26,7 +26,7 @@ _MOST_S = 1200
 
 @pytest.mark.parametrize("runs", [2, 4])
 @pytest.mark.parametrize("place", ["folder", pytest.param("bucket", marks=pytest.mark.s3)])
-def test_one_works_and_the_others_wait(place, runs, tmp_path, request):
+def test_one_works_and_the_others_wait(place, runs, tmp_path, small_web, request):
     root = str(tmp_path / "root") if place == "folder" else request.getfixturevalue("s3_bucket")
     (tmp_path / "tmp").mkdir()
     environment = {
@@ -34,11 +34,10 @@ def test_one_works_and_the_others_wait(place, runs, tmp_path, request):
         "NEUCLIP_CACHE": str(tmp_path / "cache"),
         "TMPDIR": str(tmp_path / "tmp"),
     }
-    demo = Demo(tmp_path / "web", free_port())
     command = [str(Path(sys.executable).with_name("neuclip")), "run", DEMO_RECIPE, "--json"]
     children = [
         subprocess.Popen(
-            [*command, *demo.overrides(root)],
+            [*command, *small_web.overrides(root)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -64,7 +63,7 @@ def test_one_works_and_the_others_wait(place, runs, tmp_path, request):
     scratch = tmp_path / "root" / ".scratch", *(tmp_path / "tmp").glob("neuclip-scratch-*")
     assert [path for folder in scratch for path in folder.glob("*")] == []
     plan = only_json(
-        neuclip("plan", DEMO_RECIPE, "--json", *demo.overrides(root), environment=environment)
+        neuclip("plan", DEMO_RECIPE, "--json", *small_web.overrides(root), environment=environment)
     )
     assert {stage["state"] for stage in plan["stages"].values()} == {"done"}
     workers = [max(result[stage]["state"] == "ran" for stage in STAGES) for result in results]

@@ -12,7 +12,8 @@ import pytest
 import s3fs
 import torch
 from end_to_end.conftest import Journey
-from end_to_end.journeys import DEMO_RECIPE, REPOSITORY, neuclip, only_json
+from end_to_end.journeys import REPOSITORY, neuclip, only_json
+from made.demo_web import DEMO_RECIPE
 from servers.s3 import KEYS, make_bucket
 
 from neuclip.checkpoint.folder import LATEST
@@ -41,10 +42,10 @@ def aws(s3_url):
 def on_s3(journey, aws, cache) -> Journey:
     root = make_bucket(aws) + "/lake"
     done = neuclip(
-        *("run", DEMO_RECIPE, "--json", *journey.demo.overrides(root)),
+        *("run", DEMO_RECIPE, "--json", *journey.web.overrides(root)),
         environment={"NEUCLIP_CACHE": str(cache)},
     )
-    return Journey(journey.demo, Path(root), {**only_json(done), "root": root})
+    return Journey(journey.web, Path(root), {**only_json(done), "root": root})
 
 
 def test_the_same_as_on_a_folder(journey, on_s3):
@@ -85,7 +86,7 @@ def test_the_model_loads(journey, on_s3):
 def test_again_does_nothing(on_s3):
     root = on_s3.result["root"]
     before = {name: version_tag(f"{root}/{name}") for name in list_files(root)}
-    result = only_json(neuclip("run", DEMO_RECIPE, "--json", *on_s3.demo.overrides(root)))
+    result = only_json(neuclip("run", DEMO_RECIPE, "--json", *on_s3.web.overrides(root)))
     assert {stage["state"] for stage in result["stages"].values()} == {"cached"}
     assert {name: version_tag(f"{root}/{name}") for name in list_files(root)} == before
 
@@ -94,11 +95,11 @@ def test_killed_training_goes_on_from_the_mirror(journey, on_s3, tmp_path):
     """Its last weights are those of a run on a folder that nobody killed."""
     root = on_s3.result["root"]
     only_train = ("run", DEMO_RECIPE, "--json", "--only", "train")
-    planned = neuclip("plan", DEMO_RECIPE, "--json", *journey.demo.overrides(root, **LONGER))
+    planned = neuclip("plan", DEMO_RECIPE, "--json", *journey.web.overrides(root, **LONGER))
     folder = only_json(planned)["stages"]["train"]["uri"]
     command = [str(Path(sys.executable).with_name("neuclip")), *only_train]
     run = subprocess.Popen(
-        [*command, *journey.demo.overrides(root, **LONGER)],
+        [*command, *journey.web.overrides(root, **LONGER)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -119,14 +120,14 @@ def test_killed_training_goes_on_from_the_mirror(journey, on_s3, tmp_path):
     assert "SIGKILL" in stderr
     assert not exists(f"{folder}/manifest.json")
 
-    again = only_json(neuclip(*only_train, *journey.demo.overrides(root, **LONGER)))
+    again = only_json(neuclip(*only_train, *journey.web.overrides(root, **LONGER)))
     assert again["stages"]["train"]["state"] == "ran"
     summary = read_manifest(folder).summary
     print(f"killed, resumed at step {summary['resumed_at']} of {summary['steps']}")
     assert 0 < summary["resumed_at"] < summary["steps"]
 
     shutil.copytree(journey.root, tmp_path / "lake")
-    whole = only_json(neuclip(*only_train, *journey.demo.overrides(tmp_path / "lake", **LONGER)))
+    whole = only_json(neuclip(*only_train, *journey.web.overrides(tmp_path / "lake", **LONGER)))
     expected = read_manifest(whole["stages"]["train"]["uri"])
     assert expected.summary["resumed_at"] == 0
     assert expected.ledger == read_manifest(folder).ledger

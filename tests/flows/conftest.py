@@ -1,10 +1,20 @@
-"""The Prefect server of the session, and the overrides of a small run."""
+"""The Prefect server of the session, the web that its runs fetch from, and the overrides of a small run."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.prefect_server import PrefectServer, free_port
+from made.demo_web import DEMO_RECIPE, demo_web
+from servers.prefect_server import PrefectServer
+
+from flows.recipes import RECIPES
+
+
+@pytest.fixture(autouse=True)
+def the_demos_recipe_is_permitted(monkeypatch):
+    """For the flows that run in this process."""
+    monkeypatch.setenv(RECIPES, f"infra/recipes,{Path(DEMO_RECIPE).parent}")
 
 
 @pytest.fixture(scope="session")
@@ -18,18 +28,11 @@ def server(tmp_path_factory) -> Iterator[PrefectServer]:
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory) -> dict[str, Any]:
-    """Overrides of the demo recipe: 400 pairs, two epochs, everything below a temporary folder."""
+def small_run(tmp_path_factory) -> Iterator[dict[str, Any]]:
+    """Overrides of the demo's recipe: 400 pairs, served here, two epochs, everything below a temporary folder."""
     folder = tmp_path_factory.mktemp("small-run")
-    names = ("wds_scenes_shapes", "wds_scenes_retrieval")
-    sets = [str(folder / "web/evaluation" / name) for name in names]
-    return {
+    fields = {
         "root": str(folder / "lake"),
-        "demo.folder": str(folder / "web"),
-        "demo.pairs": 400,
-        "demo.evaluation_scenes": 60,
-        "demo.port": free_port(),
-        "acquire.table": str(folder / "web/urls.parquet"),
         "acquire.partition_rows": 200,
         "acquire.processes": 1,
         "shard.samples_per_shard": 100,
@@ -44,6 +47,6 @@ def small_run(tmp_path_factory) -> dict[str, Any]:
         "train.log_every_steps": 2,
         "train.loader.workers": 0,
         "train.probe": None,
-        "curate.decontaminate.sets": sets,
-        "evaluate.sets": sets,
     }
+    with demo_web(folder / "web", pairs=400) as web:
+        yield {**fields, **web.inputs}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made.demo_web import DEMO_RECIPE
 
 from flows.pipeline import pipeline
 from flows.recipes import RECIPES, load_permitted
@@ -14,7 +15,8 @@ from neuclip.foundation.config import reserved_in
 from neuclip.foundation.errors import ConfigError
 from neuclip.recipe import Recipe, load_recipe
 
-DEMO = Path(__file__).parents[2] / "infra/recipes/demo.yaml"
+DEMO = Path(DEMO_RECIPE)
+ORDINARY = "infra/recipes/cc3m-neuclip.yaml"
 TRAIN = yaml.safe_load(DEMO.read_text())["train"]
 ACQUIRE = yaml.safe_load(DEMO.read_text())["acquire"]
 HOSTS = {"names": ["a"], "connect": ["sh", "-c", "touch {host}"]}
@@ -74,7 +76,7 @@ def test_a_recipe_elsewhere_is_refused_unread(recipes, name):
 
 def test_without_a_setting_the_recipes_of_the_working_folder_are_allowed(monkeypatch):
     monkeypatch.delenv(RECIPES, raising=False)
-    assert load_permitted("infra/recipes/demo.yaml", {}) == load_recipe(str(DEMO))
+    assert load_permitted(ORDINARY, {}) == load_recipe(ORDINARY)
     with pytest.raises(ConfigError, match="infra/recipes"):
         load_permitted("tests/recipe.yaml", {})
 
@@ -163,7 +165,7 @@ def test_reserved_fields_are_found_in_lists_and_mappings_too():
         "abfs://container:SECRET@account/urls.parquet",
     ],
 )
-@pytest.mark.parametrize("field", ["acquire.table", "root", "evaluate.sets", "demo.folder"])
+@pytest.mark.parametrize("field", ["acquire.table", "root", "evaluate.sets"])
 def test_inputs_lie_at_local_paths_and_object_storage_alone(recipes, field, table):
     value = [table] if field.endswith("sets") else table
     with pytest.raises(ConfigError, match=f"{field}.*: found ") as refusal:

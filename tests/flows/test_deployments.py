@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from launching.namespaces import machines
+from made.demo_web import DEMO_RECIPE
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_HOME,
@@ -22,8 +23,6 @@ from tasks.stage import do_stage
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(600)]
 
-RECIPE = "infra/recipes/demo.yaml"
-
 
 def manifests(small_run: dict[str, Any]) -> dict[str, dict[Path, bytes]]:
     """Return stage -> the manifests of its keys, as they are on disk."""
@@ -37,7 +36,7 @@ def manifests(small_run: dict[str, Any]) -> dict[str, dict[Path, bytes]]:
 @pytest.fixture(scope="module")
 def journey(server: PrefectServer, small_run) -> str:
     """Run the pipeline; return the run's id."""
-    run_id = server.begin("pipeline/neuclip", recipe=RECIPE, overrides=small_run)
+    run_id = server.begin("pipeline/neuclip", recipe=DEMO_RECIPE, overrides=small_run)
     state = server.end_of(run_id)
     assert state["type"] == "COMPLETED", state["message"]
     return run_id
@@ -61,7 +60,7 @@ def test_all_deployments_take_recipe_overrides_and_force(server: PrefectServer):
         expected = ["recipe", "overrides", "force"] + ["only"] * (name != "pipeline")
         assert list(schema["properties"]) == expected
         assert schema["required"] == ["recipe"]
-        assert deployment["parameters"]["recipe"] == RECIPE
+        assert deployment["parameters"]["recipe"] == "infra/recipes/cc3m-neuclip.yaml"
         assert deployment["work_pool_name"] == "neuclip"
 
 
@@ -108,7 +107,7 @@ def test_a_single_stage_with_another_threshold_redoes_it_and_what_lies_below(
 ):
     before = manifests(small_run)
     changed = {**small_run, "curate.rules.caption_words.min": 3}
-    run_id = server.begin("curate/neuclip", recipe=RECIPE, overrides=changed)
+    run_id = server.begin("curate/neuclip", recipe=DEMO_RECIPE, overrides=changed)
     state = server.end_of(run_id)
     assert state["type"] == "COMPLETED", state["message"]
     after = manifests(small_run)
@@ -118,7 +117,7 @@ def test_a_single_stage_with_another_threshold_redoes_it_and_what_lies_below(
         assert before[stage].items() <= after[stage].items()
     assert states(server.artifacts(run_id)) == dict.fromkeys(STAGES[1:], "ran")
 
-    run_id = server.begin("curate/neuclip", recipe=RECIPE, overrides=changed, only=True)
+    run_id = server.begin("curate/neuclip", recipe=DEMO_RECIPE, overrides=changed, only=True)
     assert server.end_of(run_id)["type"] == "COMPLETED"
     assert states(server.artifacts(run_id)) == {"curate": "cached"}
     assert manifests(small_run) == after
@@ -129,8 +128,8 @@ def test_a_wrong_override_fails_with_the_command_lines_message_before_anything_r
 ):
     wrong = {**small_run, "train.epoch": 3, "curate.rules.caption_words.min": "many"}
     with pytest.raises(ConfigError) as error:
-        load_recipe(RECIPE, wrong)
-    run_id = server.begin("pipeline/neuclip", recipe=RECIPE, overrides=wrong)
+        load_recipe(DEMO_RECIPE, wrong)
+    run_id = server.begin("pipeline/neuclip", recipe=DEMO_RECIPE, overrides=wrong)
     state = server.end_of(run_id)
     assert state["type"] == "FAILED"
     assert str(error.value) in state["message"]
@@ -141,9 +140,21 @@ def test_a_wrong_override_fails_with_the_command_lines_message_before_anything_r
 @pytest.mark.parametrize(
     ("recipe", "override", "told"),
     [
-        (RECIPE, {"train.launch.hosts.connect": ["touch", "evil"]}, "cannot change train.launch"),
-        (RECIPE, {"acquire.scale.address": "tcp://h:1"}, "cannot change acquire.scale.address"),
-        (RECIPE, {"acquire.table": "http://127.0.0.1/a.csv"}, "storage protocol 'http' is not"),
+        (
+            DEMO_RECIPE,
+            {"train.launch.hosts.connect": ["touch", "evil"]},
+            "cannot change train.launch",
+        ),
+        (
+            DEMO_RECIPE,
+            {"acquire.scale.address": "tcp://h:1"},
+            "cannot change acquire.scale.address",
+        ),
+        (
+            DEMO_RECIPE,
+            {"acquire.table": "http://127.0.0.1/a.csv"},
+            "storage protocol 'http' is not",
+        ),
         ("/etc/shadow", {}, "in no folder that this deployment allows"),
     ],
 )
@@ -166,7 +177,7 @@ def test_progress_moves_while_training_and_cancelling_leaves_no_process(
         "train.save_every_steps": 100000,
         "train.loader.workers": 1,
     }
-    run_id = server.begin("train/neuclip", recipe=RECIPE, overrides=endless)
+    run_id = server.begin("train/neuclip", recipe=DEMO_RECIPE, overrides=endless)
 
     def begun() -> bool:
         shown = server.artifacts(run_id).get("train-progress")
@@ -241,7 +252,7 @@ def test_training_on_two_machines_shows_and_cancelling_leaves_no_process_on_eith
             "train.launch": two.launch(),
         }
         recipe = server.recipes / "two-machines.yaml"  # a caller of the flow could not name them
-        recipe.write_text(load_recipe(RECIPE, endless).to_yaml())
+        recipe.write_text(load_recipe(DEMO_RECIPE, endless).to_yaml())
         run_id = server.begin("train/neuclip", recipe=str(recipe), overrides={})
 
         def shown() -> str:

@@ -3,10 +3,10 @@
 import re
 import sys
 from contextvars import ContextVar
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from made.demo_web import DEMO_RECIPE
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Failed
 from servers.prefect_server import free_port
@@ -19,8 +19,6 @@ from neuclip.journey import STAGES
 from neuclip.recipe import load_recipe
 from tasks.stage import ArtifactProgress, do_stage, is_worth_a_retry
 
-RECIPE = str(Path(__file__).parents[2] / "infra/recipes/demo.yaml")
-
 
 def test_the_pipeline_has_the_stages_of_the_journey_in_its_order():
     assert tuple(flow.name for flow in STAGE_FLOWS) == STAGES
@@ -29,9 +27,9 @@ def test_the_pipeline_has_the_stages_of_the_journey_in_its_order():
 @pytest.mark.parametrize(
     ("recipe", "overrides"),
     [
-        (RECIPE, {"curate.rulse": 3}),
-        (RECIPE, {"train.global_batch": 30}),
-        (RECIPE, {"root.folder": "lake"}),
+        (DEMO_RECIPE, {"curate.rulse": 3}),
+        (DEMO_RECIPE, {"train.global_batch": 30}),
+        (DEMO_RECIPE, {"root.folder": "lake"}),
         ("infra/recipes/none.yaml", None),
     ],
 )
@@ -45,11 +43,10 @@ def test_a_wrong_recipe_is_refused_with_the_message_of_the_command_line(recipe, 
 def test_a_missing_input_is_found_before_anything_runs(tmp_path):
     overrides = {
         "root": str(tmp_path / "lake"),
-        "demo": None,
         "acquire.table": str(tmp_path / "urls.parquet"),
     }
     with pytest.raises(DataError, match=r"urls\.parquet"):
-        read_recipe(RECIPE, overrides)
+        read_recipe(DEMO_RECIPE, overrides)
     assert not (tmp_path / "lake").exists()
 
 
@@ -66,15 +63,12 @@ def test_only_what_may_pass_by_itself_is_worth_a_retry(state, expected):
     assert is_worth_a_retry(do_stage, None, state) is expected
 
 
-def test_a_stage_is_not_done_before_those_above_it(tmp_path):
+def test_a_stage_is_not_done_before_those_above_it(small_web, tmp_path):
     recipe = load_recipe(
-        RECIPE,
+        DEMO_RECIPE,
         {
             "root": str(tmp_path / "lake"),
-            "demo.folder": str(tmp_path / "web"),
-            "acquire.table": str(tmp_path / "web/urls.parquet"),
-            "evaluate.sets": [],
-            "curate.decontaminate": None,
+            **small_web.inputs,
         },
     )
     with pytest.raises(ConfigError, match="curate needs acquire"):

@@ -1,6 +1,7 @@
 """Oracle: what lies at the root before and after."""
 
 import pytest
+from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
 from prefect.testing.utilities import prefect_test_harness
 
@@ -8,8 +9,6 @@ from flows.repair import repair
 from neuclip.journey import run_stage
 from neuclip.recipe import load_recipe
 from tests.acquire.tables import uid, write_table
-
-RECIPE = "infra/recipes/demo.yaml"
 
 
 @pytest.mark.prefect
@@ -20,16 +19,15 @@ def test_the_flow_repairs_what_can_be_and_shows_acquire(tmp_path):
     rows = [{"uid": uid(n), "url": f"http://a.org/{n}", "caption": "c"} for n in range(4)]
     overrides = {
         "root": str(tmp_path / "lake"),
-        "demo": None,
         "acquire": {"table": write_table(tmp_path / "urls.parquet", rows)},
         "evaluate.sets": [],
         "curate.decontaminate": None,
     }
-    recipe = load_recipe(RECIPE, overrides)
+    recipe = load_recipe(DEMO_RECIPE, overrides)
     commit_fetched(recipe.acquire, recipe.root, failed_for={uid(1): "http_404"}.get)
     before = run_stage(recipe, "acquire")
     with prefect_test_harness(server_startup_timeout=180):
-        answer = repair(RECIPE, overrides)
+        answer = repair(DEMO_RECIPE, overrides)
     assert answer["repair"]["tried"] == 0
     assert answer["stages"] == [
         {"stage": "acquire", "key": before.key, "uri": before.uri, "state": "cached"}

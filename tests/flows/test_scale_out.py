@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from made.demo_web import DEMO_RECIPE, DemoWeb, demo_web
 from made.fetched import commit_fetched
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
@@ -42,7 +43,6 @@ from neuclip.storage.files import list_files, write_bytes
 
 __all__ = ["s3_bucket", "s3_environment", "s3_url"]
 
-RECIPE = str(Path(__file__).parents[2] / "infra/recipes/demo.yaml")
 WORKERS = 2
 
 
@@ -53,17 +53,13 @@ def prefect_here() -> Iterator[None]:
         yield
 
 
-class Web:
-    """A web of the demo, and recipes that fetch it."""
+class Lake:
+    """A folder for roots, and recipes that fetch a web of the demo."""
 
-    def __init__(self, folder: Path, pairs: int, partition_rows: int) -> None:
+    def __init__(self, folder: Path, web: DemoWeb, partition_rows: int) -> None:
         self.folder = folder
         self.overrides: dict[str, Any] = {
-            "demo.folder": str(folder / "web"),
-            "demo.pairs": pairs,
-            "demo.evaluation_scenes": 50,
-            "demo.port": free_port(),
-            "acquire.table": str(folder / "web/urls.parquet"),
+            "acquire.table": str(web.table),
             "acquire.partition_rows": partition_rows,
             "acquire.processes": 1,
             "evaluate.sets": [],
@@ -77,27 +73,31 @@ class Web:
         return {**self.overrides, "root": root, **told}
 
     def fetch_alone(self) -> None:
-        run_stage(load_recipe(RECIPE, self.alone), "acquire")
+        run_stage(load_recipe(DEMO_RECIPE, self.alone), "acquire")
 
 
 @pytest.fixture(scope="module")
-def large_web(tmp_path_factory) -> Web:
+def large_lake(tmp_path_factory) -> Iterator[Lake]:
     """5,000 pairs, fetched by the stage itself."""
-    web = Web(tmp_path_factory.mktemp("large"), pairs=5000, partition_rows=625)
-    web.fetch_alone()
-    return web
+    folder = tmp_path_factory.mktemp("large")
+    with demo_web(folder / "web", pairs=5000) as web:
+        lake = Lake(folder, web, partition_rows=625)
+        lake.fetch_alone()
+        yield lake
 
 
 @pytest.fixture(scope="module")
-def small_web(tmp_path_factory) -> Web:
+def small_lake(tmp_path_factory) -> Iterator[Lake]:
     """240 pairs, fetched by the stage itself."""
-    web = Web(tmp_path_factory.mktemp("small"), pairs=240, partition_rows=40)
-    web.fetch_alone()
-    return web
+    folder = tmp_path_factory.mktemp("small")
+    with demo_web(folder / "web", pairs=240) as web:
+        lake = Lake(folder, web, partition_rows=40)
+        lake.fetch_alone()
+        yield lake
 
 
 def stage_uri(overrides: dict[str, Any]) -> str:
-    return identify(load_recipe(RECIPE, overrides))["acquire"].uri
+    return identify(load_recipe(DEMO_RECIPE, overrides))["acquire"].uri
 
 
 def outcome(overrides: dict[str, Any]) -> tuple[list[str], list[Any]]:
@@ -122,11 +122,11 @@ def no_plans_are_left(overrides: dict[str, Any]) -> bool:
 @pytest.mark.prefect
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("runner", ["dask", "ray"])
-def test_a_cluster_has_the_same_result_as_one_machine(prefect_here, large_web, tmp_path, runner):
-    overrides = large_web.at(str(tmp_path / "lake"), runner=runner, workers=WORKERS)
-    (report,) = acquire(RECIPE, overrides, only=True)
+def test_a_cluster_has_the_same_result_as_one_machine(prefect_here, large_lake, tmp_path, runner):
+    overrides = large_lake.at(str(tmp_path / "lake"), runner=runner, workers=WORKERS)
+    (report,) = acquire(DEMO_RECIPE, overrides, only=True)
     assert report["state"] == "ran"
-    assert outcome(overrides) == outcome(large_web.alone)
+    assert outcome(overrides) == outcome(large_lake.alone)
     manifest = read_manifest(report["uri"])
     assert manifest.ledger.entered == 5000
     assert manifest.summary["reused"] == 8, "the stage itself fetched what workers should have"
@@ -137,18 +137,18 @@ def test_a_cluster_has_the_same_result_as_one_machine(prefect_here, large_web, t
 @pytest.mark.prefect
 @pytest.mark.timeout(1800)
 def test_threads_have_the_same_result_and_a_second_run_does_nothing(
-    prefect_here, small_web, tmp_path
+    prefect_here, small_lake, tmp_path
 ):
-    overrides = small_web.at(str(tmp_path / "lake"), runner="threads", workers=WORKERS)
-    acquire(RECIPE, overrides, only=True)
-    assert outcome(overrides) == outcome(small_web.alone)
+    overrides = small_lake.at(str(tmp_path / "lake"), runner="threads", workers=WORKERS)
+    acquire(DEMO_RECIPE, overrides, only=True)
+    assert outcome(overrides) == outcome(small_lake.alone)
     Path(stage_uri(overrides), "manifest.json").unlink()  # partitions are there, the stage is not
-    acquire(RECIPE, overrides, only=True)
-    assert outcome(overrides) == outcome(small_web.alone)
-    (again,) = acquire(RECIPE, overrides, only=True)
+    acquire(DEMO_RECIPE, overrides, only=True)
+    assert outcome(overrides) == outcome(small_lake.alone)
+    (again,) = acquire(DEMO_RECIPE, overrides, only=True)
     assert again["state"] == "cached"
     before = {uri: read_manifest(uri).started_at for uri in partition_folders(again["uri"])}
-    (forced,) = acquire(RECIPE, overrides, only=True, force=True)
+    (forced,) = acquire(DEMO_RECIPE, overrides, only=True, force=True)
     assert forced["state"] == "ran"
     after = {uri: read_manifest(uri).started_at for uri in partition_folders(again["uri"])}
     assert before.keys() == after.keys()
@@ -189,15 +189,15 @@ def dask_cluster(tmp_path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
 @pytest.mark.prefect
 @pytest.mark.timeout(1800)
 def test_a_worker_that_dies_is_replaced_by_another(
-    prefect_here, small_web, tmp_path, dask_cluster, monkeypatch
+    prefect_here, small_lake, tmp_path, dask_cluster, monkeypatch
 ):
     """Oracle: the whole result, although one of two workers is killed once a partition is committed."""
     address, workers = dask_cluster
-    overrides = small_web.at(str(tmp_path / "lake"), runner="dask", workers=WORKERS)
+    overrides = small_lake.at(str(tmp_path / "lake"), runner="dask", workers=WORKERS)
     recipe = tmp_path / "recipes" / "with-a-cluster.yaml"  # a caller of the flow could not name it
     recipe.parent.mkdir()
     recipe.write_text(
-        load_recipe(RECIPE, {**overrides, "acquire.scale.address": address}).to_yaml()
+        load_recipe(DEMO_RECIPE, {**overrides, "acquire.scale.address": address}).to_yaml()
     )
     monkeypatch.setenv("NEUCLIP_RECIPES", str(recipe.parent))
     parts = Path(overrides["root"], "acquire/parts")
@@ -211,7 +211,7 @@ def test_a_worker_that_dies_is_replaced_by_another(
     acquire(str(recipe), {}, only=True)
     killer.join()
     assert workers[0].wait() == -signal.SIGKILL
-    assert outcome(overrides) == outcome(small_web.alone)
+    assert outcome(overrides) == outcome(small_lake.alone)
 
 
 @pytest.mark.slow
@@ -219,15 +219,15 @@ def test_a_worker_that_dies_is_replaced_by_another(
 @pytest.mark.s3
 @pytest.mark.timeout(1800)
 def test_a_bucket_with_the_objects_of_an_unfinished_partition(
-    prefect_here, small_web, tmp_path, s3_bucket, monkeypatch
+    prefect_here, small_lake, tmp_path, s3_bucket, monkeypatch
 ):
     """Oracle: files without a commit record are nobody's word, whatever they hold."""
     monkeypatch.setenv("NEUCLIP_CACHE", str(tmp_path / "cache"))
-    overrides = small_web.at(f"{s3_bucket}/lake", runner="dask", workers=WORKERS)
-    parts, rows = outcome(small_web.alone)
+    overrides = small_lake.at(f"{s3_bucket}/lake", runner="dask", workers=WORKERS)
+    parts, rows = outcome(small_lake.alone)
     for name in ("rows.parquet", "images.tar"):
         write_bytes(f"{s3_bucket}/lake/acquire/parts/{parts[0]}/{name}", b"half")
-    acquire(RECIPE, overrides, only=True)
+    acquire(DEMO_RECIPE, overrides, only=True)
     assert outcome(overrides) == (parts, rows)
     assert no_plans_are_left(overrides)
 
@@ -239,7 +239,7 @@ def test_a_bucket_with_the_objects_of_an_unfinished_partition(
 def test_partitions_that_no_worker_fetched_are_named(prefect_here, tmp_path, runner):
     share = Share(1, str(tmp_path / "nowhere"), (Planned("0123abcd", "urls.parquet", 0, 5, 5),))
     recipe = load_recipe(
-        RECIPE, {"root": str(tmp_path), "evaluate.sets": [], "curate.decontaminate": None}
+        DEMO_RECIPE, {"root": str(tmp_path), "evaluate.sets": [], "curate.decontaminate": None}
     )
 
     @flow(task_runner=task_runner(ScaleConfig(runner=runner, workers=1)))

@@ -1,14 +1,13 @@
 """Oracle: the names as the recipe's types list them."""
 
 import pytest
+from made.demo_web import DEMO_RECIPE
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.names import in_known_case
 from neuclip.journey import check_stage, from_stage
 from neuclip.objectives.family import KNOWN, parse
 from neuclip.recipe import load_recipe
-
-DEMO = "infra/recipes/demo.yaml"
 
 
 @pytest.mark.parametrize(
@@ -30,7 +29,7 @@ DEMO = "infra/recipes/demo.yaml"
     ],
 )
 def test_a_field_takes_its_names_in_any_case(field, written, meant):
-    value = load_recipe(DEMO, {field: written}).model_dump()
+    value = load_recipe(DEMO_RECIPE, {field: written}).model_dump()
     for part in field.split("."):
         value = value[int(part) if part.isdecimal() else part]
     assert value == meant
@@ -39,18 +38,18 @@ def test_a_field_takes_its_names_in_any_case(field, written, meant):
 @pytest.mark.parametrize("name", KNOWN)
 def test_objectives_and_what_is_below_them(name):
     for written in (name.upper(), name.title()):
-        recipe = load_recipe(DEMO, {"train.objective": {"name": written}})
+        recipe = load_recipe(DEMO_RECIPE, {"train.objective": {"name": written}})
         assert recipe.train.objective.name == name
         assert parse({"name": written}).name == name
     shadows = {"a": {"name": "NeuCLIP", "estimator": {"name": "AGED_queue"}}}
-    recipe = load_recipe(DEMO, {"train.probe.shadows": shadows})
+    recipe = load_recipe(DEMO_RECIPE, {"train.probe.shadows": shadows})
     assert recipe.train.probe.shadows["a"].estimator.name == "aged_queue"
 
 
 @pytest.mark.parametrize("kind", ["PHash", "Language", "CLIP_score", "TMARS"])
 def test_scores(kind):
     with pytest.raises(ConfigError) as refusal:
-        load_recipe(DEMO, {"curate.scores": [{"kind": kind, "nothing": 1}]})
+        load_recipe(DEMO_RECIPE, {"curate.scores": [{"kind": kind, "nothing": 1}]})
     assert "expected one of" not in str(refusal.value)
 
 
@@ -67,6 +66,6 @@ def test_what_is_not_one_name_in_another_case_stays_as_it_is():
 
 def test_the_key_is_that_of_the_name():
     lower, upper = (
-        load_recipe(DEMO, {"train.precision": p}).train.keyed() for p in ("bf16", "BF16")
+        load_recipe(DEMO_RECIPE, {"train.precision": p}).train.keyed() for p in ("bf16", "BF16")
     )
     assert lower == upper

@@ -12,7 +12,11 @@ from neuclip.journey import STAGES
 from neuclip.recipe import load_recipe
 
 REPOSITORY = Path(__file__).parents[2]
-RECIPES = sorted((REPOSITORY / "infra/recipes").glob("*.yaml"))
+RECIPES = [
+    path
+    for folder in ("infra/recipes", "neuclip/demo/recipes")
+    for path in sorted((REPOSITORY / folder).glob("*.yaml"))
+]
 _SOURCE_SUFFIXES = (".py", ".yaml", ".toml", ".md", ".sh", ".lock", ".j2", ".css")
 
 

@@ -23,7 +23,7 @@ RESERVED_PLACES = {
     *("acquire.scale.address", "train.launch"),
 }
 PLACES = {
-    *("root", "demo.folder", "acquire.table", "acquire.adopt", "curate.decontaminate.sets"),
+    *("root", "acquire.table", "acquire.adopt", "curate.decontaminate.sets"),
     *("curate.rules.file", "curate.rules.metadata", "curate.rules.target", "curate.scores.model"),
     *("index.features.model", "evaluate.sets"),
 }

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched, commit_supplements
 from made.ready import Sample, write_ready
 
@@ -44,7 +45,6 @@ def go_through(count: int, folder: Path) -> dict:
     )
     fields = {
         "root": str(folder / "lake"),
-        "demo": None,
         "acquire": {"table": table, "partition_rows": 1, "keep_columns": ["score"]},
         "evaluate.sets": [],
         "curate": {
@@ -59,7 +59,7 @@ def go_through(count: int, folder: Path) -> dict:
         },
         "shard": {"samples_per_shard": 1000, "selection_share": 0.1},
     }
-    recipe = load_recipe("infra/recipes/demo.yaml", fields)
+    recipe = load_recipe(DEMO_RECIPE, fields)
     commit_fetched(
         recipe.acquire,
         recipe.root,
@@ -103,12 +103,11 @@ def adopted(count: int, folder: Path) -> int:
         write_ready(folder / "ready", f"{number:05d}", [Sample(number)])
     fields = {
         "root": str(folder / "adopted"),
-        "demo": None,
         "acquire": {"adopt": str(folder / "ready")},
         "evaluate.sets": [],
         "curate.decontaminate": None,
     }
-    recipe = load_recipe("infra/recipes/demo.yaml", fields)
+    recipe = load_recipe(DEMO_RECIPE, fields)
     run_stage(recipe, "acquire")
     return read_manifest(identify(recipe)["acquire"].uri).ledger.out
 

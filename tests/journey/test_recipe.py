@@ -1,11 +1,10 @@
 """Oracle: wrong recipes written by hand, and what a person must be told about each."""
 
 import pytest
+from made.demo_web import DEMO_RECIPE
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.recipe import Recipe, load_recipe, parse_override
-
-DEMO = "infra/recipes/demo.yaml"
 
 
 @pytest.mark.parametrize(
@@ -50,14 +49,14 @@ DEMO = "infra/recipes/demo.yaml"
 )
 def test_a_wrong_field_is_named_with_what_is_allowed(name, value, told):
     with pytest.raises(ConfigError) as error:
-        load_recipe(DEMO, {name: value})
+        load_recipe(DEMO_RECIPE, {name: value})
     for part in told:
         assert part in str(error.value)
 
 
 def test_all_wrong_fields_are_named_at_once():
     with pytest.raises(ConfigError, match=r"(?s)curate\.rules\.1\.min.*train\.lr"):
-        load_recipe(DEMO, {"curate.rules.caption_words.min": 0, "train.lr": -1})
+        load_recipe(DEMO_RECIPE, {"curate.rules.caption_words.min": 0, "train.lr": -1})
 
 
 def test_what_is_not_a_recipe_is_refused(tmp_path):
@@ -74,13 +73,13 @@ def test_overrides_are_read_as_yaml():
     assert parse_override("train.lr=1e-3") == ("train.lr", "1e-3")
     assert parse_override("train.lr=0.001") == ("train.lr", 0.001)
     assert parse_override("evaluate.sets=[a, b]") == ("evaluate.sets", ["a", "b"])
-    assert load_recipe(DEMO, {"train.lr": "1e-3"}).train.lr == 1e-3
+    assert load_recipe(DEMO_RECIPE, {"train.lr": "1e-3"}).train.lr == 1e-3
     with pytest.raises(ConfigError, match=r"not of the form section.field=value"):
         parse_override("train.lr")
 
 
 def test_a_recipe_survives_its_own_yaml(tmp_path):
-    recipe = load_recipe(DEMO)
+    recipe = load_recipe(DEMO_RECIPE)
     path = tmp_path / "again.yaml"
     path.write_text(recipe.to_yaml())
     assert load_recipe(str(path)) == recipe

@@ -52,7 +52,11 @@ class DemoWeb:
     @property
     def inputs(self) -> dict[str, Any]:
         """Overrides that name the table and the evaluation sets."""
-        return {"acquire.table": str(self.table), "evaluate.sets": self.sets}
+        return {
+            "acquire.table": str(self.table),
+            "curate.decontaminate.sets": self.sets,
+            "evaluate.sets": self.sets,
+        }
 
     def overrides(self, root: str | Path, **changes: Any) -> list[str]:
         """Return the arguments of a small run at a root; `train__lr` changes train.lr."""

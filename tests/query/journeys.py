@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from made.acquired import Pair, commit_acquired, some_pairs
+from made.demo_web import DEMO_RECIPE
 
 from neuclip.journey import identify, run_stage
 from neuclip.recipe import load_recipe
@@ -19,7 +20,6 @@ def make_recipe(base: Path, **changes):
     pq.write_table(pa.table({"url": ["never read"], "caption": ["here"]}), table)
     fields = {
         "root": str(base / "lake"),
-        "demo": None,
         "acquire.table": str(table),
         "evaluate.sets": [],
         "curate": {
@@ -34,7 +34,7 @@ def make_recipe(base: Path, **changes):
         "shard": {"samples_per_shard": 20, "selection_share": 0.2, "max_undecodable_share": 0.5},
         **changes,
     }
-    return load_recipe("infra/recipes/demo.yaml", fields), fields
+    return load_recipe(DEMO_RECIPE, fields), fields
 
 
 def make_pairs() -> dict[str, list[Pair]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from made.demo_web import DEMO_RECIPE
 from query.journeys import STEERING, do_stages, make_pairs, make_recipe
 from typer.testing import CliRunner
 
@@ -134,7 +135,7 @@ def test_a_stage_that_is_not_done_is_named(tmp_path):
 
 def command(asked, *words):
     changes = [part for n, v in asked.fields.items() for part in ("--set", f"{n}={json.dumps(v)}")]
-    return CliRunner().invoke(app, [words[0], "infra/recipes/demo.yaml", *words[1:], *changes])
+    return CliRunner().invoke(app, [words[0], DEMO_RECIPE, *words[1:], *changes])
 
 
 def test_the_command_prints_rows_or_one_object(asked):

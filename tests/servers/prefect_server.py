@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from made.demo_web import DEMO_RECIPE
 
 REPOSITORY = Path(__file__).parents[2]
 _POLL_S = 0.5
@@ -69,7 +70,7 @@ class PrefectServer:
             "PREFECT_API_URL": self.api_url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
-            "NEUCLIP_RECIPES": f"infra/recipes,{self.recipes}",
+            "NEUCLIP_RECIPES": f"{Path(DEMO_RECIPE).parent},{self.recipes}",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
         self._started: list[subprocess.Popen[bytes]] = []

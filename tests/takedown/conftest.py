@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
 from servers.s3 import s3_bucket, s3_environment, s3_url
 
@@ -59,7 +60,6 @@ def make_lake(base: Path, root: str | None = None, failed: dict[int, str] = FAIL
     table = write_table(base / "urls.parquet", table_rows(PAIRS))
     fields = {
         "root": root or str(base / "lake"),
-        "demo": None,
         "acquire": {
             "table": table,
             "partition_rows": 10,
@@ -73,7 +73,7 @@ def make_lake(base: Path, root: str | None = None, failed: dict[int, str] = FAIL
         },
         "shard": {"samples_per_shard": 20, "selection_share": 0.2},
     }
-    recipe = load_recipe("infra/recipes/demo.yaml", fields)
+    recipe = load_recipe(DEMO_RECIPE, fields)
     reasons = {uid(number): reason for number, reason in failed.items()}
     commit_fetched(recipe.acquire, recipe.root, failed_for=reasons.get)
     return Lake(recipe, base / "lake", table)

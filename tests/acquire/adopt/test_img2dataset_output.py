@@ -8,11 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made.demo_web import DEMO_RECIPE, demo_web
 
 from neuclip.acquire.raw import partition_folders, rows_paths
-from neuclip.demo.config import DemoConfig
-from neuclip.demo.server import serving
-from neuclip.demo.web import TABLE, prepare
 from neuclip.foundation.children import run_child
 from neuclip.foundation.ids import uid_of
 from neuclip.journey import identify, run_stage
@@ -26,7 +24,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PAIRS = 150
 SHARD_ROWS = 60
-RECIPE = str(Path(__file__).parents[3] / "infra/recipes/demo.yaml")
 OPTIONS = {
     "input_format": "parquet",
     "url_col": "url",
@@ -56,31 +53,25 @@ class Downloaded:
 def downloaded(tmp_path_factory) -> Downloaded:
     """150 pairs of the demo's web, broken links among them, in shards of 60 rows."""
     folder = tmp_path_factory.mktemp("downloaded")
-    with serving(folder, 0) as probe:
-        port = probe.server_port
-    web = prepare(
-        DemoConfig(folder=str(folder / "web"), pairs=PAIRS, evaluation_scenes=50, port=port)
-    )
     job = folder / "job.json"
-    arguments = {"url_list": str(web / TABLE), "output_folder": str(folder / "out"), **OPTIONS}
-    job.write_text(json.dumps(arguments))
-    with serving(web, port):
+    with demo_web(folder / "web", pairs=PAIRS, evaluation_scenes=50) as web:
+        arguments = {"url_list": str(web.table), "output_folder": str(folder / "out"), **OPTIONS}
+        job.write_text(json.dumps(arguments))
         run_child(
             [sys.executable, "-m", "neuclip.acquire.img2dataset_child", str(job)],
             name="img2dataset",
             log_path=folder / "log",
             environment=QUIET,
         )
-    return Downloaded(web / TABLE, folder / "out")
+    return Downloaded(web.table, folder / "out")
 
 
 @pytest.fixture
 def recipe(downloaded, tmp_path):
     return load_recipe(
-        RECIPE,
+        DEMO_RECIPE,
         {
             "root": str(tmp_path / "lake"),
-            "demo": None,
             "acquire": {"adopt": str(downloaded.shards), "caption_columns": {"rewrite": "rewrite"}},
             "curate.rules": [],
             "shard.samples_per_shard": 50,
