@@ -25,7 +25,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(RUN)/uv pip install --quiet --python $(RUN)/python --no-deps --editable .
 	touch $(STAMP)
 
-demo: $(STAMP) ## the whole journey on a made web, in minutes on two cores
+demo: $(STAMP) ## the whole journey on drawn pictures, in minutes on two cores
 	$(RUN)/neuclip demo
 
 test test-all: export OMP_NUM_THREADS := 1 # threads that wait for each other would take the other process's core
