@@ -19,7 +19,7 @@ from neuclip.cli.console import (
 )
 from neuclip.cli.entry import main
 from neuclip.cli.failures import explained, print_json
-from neuclip.demo.settings import PAIRS, PORT, WebSettings
+from neuclip.demo.settings import PAIRS, PORT, ROOT, WebSettings
 from neuclip.foundation.errors import ConfigError, NeuclipError
 from neuclip.journey import (
     STAGES,
@@ -269,7 +269,7 @@ def demo(
     variant: Annotated[str, typer.Argument(help="which recipe of the demo")] = "neuclip",
     root: Annotated[
         str, typer.Option(help="where all stages write; pictures and recipe go to ROOT-web")
-    ] = "./lake/demo",
+    ] = ROOT,
     pairs: Annotated[
         int, typer.Option(min=100, max=1_000_000, help="rows of the URL table")
     ] = PAIRS,
@@ -282,13 +282,13 @@ def demo(
     verbose: VerboseOption = False,
 ) -> None:
     """Run an example recipe on pictures that are drawn here and served on loopback."""
-    from neuclip.demo.run import ready, web_beside
+    from neuclip.demo.variants import set_up, web_beside
 
     set_up_logging(screen, verbose=verbose)
     with explained(screen, as_json=as_json):
         settings = WebSettings(folder=web_beside(root), pairs=pairs, port=port)
         changes = dict(parse_override(text) for text in overrides or [])
-        with ready(variant, settings, root=root, overrides=changes) as example:
+        with set_up(variant, settings, root=root, overrides=changes) as example:
             screen.print(f"recipe    {example.path}", markup=False, highlight=False, soft_wrap=True)
             _run_and_show(example.recipe, STAGES, force=False, as_json=as_json)
 

@@ -5,6 +5,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ROOT = "./lake/demo"
+WEB = "./lake/demo-web"
+"""The default root, and where its web lies: the recipes of the demo name their paths so."""
+
 PAIRS = 9_000
 PORT = 8765
 WEB_VERSION = 1

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from made.demo_web import DEMO_RECIPE, SMALL
 
-from neuclip.demo.run import load_variant, ready, variants, web_beside
 from neuclip.demo.server import main
 from neuclip.demo.settings import WebSettings
+from neuclip.demo.variants import load_variant, set_up, variants, web_beside
 from neuclip.demo.web import EVALUATION, TABLE
 from neuclip.foundation.errors import ConfigError
 from neuclip.journey import run_stage
@@ -86,7 +86,7 @@ def test_the_web_is_served_until_all_is_fetched(settings, tmp_path, monkeypatch)
     """Oracle: the port itself."""
     address = f"http://127.0.0.1:{settings.port}/{TABLE}"
     given = {"root": str(tmp_path / "lake"), "overrides": SMALL}
-    with ready("neuclip", settings, **given) as example, urlopen(address) as answer:
+    with set_up("neuclip", settings, **given) as example, urlopen(address) as answer:
         assert answer.read() == (settings.folder / TABLE).read_bytes()
         assert load_recipe(str(example.path)) == example.recipe
         monkeypatch.setattr(
@@ -94,16 +94,16 @@ def test_the_web_is_served_until_all_is_fetched(settings, tmp_path, monkeypatch)
         )
         run_stage(example.recipe, "acquire")
     for _ in range(2):
-        with ready("neuclip", settings, **given), pytest.raises(OSError, match="refused"):
+        with set_up("neuclip", settings, **given), pytest.raises(OSError, match="refused"):
             urlopen(address)
     redrawn = settings.model_copy(update={"pairs": 101})
-    with ready("neuclip", redrawn, **given), urlopen(address):
+    with set_up("neuclip", redrawn, **given), urlopen(address):
         pass
     assert {path.name for path in tmp_path.iterdir()} == {"lake", "lake-web"}
 
 
 def test_the_server_alone_serves_a_drawn_web_at_the_port_of_its_table(settings, tmp_path):
-    with ready("neuclip", settings, root=str(tmp_path / "lake")) as example:
+    with set_up("neuclip", settings, root=str(tmp_path / "lake")) as example:
         folder = example.path.parent
     server = subprocess.Popen(
         [sys.executable, "-m", "neuclip.demo.server", str(folder)],

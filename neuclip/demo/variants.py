@@ -1,7 +1,7 @@
-"""A variant of the demo made ready: its recipe in place, its web drawn and served while it is run.
+"""The variants of the demo: recipes that run on the drawn web.
 
-A variant is a YAML file in `recipes/`, a recipe as users write them. It names the root and the web where `neuclip demo`
-puts them by default; with another root both are put in their place.
+A variant is one YAML file in `recipes/`, a recipe as users write them. Its paths begin with the default root and the
+default folder of the web; with another root both are replaced.
 """
 
 from collections.abc import Generator, Mapping
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from neuclip.demo.server import serving
-from neuclip.demo.settings import WebSettings
+from neuclip.demo.settings import ROOT, WEB, WebSettings
 from neuclip.demo.web import is_drawn, prepare
 from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.foundation.names import in_known_case
@@ -22,17 +22,13 @@ from neuclip.recipe import Recipe, load_recipe
 from neuclip.stages.manifest import is_committed
 from neuclip.storage.uris import is_local, local_part
 
-ROOT = "./lake/demo"
-WEB = "./lake/demo-web"
-"""Where the recipes of the variants say that root and web are."""
-
 _RECIPES = files("neuclip.demo") / "recipes"
 _SUFFIX = ".yaml"
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """A variant that can be run."""
+class Example:
+    """A recipe of the demo that can be run."""
 
     recipe: Recipe
     path: Path
@@ -46,7 +42,7 @@ def variants() -> list[str]:
 
 
 def web_beside(root: str) -> Path:
-    """Return the folder of the web for a root: beside it, or at its default place for a root on object storage."""
+    """Return the folder of the web: beside a local root, at the default place for a root on object storage."""
     if not is_local(root):
         return Path(WEB)
     folder = local_part(root)
@@ -58,7 +54,7 @@ def web_beside(root: str) -> Path:
 def load_variant(
     name: str, *, root: str, web: Path, overrides: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """Read the recipe of a variant, with root and web in place and overrides on top.
+    """Read the recipe of a variant with another root and web, then apply overrides.
 
     Raises: ConfigError: if there is no such variant; and as load_recipe does.
     """
@@ -70,10 +66,10 @@ def load_variant(
 
 
 @contextmanager
-def ready(
+def set_up(
     name: str, settings: WebSettings, *, root: str, overrides: Mapping[str, Any] | None = None
-) -> Generator[Ready]:
-    """Draw the web unless it is there, write the variant's recipe into it, and serve it unless all is fetched.
+) -> Generator[Example]:
+    """Draw the web unless it is there, write the recipe into its folder, and serve it unless acquire is done.
 
     Raises: ConfigError: if the port is taken, before anything is drawn; and as load_variant and prepare do.
     """
@@ -85,7 +81,7 @@ def ready(
         prepare(settings)
         path = folder / f"{name}{_SUFFIX}"
         path.write_text(recipe.to_yaml(), encoding="utf-8")
-        yield Ready(recipe, path)
+        yield Example(recipe, path)
 
 
 def _known(name: str) -> str:
@@ -99,7 +95,7 @@ def _known(name: str) -> str:
 
 
 def _moved(value: Any, places: Mapping[str, str]) -> Any:  # noqa: ANN401  # any YAML value
-    """Return a value of a recipe in which all paths below the places lie below others."""
+    """Return a value of a recipe with every path below one of the places moved to another."""
     if isinstance(value, dict):
         fields = cast("dict[Any, Any]", value)
         return {name: _moved(inner, places) for name, inner in fields.items()}
