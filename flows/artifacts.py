@@ -5,9 +5,9 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from neuclip.curate.run import FUNNEL
+from neuclip.curate.files import FUNNEL
 from neuclip.journey import StageReport
-from neuclip.stages.committed import committed_bytes
+from neuclip.stages.committed import committed_bytes, holds_file
 
 _MOST_FILES = 50
 
@@ -19,9 +19,9 @@ def show(report: StageReport) -> dict[str, Any]:
         page(report), key=f"{stage}-summary", description=f"{stage} {report.state}"
     )
     create_table_artifact(rows(report), key=f"{stage}-ledger", description=f"ledger of {stage}")
-    if stage == "curate":
+    if holds_file(report.uri, FUNNEL):
         funnel = read_funnel(report.uri)
-        create_table_artifact(funnel, key="curate-funnel", description="what each rule drops")
+        create_table_artifact(funnel, key=f"{stage}-funnel", description="what each rule drops")
     return report.model_dump(include={"stage", "key", "uri", "state"})
 
 

@@ -4,20 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.stages import (
-    acquire,
-    caption,
-    curate,
-    evaluate,
-    index,
-    publish,
-    read_recipe,
-    select,
-    shard,
-    train,
-)
-
-STAGE_FLOWS = (acquire, curate, caption, shard, index, train, select, evaluate, publish)
+from flows.stages import STAGE_FLOWS, read_recipe
 
 
 @flow(name="pipeline")
@@ -33,6 +20,6 @@ def pipeline(
     """
     read_recipe(recipe, overrides)
     done: list[dict[str, Any]] = []
-    for stage_flow in STAGE_FLOWS:
+    for stage_flow in STAGE_FLOWS.values():
         done += stage_flow(recipe, overrides, force=force, only=True)
     return done

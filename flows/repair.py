@@ -7,7 +7,7 @@ from prefect import flow
 
 from flows.artifacts import show
 from flows.stages import read_recipe
-from neuclip.journey import from_stage
+from neuclip.stage_list import from_stage
 from tasks.repair import do_repair
 from tasks.stage import do_stage
 
@@ -25,6 +25,6 @@ def repair(
     """
     loaded = read_recipe(recipe, overrides)
     done, report = do_repair(loaded)
-    stages = () if only else from_stage("curate")
+    stages = () if only else from_stage("acquire")[1:]
     shown = [show(report), *(show(do_stage(loaded, name, force=False)) for name in stages)]
     return {"repair": asdict(done), "stages": shown}

@@ -1,4 +1,7 @@
-"""The nine stage flows: each does its stage and what is not done below it, and shows what happened."""
+"""A flow for each stage of the list: it does its stage and what is not done below it, and shows what happened.
+
+Each is an attribute of this module by the name of its stage, for `prefect deploy`.
+"""
 
 from typing import Any
 
@@ -7,8 +10,10 @@ from prefect import Flow, flow
 from flows.artifacts import show
 from flows.recipes import load_permitted
 from flows.shared import fetch_by_workers, is_shared
-from neuclip.journey import from_stage, identify
+from neuclip.journey import identify
 from neuclip.recipe import Recipe
+from neuclip.stage_list import STAGES, from_stage
+from neuclip.stages.stage import Stage
 from tasks.stage import do_stage
 
 
@@ -19,14 +24,10 @@ def read_recipe(recipe: str, overrides: dict[str, Any] | None) -> Recipe:
     return loaded
 
 
-def stage_flow(stage: str, purpose: str) -> Flow[..., list[dict[str, Any]]]:
-    """Make the flow that begins at a stage.
+def stage_flow(stage: Stage[Any]) -> Flow[..., list[dict[str, Any]]]:
+    """Make the flow that begins at a stage."""
 
-    Args:
-        purpose: what the stage does, as one sentence.
-    """
-
-    @flow(name=stage, description=f"{purpose} Then do what is not done below.")
+    @flow(name=stage.name, description=f"{stage.purpose} Then do what is not done below.")
     def begin_at_stage(
         recipe: str,
         overrides: dict[str, Any] | None = None,
@@ -43,7 +44,7 @@ def stage_flow(stage: str, purpose: str) -> Flow[..., list[dict[str, Any]]]:
             only: do this stage alone.
         """
         loaded = read_recipe(recipe, overrides)
-        stages = (stage,) if only else from_stage(stage)
+        stages = (stage.name,) if only else from_stage(stage.name)
         by_workers = "acquire" in stages and is_shared(loaded, force=force)
         if by_workers:
             fetch_by_workers(recipe, overrides, loaded, force=force)
@@ -55,12 +56,5 @@ def stage_flow(stage: str, purpose: str) -> Flow[..., list[dict[str, Any]]]:
     return begin_at_stage
 
 
-acquire = stage_flow("acquire", "Fetch the images of the URL table.")
-curate = stage_flow("curate", "Judge the acquired pairs.")
-caption = stage_flow("caption", "Gather the captions of the kept pairs.")
-shard = stage_flow("shard", "Pack the kept pairs into training shards.")
-index = stage_flow("index", "Build the sample index.")
-train = stage_flow("train", "Train the towers.")
-select = stage_flow("select", "Choose the checkpoint.")
-evaluate = stage_flow("evaluate", "Score the chosen model.")
-publish = stage_flow("publish", "Write the model folder and the report.")
+STAGE_FLOWS = {stage.name: stage_flow(stage) for stage in STAGES}
+globals().update(STAGE_FLOWS)

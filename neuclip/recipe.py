@@ -81,6 +81,10 @@ class Recipe(Section):
             )
         return self
 
+    def section(self, stage: str) -> Section:
+        """Return the section of a stage."""
+        return getattr(self, stage)
+
     def to_yaml(self) -> str:
         """Return the whole recipe, defaults included, as YAML that load_recipe reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -5,8 +5,9 @@ import logging
 from prefect import task
 
 from neuclip.acquire.repair import Repair
-from neuclip.journey import StageReport, repair
+from neuclip.journey import StageReport
 from neuclip.recipe import Recipe
+from neuclip.repair import repair
 from tasks.stage import ArtifactProgress, is_worth_a_retry
 
 

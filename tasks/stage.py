@@ -14,10 +14,10 @@ from neuclip.foundation.errors import is_transient
 from neuclip.foundation.progress import silent
 from neuclip.journey import StageReport, run_stage, sweep
 from neuclip.recipe import Recipe
+from neuclip.stage_list import stage_called
 
 log = logging.getLogger(__name__)
 
-_PROGRESS_STAGES = ("acquire", "train")
 _UPDATE_EVERY_S = 2.0
 
 
@@ -65,6 +65,6 @@ def is_worth_a_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any])
 def do_stage(recipe: Recipe, stage: str, *, force: bool) -> StageReport:
     """Do one stage unless it is done; training and downloading happen in child processes of this one."""
     logging.getLogger("neuclip").setLevel(logging.INFO)  # Prefect adds its handlers, but no level
-    progress = ArtifactProgress(stage) if stage in _PROGRESS_STAGES else silent
+    progress = ArtifactProgress(stage) if stage_called(stage).has_progress else silent
     sweep(recipe.root)
     return run_stage(recipe, stage, force=force, progress=progress)

@@ -59,23 +59,7 @@ def run_adopt(
         )
     taken_down = takedowns_at(root)
     adoption = _Adoption(config, root, workspace, taken_down, force=force)
-    manifests: list[Manifest] = []
-    broken: list[str] = []
-    for number, shard in enumerate(shards):
-        progress(STAGE, done=number, total=len(shards), note=f"verifying shard {shard.name}")
-        try:
-            manifests.append(adoption.part(shard))
-        except DataError as error:
-            broken.append(str(error))
-        except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
-            log.debug("shard %s", shard.tar, exc_info=True)
-            broken.append(f"{shard.tar}: {error!r}")
-    if broken:
-        raise DataError(
-            f"{len(broken)} of {len(shards)} shards in {config.adopt} cannot be adopted: "
-            f"{'; '.join(broken[:_SHOWN])}. Write these shards anew, or move their files out of the folder (gaps in "
-            "the numbers do no harm), then run again: the others are kept"
-        )
+    manifests = _verified(shards, adoption, config.adopt, progress)
     manifests = adoption.without_unwanted(shards, manifests)
     check_takedowns(root, taken_down)
     ledger = add_ledgers(manifest.ledger for manifest in manifests)
@@ -100,6 +84,33 @@ def run_adopt(
         },
         parts=[manifest.key for manifest in manifests],
     )
+
+
+def _verified(
+    shards: Sequence[ReadyShard], adoption: "_Adoption", source: str, progress: Progress
+) -> list[Manifest]:
+    """Return the part of each shard.
+
+    Raises: DataError: naming the shards that cannot be adopted, once all were looked at.
+    """
+    manifests: list[Manifest] = []
+    broken: list[str] = []
+    for number, shard in enumerate(shards):
+        progress(STAGE, done=number, total=len(shards), note=f"verifying shard {shard.name}")
+        try:
+            manifests.append(adoption.part(shard))
+        except DataError as error:
+            broken.append(str(error))
+        except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
+            log.debug("shard %s", shard.tar, exc_info=True)
+            broken.append(f"{shard.tar}: {error!r}")
+    if broken:
+        raise DataError(
+            f"{len(broken)} of {len(shards)} shards in {source} cannot be adopted: "
+            f"{'; '.join(broken[:_SHOWN])}. Write these shards anew, or move their files out of the folder (gaps in "
+            "the numbers do no harm), then run again: the others are kept"
+        )
+    return manifests
 
 
 class _Adoption:

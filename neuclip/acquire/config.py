@@ -1,6 +1,6 @@
 """The `acquire` section of a recipe."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -63,11 +63,13 @@ class AcquireConfig(Section):
         default=None,
         description="URL table: a .parquet, .csv, .tsv, .jsonl or .ndjson file, all but the first also with .gz, or a "
         "folder of them; any URI",
+        json_schema_extra={"keyed": False},  # its content counts, not where it lies
     )
     adopt: Place | None = Field(
         default=None,
         description="instead of table: folder of ready-made shards, output of img2dataset or DataComp; any URI. "
         "They stay where they are",
+        json_schema_extra={"keyed": False},  # likewise
     )
     columns: list[str] | None = Field(
         default=None,
@@ -158,6 +160,13 @@ class AcquireConfig(Section):
     scale: ScaleConfig = unkeyed(
         ScaleConfig(), description="machines or processes that share the partitions out"
     )
+
+    def keyed(self) -> dict[str, Any]:
+        """Return what counts: how captions are adopted only if they are."""
+        keyed = super().keyed()
+        if self.adopt is None:
+            del keyed["adopted_caption"]
+        return keyed
 
     @property
     def source(self) -> str:

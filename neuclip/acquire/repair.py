@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from neuclip.acquire.amendments import amend
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import Shard
 from neuclip.acquire.partitions import Partition
@@ -18,6 +17,7 @@ from neuclip.acquire.supplements import REPAIRS, ROUND, Family, find_families, o
 from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import Progress
+from neuclip.stages.amendments import amend
 from neuclip.stages.manifest import Manifest
 from neuclip.storage.uris import join
 

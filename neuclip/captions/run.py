@@ -4,15 +4,14 @@ import duckdb
 
 from neuclip.acquire.raw import rows_paths
 from neuclip.captions.config import CaptionConfig
-from neuclip.curate.run import VERDICTS
+from neuclip.captions.stage import CAPTIONS
+from neuclip.curate.files import VERDICTS
 from neuclip.foundation.errors import DataError, nearest
 from neuclip.foundation.progress import Progress
 from neuclip.stages.committed import committed_file
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.tables import connect, count_rows, fill_from_files, write_parquet
-
-CAPTIONS = "captions.parquet"
 
 _KEPT = """
     SELECT row_number() OVER () AS position, r.uid, r.captions

@@ -21,17 +21,9 @@ from neuclip.cli.entry import main
 from neuclip.cli.failures import explained, print_json
 from neuclip.demo.settings import PAIRS, PORT, ROOT, WebSettings
 from neuclip.foundation.errors import ConfigError, NeuclipError
-from neuclip.journey import (
-    STAGES,
-    StageReport,
-    check_stage,
-    from_stage,
-    plan,
-    preflight,
-    run_journey,
-)
-from neuclip.journey import repair as mend
+from neuclip.journey import StageReport, plan, preflight, run_journey
 from neuclip.recipe import Recipe, load_recipe, parse_override
+from neuclip.stage_list import NAMES, from_stage, stage_called
 from neuclip.stages.committed import committed_bytes
 from neuclip.stages.manifest import read_manifest
 from neuclip.storage.uris import join, parent_of
@@ -80,9 +72,9 @@ def run(
     with explained(screen, as_json=as_json):
         if start is not None and only is not None:
             raise ConfigError("--from and --only contradict each other; give one")
-        chosen = STAGES
+        chosen = NAMES
         if only is not None:
-            chosen = (check_stage(only),)
+            chosen = (stage_called(only).name,)
         elif start is not None:
             chosen, force = from_stage(start), True
         _run_and_show(_load(recipe, overrides), chosen, force=force, as_json=as_json)
@@ -206,6 +198,7 @@ def repair(
 ) -> None:
     """Fetch again what acquire lost to time-outs, busy servers and the like; what failed for good is left alone."""
     from neuclip.cli.amending import repair_lines
+    from neuclip.repair import repair as mend
 
     set_up_logging(screen, verbose=verbose)
     with explained(screen, as_json=as_json):
@@ -290,7 +283,7 @@ def demo(
         changes = dict(parse_override(text) for text in overrides or [])
         with set_up(variant, settings, root=root, overrides=changes) as example:
             screen.print(f"recipe    {example.path}", markup=False, highlight=False, soft_wrap=True)
-            _run_and_show(example.recipe, STAGES, force=False, as_json=as_json)
+            _run_and_show(example.recipe, NAMES, force=False, as_json=as_json)
 
 
 @app.command()
@@ -427,7 +420,7 @@ def _lineage(root: str, inputs: dict[str, str]) -> dict[str, Any]:
     """Return the stages above, each with its ledger and its own inputs; other inputs with their fingerprint."""
     lineage: dict[str, Any] = {}
     for name, key in inputs.items():
-        if name not in STAGES:
+        if name not in NAMES:
             lineage[name] = {"fingerprint": key}
             continue
         manifest = read_manifest(join(root, name, key))

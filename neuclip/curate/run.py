@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 
 from neuclip.curate.conditions import MEASURES, measured_columns
 from neuclip.curate.config import CurateConfig
+from neuclip.curate.files import CONTAMINATION, FUNNEL, GROUPS, SUBSET, VERDICTS
 from neuclip.curate.funnel import Bits, Funnel, Survival, first_reason
 from neuclip.curate.judge import Judge, Mask, halves_of
 from neuclip.curate.pool import Pool, ScoreFolders
@@ -19,15 +22,9 @@ from neuclip.curate.rules import Language
 from neuclip.curate.uids import write_subset
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
-from neuclip.stages.ledger import make_ledger
+from neuclip.stages.ledger import Ledger, make_ledger
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.tables import ArrowTable, connect
-
-VERDICTS = "verdicts.parquet"
-SUBSET = "kept.npy"
-FUNNEL = "funnel.json"
-GROUPS = "groups"
-CONTAMINATION = "contamination.parquet"
 
 _SURVEYED_PAIRS = 2_000_000
 """Survival and histograms of a larger pool are counted over every so many partitions, about so many pairs."""
@@ -69,8 +66,8 @@ def run_curate(
     `contamination.parquet`: pairs beside the evaluation sample that they match.
     `groups/REASON.parquet`: for a rule over groups the pairs it drops beside those it keeps instead.
 
-    The ledger's `in` is the pairs that acquire brought home, counted by their partitions and not by the
-    verdicts, so that a verdict lost on the way unbalances the ledger.
+    The ledger's `in` is the pairs that acquire has, counted by their partitions and not by the verdicts, so that a
+    verdict lost on the way unbalances the ledger.
 
     Raises: DataError: if no pair is kept. ConfigError: if a rule does not fit the pairs' columns.
     """
@@ -82,59 +79,67 @@ def run_curate(
         total = len(pool.partitions)
         progress("curate", done=0, total=total, note=f"judging {total} partitions")
         judge.settle_groups()
-        language = next((rule.score for rule in config.rules if isinstance(rule, Language)), None)
         funnel = Funnel(judge.reasons)
-        columns = measured_columns(config.rules)
-        ranges = pool.ranges(connection, columns)
-        measures = {name: (sql, ranges[name]) for name, sql in columns.items() if name in ranges}
-        survival = Survival(connection, language=language, measures={**MEASURES, **measures})
+        survival = _survival(config, pool, connection)
         every = max(1, round(sum(pool.counts) / _SURVEYED_PAIRS))
         kept: list[npt.NDArray[np.uint64]] = []
-        with pq.ParquetWriter(
-            workspace.output / VERDICTS,
-            _SCHEMA,
-            compression="zstd",
-            use_dictionary=["reason"],  # type: ignore[arg-type]  # the stub knows bool alone
-        ) as writer:
+        with _verdict_writer(workspace.output / VERDICTS) as writer:
             for part, (pairs, bits) in _one_ahead(judge.verdicts, pool.fetch_ahead()):
                 funnel.add(bits)
                 if part % every == 0:
                     survival.add(pool.relation(part), bits == 0)
                 writer.write_table(_verdict_rows(pairs, bits, judge.reasons))
                 kept.append(halves_of(pairs["uid"].filter(pa.array(bits == 0))))
-                progress(
-                    "curate", done=part + 1, total=total, note=f"{funnel.num_kept} kept so far"
-                )
-        entered = sum(pool.counts)
-        ledger = make_ledger(entered, funnel.num_kept, funnel.dropped())
-        if funnel.num_kept == 0:
-            raise DataError(
-                f"curate kept none of {entered} pairs ({ledger.describe()}); loosen the rules of section `curate`"
-            )
-        steps = funnel.steps(judge.alone())
+                note = f"{funnel.num_kept} kept so far"
+                progress("curate", done=part + 1, total=total, note=note)
+        ledger = make_ledger(sum(pool.counts), funnel.num_kept, funnel.dropped())
+        _require_some(ledger)
         summary = {"rules": judge.reasons, **_notes(judge)}
         found = {
             "pairs": funnel.num_pairs,
-            "steps": steps,
+            "steps": funnel.steps(judge.alone()),
             "surveyed_every": every,
             "survival": survival.table(),
             "histograms": survival.histograms(),
             **summary,
         }
     write_subset(workspace.output / SUBSET, kept)
-    (workspace.output / FUNNEL).write_text(
+    _write_lists(workspace.output, found, judge, contamination)
+    return Outcome(ledger=ledger, summary=summary)
+
+
+def _require_some(ledger: Ledger) -> None:
+    if ledger.out == 0:
+        raise DataError(
+            f"curate kept none of {ledger.entered} pairs ({ledger.describe()}); loosen the rules of section `curate`"
+        )
+
+
+def _survival(config: CurateConfig, pool: Pool, connection: duckdb.DuckDBPyConnection) -> Survival:
+    """Return what counts survivors by language and by the columns that rules measure."""
+    language = next((rule.score for rule in config.rules if isinstance(rule, Language)), None)
+    columns = measured_columns(config.rules)
+    ranges = pool.ranges(connection, columns)
+    measures = {name: (sql, ranges[name]) for name, sql in columns.items() if name in ranges}
+    return Survival(connection, language=language, measures={**MEASURES, **measures})
+
+
+def _write_lists(
+    output: Path, found: dict[str, Any], judge: Judge, contamination: Listing | None
+) -> None:
+    """Write the funnel, the pairs of evaluation sets, and what rules over groups dropped."""
+    (output / FUNNEL).write_text(
         json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     if contamination is not None:
-        pq.write_table(contamination.table(), workspace.output / CONTAMINATION, compression="zstd")
+        pq.write_table(contamination.table(), output / CONTAMINATION, compression="zstd")
     for reason, dropped in judge.groups.items():
-        (workspace.output / GROUPS).mkdir(exist_ok=True)
+        (output / GROUPS).mkdir(exist_ok=True)
         pq.write_table(
             dropped.rows.select(["uid", "keeper_uid", "distance"]),
-            workspace.output / GROUPS / f"{reason}.parquet",
+            output / GROUPS / f"{reason}.parquet",
             compression="zstd",
         )
-    return Outcome(ledger=ledger, summary=summary)
 
 
 def _one_ahead(work: Callable[[int], _T], parts: Iterable[int]) -> Iterator[tuple[int, _T]]:
@@ -148,6 +153,15 @@ def _one_ahead(work: Callable[[int], _T], parts: Iterable[int]) -> Iterator[tupl
             begun = coming
         if begun is not None:
             yield begun[0], begun[1].result()
+
+
+def _verdict_writer(path: Path) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        path,
+        _SCHEMA,
+        compression="zstd",
+        use_dictionary=["reason"],  # type: ignore[arg-type]  # the stub knows bool alone
+    )
 
 
 def _verdict_rows(pairs: ArrowTable, bits: Bits, reasons: Sequence[str]) -> ArrowTable:

@@ -8,8 +8,6 @@ from neuclip.storage.places import Place
 STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
 
-SET_SUFFIXES = (".txt", ".tar")
-
 
 class EvaluateConfig(Section):
     """Which sets the chosen model is scored on."""
@@ -17,5 +15,6 @@ class EvaluateConfig(Section):
     sets: list[Place] = Field(
         default_factory=list[str],
         description="evaluation sets: folders in the `wds_*` layout (classes or retrieval), any URI",
+        json_schema_extra={"keyed": False},  # their content counts, not where they lie
     )
     batch_size: int = unkeyed(256, ge=1, le=65536, description="images encoded at once")

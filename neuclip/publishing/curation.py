@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from neuclip.acquire.raw import ROWS, images_path, partition_folders
-from neuclip.curate.run import FUNNEL, VERDICTS
+from neuclip.curate.files import FUNNEL, VERDICTS
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import permutation
 from neuclip.loading.images import decode_rgb

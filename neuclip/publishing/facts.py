@@ -1,7 +1,7 @@
 """Everything that the committed stages say of a model, read once for its card and its report."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from neuclip.stages.committed import committed_bytes, holds_file, require_same
 from neuclip.stages.manifest import Manifest, read_manifest
 from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE
 
-DATA_STAGES = ("acquire", "curate", "caption", "shard", "index")
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -26,6 +25,8 @@ class Facts:
     recipe_yaml: str
     manifests: list[Manifest]
     """Of the stages in the order of the journey."""
+    data_stages: Sequence[str]
+    """Those that hand samples on."""
     model: dict[str, Any]
     """open_clip's configuration: model_cfg and preprocess_cfg."""
     scores: list[SetScore]
@@ -51,14 +52,21 @@ class Facts:
     @property
     def funnel(self) -> list[Manifest]:
         """The manifests of the stages that handle samples."""
-        return [self.manifest(stage) for stage in DATA_STAGES]
+        return [self.manifest(stage) for stage in self.data_stages]
 
 
-def read_facts(config: PublishConfig, *, recipe_yaml: str, uris: Mapping[str, str]) -> Facts:
+def read_facts(
+    config: PublishConfig,
+    *,
+    recipe_yaml: str,
+    uris: Mapping[str, str],
+    data_stages: Sequence[str],
+) -> Facts:
     """Read the manifests and the small files of all stages.
 
     Args:
         uris: stage -> committed folder, in the order of the journey.
+        data_stages: those of them that hand samples on.
     """
     select = uris["select"]
     choice = Choice(**_read_json(select, "choice.json"))
@@ -78,6 +86,7 @@ def read_facts(config: PublishConfig, *, recipe_yaml: str, uris: Mapping[str, st
         config=config,
         recipe_yaml=recipe_yaml,
         manifests=[read_manifest(uri) for uri in uris.values()],
+        data_stages=data_stages,
         model=_read_json(select, f"model/{CONFIG_FILE}"),
         scores=scores,
         checkpoints=[CheckpointScore(**row) for row in _read_json(select, "scores.json")],

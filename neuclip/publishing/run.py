@@ -1,7 +1,7 @@
 """The publish stage: the model as a folder for others, and the page that says how it came about."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from neuclip.foundation.progress import Progress
 from neuclip.publishing.card import model_card
@@ -22,6 +22,7 @@ def run_publish(
     *,
     recipe_yaml: str,
     uris: Mapping[str, str],
+    data_stages: Sequence[str],
     workspace: Workspace,
     progress: Progress,
 ) -> Outcome:
@@ -29,10 +30,11 @@ def run_publish(
 
     Args:
         recipe_yaml: the recipe as everybody may read it.
-        uris: stage -> committed folder of acquire, curate, caption, shard, index, train, select, evaluate.
+        uris: stage -> committed folder, of all stages above in order.
+        data_stages: those of them that hand samples on.
     """
     progress("publish", done=0, total=3, note="reading the manifests")
-    facts = read_facts(config, recipe_yaml=recipe_yaml, uris=uris)
+    facts = read_facts(config, recipe_yaml=recipe_yaml, uris=uris, data_stages=data_stages)
     progress("publish", done=1, total=3, note="copying the model")
     model = workspace.output / "model"
     model.mkdir()

@@ -7,9 +7,9 @@ from typing import Any
 import duckdb
 
 from neuclip.foundation.errors import ConfigError, DataError, nearest
-from neuclip.query.values import plain
 from neuclip.query.views import VIEWS, Tables, opened
 from neuclip.recipe import Recipe
+from neuclip.storage.values import plain
 
 
 @dataclass(frozen=True)

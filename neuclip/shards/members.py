@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 from neuclip.stages.manifest import FileRecord, part_uri, read_manifest
 from neuclip.storage.uris import join, parent_of
 
-MEMBERS = "members.parquet"
 TRAIN, SELECTION = "train", "selection"
 
 MEMBER_SCHEMA = pa.schema(

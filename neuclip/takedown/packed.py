@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from neuclip.shards.members import MEMBERS
+from neuclip.shards.stage import MEMBERS
 from neuclip.stages.manifest import PARTS, is_committed, read_manifest
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import list_folders

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from neuclip.acquire.amendments import amend
 from neuclip.acquire.refusals import TAKEDOWNS, Refusals, TakedownRecord, read_takedowns
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
+from neuclip.stages.amendments import amend
 from neuclip.stages.lease import leased
 from neuclip.stages.manifest import PARTS
 from neuclip.stages.scratch import scratch_folder

@@ -19,8 +19,9 @@ from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
 
 from neuclip.foundation.errors import ConfigError
-from neuclip.journey import identify, plan, repair, run_stage
+from neuclip.journey import identify, plan, run_stage
 from neuclip.recipe import Recipe, load_recipe
+from neuclip.repair import repair
 from neuclip.stages.manifest import read_manifest
 from tests.acquire.tables import uid, write_table
 
@@ -211,7 +212,7 @@ def test_a_thousand_appended_rows_are_fetched_and_no_other(pictures, tmp_path):
 
 RUN = """
 import sys
-from neuclip.journey import repair
+from neuclip.repair import repair
 from neuclip.recipe import load_recipe
 repair(load_recipe(sys.argv[1]))
 """

@@ -6,7 +6,6 @@ import pyarrow.parquet as pq
 import pytest
 from made.fetched import commit_fetched, commit_supplements, fill
 
-from neuclip.acquire.amendments import amend, amended_inputs
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.parts import commit_account, part_identity
 from neuclip.acquire.repair import run_repair
@@ -14,6 +13,7 @@ from neuclip.acquire.run import plan_parts
 from neuclip.acquire.supplements import REPAIRS, ROUND, find_families
 from neuclip.foundation.errors import ConfigError, IntegrityError
 from neuclip.foundation.progress import silent
+from neuclip.stages.amendments import amend, amended_inputs
 from neuclip.stages.keys import stage_key
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import scratch_folder

@@ -10,7 +10,7 @@ from cli.conftest import refusal
 from typer.testing import CliRunner
 
 from neuclip.cli.main import app
-from neuclip.journey import STAGES
+from neuclip.stage_list import NAMES
 
 A_FILE_STANDS = "a file stands where a folder is expected"
 
@@ -429,7 +429,7 @@ def test_no_advice_names_a_stage_that_is_not_there():
     advice = re.compile(r"`(?:neuclip run [^`]*)?--(?:only|from) ([a-z]+)")
     named = {word for path in files for word in advice.findall(path.read_text())}
     assert named
-    assert named <= set(STAGES)
+    assert named <= set(NAMES)
 
 
 def test_what_nobody_foresaw_is_one_line_and_a_log(made, monkeypatch, tmp_path):

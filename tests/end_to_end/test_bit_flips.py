@@ -14,8 +14,9 @@ from towers.tiny import COLOURS
 from training.runs import make_config
 
 from neuclip.foundation.errors import NeuclipError
-from neuclip.journey import STAGES, identify, run_stage
+from neuclip.journey import identify, run_stage
 from neuclip.recipe import load_recipe
+from neuclip.stage_list import NAMES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -77,7 +78,7 @@ def journey(tmp_path_factory):
     changes = {"evaluate.sets": sets, "train": train}
     changes["index.features"] = None
     recipe, fields = make_recipe(base, **changes)
-    do_stages(recipe, {"all": some_pairs(120)}, STAGES[1:])
+    do_stages(recipe, {"all": some_pairs(120)}, NAMES[1:])
     again = load_recipe(DEMO_RECIPE, {**fields, "train.lr": 0.0123})
     return recipe, again
 

@@ -13,7 +13,7 @@ from servers.s3 import HOST, KEYS, free_port
 from typer.testing import CliRunner, Result
 
 from neuclip.cli.main import app
-from neuclip.journey import STAGES
+from neuclip.stage_list import NAMES
 from neuclip.stages.manifest import Manifest, read_manifest
 from neuclip.storage.files import exists, sha256_of
 
@@ -36,7 +36,7 @@ class TestResult:
     def test_its_fields(self, journey):
         result = journey.result
         assert set(result) == {"root", "stages", "model", "report", "scores"}
-        assert list(result["stages"]) == list(STAGES)
+        assert list(result["stages"]) == list(NAMES)
         for name, stage in result["stages"].items():
             assert set(stage) == {"key", "uri", "state", "ledger", "seconds"}
             assert stage["uri"] == f"{journey.root}/{name}/{stage['key']}"
@@ -75,7 +75,7 @@ class TestResult:
         manifests = list(journey.root.rglob("manifest.json"))
         rooms = [path.relative_to(journey.root).parts[:2] for path in manifests]
         parts = Counter(stage for stage, name in rooms if name == "parts")
-        assert len(manifests) == len(STAGES) + parts.total()
+        assert len(manifests) == len(NAMES) + parts.total()
         assert (parts["acquire"], parts["shard"], parts["score"] % parts["acquire"]) == (2, 1, 0)
         for path in manifests:
             manifest = Manifest.model_validate_json(path.read_bytes())
@@ -86,7 +86,7 @@ class TestResult:
 
     def test_nothing_else_is_left(self, journey):
         assert {p.name for p in journey.root.iterdir()} <= {
-            *(*STAGES, "score"),
+            *(*NAMES, "score"),
             *(".scratch", ".leases"),
         }
         assert files_below(journey.root / ".scratch") == {}
@@ -158,9 +158,9 @@ def test_plan_names_what_changed_and_all_below(journey):
     assert answer.exit_code == 0
     stages = json.loads(answer.stdout)["stages"]
     missing = [name for name, stage in stages.items() if stage["state"] != "done"]
-    assert missing == list(STAGES[1:])
+    assert missing == list(NAMES[1:])
     assert "curate.rules.caption_words.min: 2 -> 3" in stages["curate"]["why"]
-    for name in STAGES[2:]:
+    for name in NAMES[2:]:
         assert (
             "curate" in stages[name]["why"]
             or "caption" in stages[name]["why"]

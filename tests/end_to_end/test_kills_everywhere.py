@@ -24,7 +24,7 @@ from end_to_end.processes import MARK, kind_of, marked, new_mark
 from made.demo_web import DEMO_RECIPE, SMALL, DemoWeb, as_options, demo_web
 from made.kills import KILLS
 
-from neuclip.journey import STAGES
+from neuclip.stage_list import NAMES
 from neuclip.stages.manifest import read_manifest, verify_sizes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -140,7 +140,7 @@ def test_killed_anywhere(web, tmp_path):
         print(f"{name}: {dict(getattr(tally, name).most_common())}")
     print(f"{tally.kinds.total()} kills in {journeys} journeys; the whole run: {lasts_s}")
     if KILLS >= 100:
-        assert set(STAGES) <= set(tally.stages)
+        assert set(NAMES) <= set(tally.stages)
         assert min(tally.signals.values()) > KILLS // 6
 
 
@@ -148,7 +148,7 @@ def disturb(
     root: Path, web: DemoWeb, lasts_s: dict[str, float], draw: random.Random, tally: Tally
 ) -> None:
     """Kill again and again, in one stage after the other, until the run has come through or there were enough."""
-    aims = ["start", *(stage for stage in STAGES for _ in range(AIMS.get(stage, 1)))]
+    aims = ["start", *(stage for stage in NAMES for _ in range(AIMS.get(stage, 1)))]
     if len(aims) > KILLS:
         aims = [aims[place] for place in sorted(draw.sample(range(len(aims)), KILLS))]
     run: Run | None = None
@@ -172,7 +172,7 @@ def disturb(
 
 def wait_for(run: Run, aim: str, delay_s: float) -> bool:
     """Wait for a moment in a stage, or after it if it is over; tell whether the run is still there."""
-    later = STAGES[STAGES.index(aim) :] if aim != "start" else ()
+    later = NAMES[NAMES.index(aim) :] if aim != "start" else ()
     deadline = time.monotonic() + HANGS_S
     while aim != "start" and not (run.stage() in later and has_begun(run, aim)):
         if run.child.poll() is not None:

@@ -13,8 +13,9 @@ from end_to_end.journeys import REPOSITORY, check_ledgers
 from end_to_end.pairs_web import TABLE, repository_pairs, unpack, write_sets, write_table
 
 from neuclip.demo.server import serving
-from neuclip.journey import STAGES, run_journey
+from neuclip.journey import run_journey
 from neuclip.recipe import load_recipe
+from neuclip.stage_list import NAMES
 from neuclip.stages.manifest import read_manifest
 
 pytestmark = [
@@ -64,7 +65,7 @@ def done(web, cache, tmp_path_factory):
 
 def test_every_pair_is_accounted_for(done):
     recipe, reports, rows = done
-    assert list(reports) == list(STAGES)
+    assert list(reports) == list(NAMES)
     assert recipe.train.objective.name == "neuclip"
     ledgers = {n: r.manifest.ledger.model_dump(by_alias=True) for n, r in reports.items()}
     check_ledgers(ledgers)

@@ -14,7 +14,7 @@ import pytest
 from end_to_end.journeys import REPOSITORY, check_ledgers, neuclip, only_json
 from made.demo_web import DEMO_RECIPE
 
-from neuclip.journey import STAGES
+from neuclip.stage_list import NAMES
 from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.storage.files import list_files
 from neuclip.storage.uris import join
@@ -50,7 +50,7 @@ def test_one_works_and_the_others_wait(place, runs, tmp_path, small_web, request
     assert [child.returncode for child in children] == [0] * runs, said
 
     results = [json.loads(out)["stages"] for out, _ in said]
-    for stage in STAGES:
+    for stage in NAMES:
         assert len({result[stage]["key"] for result in results}) == 1
         states = Counter(result[stage]["state"] for result in results)
         assert states == {"ran": 1, "cached": runs - 1}, stage
@@ -66,5 +66,5 @@ def test_one_works_and_the_others_wait(place, runs, tmp_path, small_web, request
         neuclip("plan", DEMO_RECIPE, "--json", *small_web.overrides(root), environment=environment)
     )
     assert {stage["state"] for stage in plan["stages"].values()} == {"done"}
-    workers = [max(result[stage]["state"] == "ran" for stage in STAGES) for result in results]
+    workers = [max(result[stage]["state"] == "ran" for stage in NAMES) for result in results]
     print(f"{runs} runs at a {place}: {sum(workers)} of them worked, {len(waits)} waits told")

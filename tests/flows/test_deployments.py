@@ -17,8 +17,8 @@ from prefect.settings import (
 from servers.prefect_server import PrefectServer, descendants, wait_for
 
 from neuclip.foundation.errors import ConfigError, DataError, TransientStorageError
-from neuclip.journey import STAGES
 from neuclip.recipe import load_recipe
+from neuclip.stage_list import NAMES
 from tasks.stage import do_stage
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -29,7 +29,7 @@ def manifests(small_run: dict[str, Any]) -> dict[str, dict[Path, bytes]]:
     root = Path(small_run["root"])
     return {
         stage: {path: path.read_bytes() for path in root.glob(f"{stage}/*/manifest.json")}
-        for stage in STAGES
+        for stage in NAMES
     }
 
 
@@ -53,8 +53,8 @@ def states(artifacts: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def test_all_deployments_take_recipe_overrides_and_force(server: PrefectServer):
-    assert len(server.find("deployments")) == len(STAGES) + 2  # the pipeline, and repair
-    for name in ("pipeline", *STAGES):
+    assert len(server.find("deployments")) == len(NAMES) + 2  # the pipeline, and repair
+    for name in ("pipeline", *NAMES):
         deployment = server.get(f"/deployments/name/{name}/neuclip")
         schema = deployment["parameter_openapi_schema"]
         expected = ["recipe", "overrides", "force"] + ["only"] * (name != "pipeline")
@@ -74,10 +74,10 @@ def test_the_pipeline_does_all_stages_in_order_and_shows_them(
     server: PrefectServer, small_run, journey
 ):
     below = sorted(server.runs_below(journey), key=lambda run: run["start_time"])
-    assert [run["parameters"]["only"] for run in below] == [True] * len(STAGES)
+    assert [run["parameters"]["only"] for run in below] == [True] * len(NAMES)
     artifacts = stage_artifacts(server, journey)
-    assert states(artifacts) == dict.fromkeys(STAGES, "ran")
-    for stage in STAGES:
+    assert states(artifacts) == dict.fromkeys(NAMES, "ran")
+    for stage in NAMES:
         [manifest] = (json.loads(text) for text in manifests(small_run)[stage].values())
         ledger = manifest["ledger"]
         rows = {
@@ -112,10 +112,10 @@ def test_a_single_stage_with_another_threshold_redoes_it_and_what_lies_below(
     assert state["type"] == "COMPLETED", state["message"]
     after = manifests(small_run)
     assert after["acquire"] == before["acquire"]
-    for stage in STAGES[1:]:
+    for stage in NAMES[1:]:
         assert len(after[stage]) == len(before[stage]) + 1, stage
         assert before[stage].items() <= after[stage].items()
-    assert states(server.artifacts(run_id)) == dict.fromkeys(STAGES[1:], "ran")
+    assert states(server.artifacts(run_id)) == dict.fromkeys(NAMES[1:], "ran")
 
     run_id = server.begin("curate/neuclip", recipe=DEMO_RECIPE, overrides=changed, only=True)
     assert server.end_of(run_id)["type"] == "COMPLETED"

@@ -11,17 +11,16 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Failed
 from servers.prefect_server import free_port
 
-from flows.pipeline import STAGE_FLOWS
-from flows.stages import read_recipe
+from flows.stages import STAGE_FLOWS, read_recipe
 from neuclip.foundation.children import run_child
 from neuclip.foundation.errors import ConfigError, DataError, StorageError, TransientStorageError
-from neuclip.journey import STAGES
 from neuclip.recipe import load_recipe
+from neuclip.stage_list import NAMES
 from tasks.stage import ArtifactProgress, do_stage, is_worth_a_retry
 
 
 def test_the_pipeline_has_the_stages_of_the_journey_in_its_order():
-    assert tuple(flow.name for flow in STAGE_FLOWS) == STAGES
+    assert tuple(flow.name for flow in STAGE_FLOWS.values()) == NAMES
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from servers.s3 import s3_bucket, s3_environment, s3_url
 
 from flows.runners import task_runner
 from flows.shared import fetch_all
-from flows.stages import acquire
+from flows.stages import STAGE_FLOWS
 from neuclip.acquire.config import AcquireConfig, ScaleConfig
 from neuclip.acquire.raw import partition_folders, rows_paths
 from neuclip.acquire.shared import (
@@ -124,7 +124,7 @@ def no_plans_are_left(overrides: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("runner", ["dask", "ray"])
 def test_a_cluster_has_the_same_result_as_one_machine(prefect_here, large_lake, tmp_path, runner):
     overrides = large_lake.at(str(tmp_path / "lake"), runner=runner, workers=WORKERS)
-    (report,) = acquire(DEMO_RECIPE, overrides, only=True)
+    (report,) = STAGE_FLOWS["acquire"](DEMO_RECIPE, overrides, only=True)
     assert report["state"] == "ran"
     assert outcome(overrides) == outcome(large_lake.alone)
     manifest = read_manifest(report["uri"])
@@ -140,15 +140,15 @@ def test_threads_have_the_same_result_and_a_second_run_does_nothing(
     prefect_here, small_lake, tmp_path
 ):
     overrides = small_lake.at(str(tmp_path / "lake"), runner="threads", workers=WORKERS)
-    acquire(DEMO_RECIPE, overrides, only=True)
+    STAGE_FLOWS["acquire"](DEMO_RECIPE, overrides, only=True)
     assert outcome(overrides) == outcome(small_lake.alone)
     Path(stage_uri(overrides), "manifest.json").unlink()  # partitions are there, the stage is not
-    acquire(DEMO_RECIPE, overrides, only=True)
+    STAGE_FLOWS["acquire"](DEMO_RECIPE, overrides, only=True)
     assert outcome(overrides) == outcome(small_lake.alone)
-    (again,) = acquire(DEMO_RECIPE, overrides, only=True)
+    (again,) = STAGE_FLOWS["acquire"](DEMO_RECIPE, overrides, only=True)
     assert again["state"] == "cached"
     before = {uri: read_manifest(uri).started_at for uri in partition_folders(again["uri"])}
-    (forced,) = acquire(DEMO_RECIPE, overrides, only=True, force=True)
+    (forced,) = STAGE_FLOWS["acquire"](DEMO_RECIPE, overrides, only=True, force=True)
     assert forced["state"] == "ran"
     after = {uri: read_manifest(uri).started_at for uri in partition_folders(again["uri"])}
     assert before.keys() == after.keys()
@@ -208,7 +208,7 @@ def test_a_worker_that_dies_is_replaced_by_another(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    acquire(str(recipe), {}, only=True)
+    STAGE_FLOWS["acquire"](str(recipe), {}, only=True)
     killer.join()
     assert workers[0].wait() == -signal.SIGKILL
     assert outcome(overrides) == outcome(small_lake.alone)
@@ -227,7 +227,7 @@ def test_a_bucket_with_the_objects_of_an_unfinished_partition(
     parts, rows = outcome(small_lake.alone)
     for name in ("rows.parquet", "images.tar"):
         write_bytes(f"{s3_bucket}/lake/acquire/parts/{parts[0]}/{name}", b"half")
-    acquire(DEMO_RECIPE, overrides, only=True)
+    STAGE_FLOWS["acquire"](DEMO_RECIPE, overrides, only=True)
     assert outcome(overrides) == (parts, rows)
     assert no_plans_are_left(overrides)
 

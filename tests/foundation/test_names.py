@@ -5,9 +5,9 @@ from made.demo_web import DEMO_RECIPE
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.names import in_known_case
-from neuclip.journey import check_stage, from_stage
 from neuclip.objectives.family import KNOWN, parse
 from neuclip.recipe import load_recipe
+from neuclip.stage_list import from_stage, stage_called
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_scores(kind):
 
 
 def test_stages():
-    assert check_stage("TRAIN") == "train"
+    assert stage_called("TRAIN").name == "train"
     assert from_stage("Evaluate") == ("evaluate", "publish")
 
 

@@ -8,8 +8,8 @@ import yaml
 from prefect import Flow
 from prefect.utilities.importtools import import_object
 
-from neuclip.journey import STAGES
 from neuclip.recipe import load_recipe
+from neuclip.stage_list import NAMES
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = [
@@ -30,7 +30,7 @@ def test_every_recipe_loads_and_survives_being_written(path, tmp_path):
 def test_there_is_a_deployment_for_the_pipeline_and_for_every_stage():
     deployments = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
     names = [deployment["entrypoint"].rpartition(".")[2] for deployment in deployments]
-    assert names == ["pipeline", *STAGES, "repair"]
+    assert names == ["pipeline", *NAMES, "repair"]
     for name, deployment in zip(names, deployments, strict=True):
         flow = import_object(deployment["entrypoint"])
         assert isinstance(flow, Flow)

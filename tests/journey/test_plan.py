@@ -4,8 +4,9 @@ import pytest
 from made.demo_web import DEMO_RECIPE
 
 from neuclip.foundation.errors import ConfigError, DataError
-from neuclip.journey import STAGES, from_stage, identify, plan, run_stage
+from neuclip.journey import identify, plan, run_stage
 from neuclip.recipe import load_recipe
+from neuclip.stage_list import NAMES, from_stage
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, commit_stage
 
@@ -23,7 +24,7 @@ def changed(demo):
 
 def _changed(was, now):
     before, after = identify(was), identify(now)
-    return [stage for stage in STAGES if before[stage].key != after[stage].key]
+    return [stage for stage in NAMES if before[stage].key != after[stage].key]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_the_plan_says_what_changed(demo, tmp_path):
     assert {item.state for item in plan(recipe)} == {"done"}
     other = demo({"root": str(tmp_path), "curate.rules.caption_words.min": 4})
     by_stage = {item.stage: item for item in plan(other)}
-    assert [s for s in STAGES if by_stage[s].state == "missing"] == list(from_stage("curate"))
+    assert [s for s in NAMES if by_stage[s].state == "missing"] == list(from_stage("curate"))
     assert by_stage["curate"].why == "curate.rules.caption_words.min: 2 -> 4"
     assert by_stage["caption"].why == "other input: curate (changed)"
     (tmp_path / "train" / by_stage["train"].key).mkdir(parents=True)

@@ -19,6 +19,7 @@ from neuclip.publishing.config import PublishConfig
 from neuclip.publishing.facts import read_facts
 from neuclip.publishing.run import run_publish
 from neuclip.recipe import load_recipe
+from neuclip.stage_list import FEEDING
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Workspace
 
@@ -31,7 +32,12 @@ def publish(base, uris, *, recipe=RECIPE, **config):
     workspace = Workspace(uri=str(base), output=base / "output", scratch=base / "scratch")
     config = {"name": "colours-b8", "license": "mit", "sample_grid": 12} | config
     outcome = run_publish(
-        PublishConfig(**config), recipe_yaml=recipe, uris=uris, workspace=workspace, progress=silent
+        PublishConfig(**config),
+        recipe_yaml=recipe,
+        uris=uris,
+        data_stages=FEEDING,
+        workspace=workspace,
+        progress=silent,
     )
     return outcome, workspace.output
 
@@ -286,7 +292,10 @@ def test_a_recipe_that_tells_nothing_is_published_as_it_is():
 def test_a_set_that_training_was_not_kept_clean_of_is_told(tmp_path, looked_for, told):
     """By content, not by name: the same set at another place is the same."""
     facts = read_facts(
-        PublishConfig(name="x"), recipe_yaml=RECIPE, uris=make_journey(tmp_path / "journey")
+        PublishConfig(name="x"),
+        recipe_yaml=RECIPE,
+        uris=make_journey(tmp_path / "journey"),
+        data_stages=FEEDING,
     )
     inputs = {"curate": looked_for, "evaluate": {"select": "k", "wds_colours": "s"}}
     manifests = [

@@ -4,11 +4,11 @@ import pytest
 from made.fetched import commit_fetched, commit_supplements
 from query.journeys import make_recipe
 
-from neuclip.acquire.amendments import amend
 from neuclip.foundation.progress import silent
 from neuclip.journey import identify, run_stage
 from neuclip.query.explain import explain
 from neuclip.query.sql import run_query
+from neuclip.stages.amendments import amend
 from neuclip.takedown.lists import Wanted
 from neuclip.takedown.run import run_takedown
 from tests.acquire.tables import uid, write_table

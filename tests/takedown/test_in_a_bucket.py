@@ -5,9 +5,9 @@ import pytest
 from made.fetched import commit_fetched, commit_supplements, picture_of
 from takedown.conftest import FAILED, PAIRS, make_lake, table_rows
 
-from neuclip.acquire.amendments import amend
 from neuclip.foundation.progress import silent
 from neuclip.journey import identify, run_stage
+from neuclip.stages.amendments import amend
 from neuclip.stages.manifest import is_committed, read_manifest, verify_sizes
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import list_files, list_folders, read_bytes, sha256_of

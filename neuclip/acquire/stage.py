@@ -1,0 +1,61 @@
+"""The acquire stage."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from neuclip.acquire.config import STAGE_VERSION, TABLE_SUFFIXES, AcquireConfig
+from neuclip.stages.keys import fingerprint
+from neuclip.stages.stage import Job, Stage, Views
+from neuclip.stages.workspace import Outcome, Workspace
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from neuclip.stages.telling import Pair, Told
+
+
+def _inputs(config: AcquireConfig) -> dict[str, str]:
+    if config.adopt is not None:
+        from neuclip.acquire.ready_shards import fingerprint_shards
+
+        return {"shards": fingerprint_shards(config.adopt)}
+    return {"table": fingerprint(config.source, TABLE_SUFFIXES)}
+
+
+def _run(job: Job[AcquireConfig], workspace: Workspace) -> Outcome:
+    """Fetch the URL table, or adopt the shards that are there."""
+    if job.config.adopt is not None:
+        from neuclip.acquire.adopt import run_adopt as run
+    else:
+        from neuclip.acquire.run import run_acquire as run
+    return run(
+        job.config, root=job.root, workspace=workspace, progress=job.progress, force=job.force
+    )
+
+
+def _add_views(
+    connection: "duckdb.DuckDBPyConnection", uri: str, mentioned: Collection[str]
+) -> None:
+    from neuclip.acquire.views import add_rows
+
+    if "rows" in mentioned:
+        add_rows(connection, uri)
+
+
+def _tell(pair: "Pair", uri: str) -> "Told":
+    from neuclip.acquire.story import tell
+
+    return tell(pair, uri)
+
+
+ACQUIRE = Stage(
+    name="acquire",
+    version=STAGE_VERSION,
+    purpose="Fetch the images of the URL table.",
+    run=_run,
+    inputs=_inputs,
+    is_amended=True,
+    has_progress=True,
+    views=Views(("rows",), _add_views),
+    tell=_tell,
+)

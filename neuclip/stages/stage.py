@@ -1,0 +1,123 @@
+"""What a stage is: all that the journey, queries, takedowns and flows ask of one, so that none of them names stages.
+
+Each room that does a stage has a `stage.py` with its object, which imports the stage's function when it is called:
+planning loads neither torch nor DuckDB.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from neuclip.foundation.config import Section
+from neuclip.foundation.progress import Progress
+from neuclip.stages.workspace import Outcome, Workspace
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from neuclip.stages.telling import Pair, Told
+
+Config = TypeVar("Config", bound=Section)
+Checks = dict[str, Callable[[], str]]
+"""Checks by name: each says what it found, or raises what to change."""
+
+
+@dataclass(frozen=True)
+class Job(Generic[Config]):
+    """One stage of one recipe.
+
+    Args:
+        config: the stage's section of the recipe.
+        key: the stage's own key.
+        uri: the stage's own folder.
+        above: stage -> committed folder, of all stages that this one reads, in order.
+        feeding: those of `above` that hand samples on to another stage, in order.
+        recipe_yaml: the recipe as everybody may read it.
+        force: do it again although it is done; parts that are committed count for nothing.
+    """
+
+    config: Config
+    seed: int
+    root: str
+    key: str
+    uri: str
+    above: Mapping[str, str]
+    feeding: tuple[str, ...]
+    recipe_yaml: str
+    progress: Progress
+    force: bool
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What of a pair is left in a stage's folders once it was taken down, and how to tell which were made with it.
+
+    Args:
+        stays: what stays there of a pair, and goes only with the folder.
+        table: file of a folder whose column `uid` names its pairs.
+        through: without a table: the stage above whose folder tells.
+    """
+
+    stays: str
+    table: str | None = None
+    through: str | None = None
+
+
+@dataclass(frozen=True)
+class Views:
+    """Tables that a stage offers to SQL.
+
+    Args:
+        names: views that are there once the stage is done.
+        add: makes those that a statement mentions, given a connection, the stage's folder and the words of the
+            statement. A view of a stage further down may take the place of one of the same name.
+    """
+
+    names: tuple[str, ...]
+    add: "Callable[[duckdb.DuckDBPyConnection, str, Collection[str]], None]"
+
+
+def _nothing(config: object) -> dict[str, str]:
+    del config
+    return {}
+
+
+@dataclass(frozen=True)
+class Stage(Generic[Config]):
+    """One stage, and its place in the graph.
+
+    Args:
+        name: its section of the recipe, its folder at the root, its flow.
+        version: raised when its output for the same recipe and inputs changes.
+        purpose: what it does, as one sentence.
+        run: does it: leaves files in the workspace and says how many samples came, left and were dropped.
+        above: stages whose keys are inputs of its own.
+        inputs: fingerprints of the inputs that no stage makes, by name.
+        fed_by: the stage whose samples enter, all that left it; None if its ledger counts something else.
+        is_seeded: the recipe's seed is part of its key.
+        is_amended: it may be amended after it was committed, see amendments.py.
+        resumes: it goes on from what an earlier run left in its folder.
+        has_progress: it lasts, and reports on the way.
+        check: raises at once what would fail it at its end.
+        preflight: checks of this machine before it is run.
+        trace: None for the stage where a takedown begins.
+        views: tables for SQL.
+        tell: looks a pair up in the stage's folder.
+    """
+
+    name: str
+    version: int
+    purpose: str
+    run: Callable[[Job[Config], Workspace], Outcome]
+    above: tuple[str, ...] = ()
+    inputs: Callable[[Config], dict[str, str]] = _nothing
+    fed_by: str | None = None
+    is_seeded: bool = False
+    is_amended: bool = False
+    resumes: bool = False
+    has_progress: bool = False
+    check: Callable[[Config], None] | None = None
+    preflight: Callable[[Job[Config]], Checks] | None = None
+    trace: Trace | None = None
+    views: Views | None = None
+    tell: "Callable[[Pair, str], Told] | None" = None

@@ -1,0 +1,79 @@
+"""The train stage."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from neuclip.stages.stage import Checks, Job, Stage, Trace, Views
+from neuclip.stages.workspace import Outcome, Workspace
+from neuclip.training.config import STAGE_VERSION, TrainConfig
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from neuclip.stages.telling import Pair, Told
+
+
+def _run(job: Job[TrainConfig], workspace: Workspace) -> Outcome:
+    from neuclip.training.run import run_train
+
+    return run_train(
+        job.config,
+        seed=job.seed,
+        index_uri=job.above["index"],
+        shard_uri=job.above["shard"],
+        caption_uri=job.above["caption"],
+        workspace=workspace,
+        progress=job.progress,
+    )
+
+
+def _preflight(job: Job[TrainConfig]) -> Checks:
+    from neuclip.training.job import TrainJob
+    from neuclip.training.preflight import Preflight
+
+    train_job = TrainJob(
+        config=job.config,
+        seed=job.seed,
+        train_key=job.key,
+        index_uri=job.above["index"],
+        shard_uri=job.above["shard"],
+        run_uri=job.uri,
+    )
+    return Preflight(train_job, caption_uri=job.above["caption"]).all
+
+
+def _add_views(
+    connection: "duckdb.DuckDBPyConnection", uri: str, mentioned: Collection[str]
+) -> None:
+    """Put the signals of this run in the place of those that the index has."""
+    from neuclip.index.sample_index import SIGNALS
+    from neuclip.stages.committed import holds_file
+    from neuclip.stages.views import add_file
+
+    if "signals" in mentioned and holds_file(uri, SIGNALS):
+        add_file(connection, "signals", uri, SIGNALS)
+
+
+def _tell(pair: "Pair", uri: str) -> "Told":
+    from neuclip.training.story import tell
+
+    return tell(pair, uri)
+
+
+TRAIN = Stage(
+    name="train",
+    version=STAGE_VERSION,
+    purpose="Train the towers.",
+    run=_run,
+    above=("caption", "shard", "index"),
+    fed_by="index",
+    is_seeded=True,
+    resumes=True,
+    has_progress=True,
+    preflight=_preflight,
+    trace=Trace(
+        stays="the weights of its checkpoints, which learnt from the pairs", through="shard"
+    ),
+    views=Views((), _add_views),
+    tell=_tell,
+)
