@@ -19,7 +19,9 @@ def test_the_flow_repairs_what_can_be_and_shows_acquire(tmp_path):
     rows = [{"uid": uid(n), "url": f"http://a.org/{n}", "caption": "c"} for n in range(4)]
     overrides = {
         "root": str(tmp_path / "lake"),
-        "acquire": {"table": write_table(tmp_path / "urls.parquet", rows)},
+        "acquire.table": write_table(tmp_path / "urls.parquet", rows),
+        "acquire.caption_columns": {},
+        "acquire.max_failed_share": 0.5,
         "evaluate.sets": [],
         "curate.decontaminate": None,
     }
