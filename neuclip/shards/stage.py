@@ -1,10 +1,14 @@
 """The shard stage."""
 
+from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
 from neuclip.shards.config import STAGE_VERSION, ShardConfig
-from neuclip.stages.stage import Job, Stage, Trace
+from neuclip.stages.manifest import PARTS
+from neuclip.stages.stage import Erasures, Job, Stage, Trace
 from neuclip.stages.workspace import Outcome, Workspace
+from neuclip.storage.uris import join
 
 if TYPE_CHECKING:
     from neuclip.stages.telling import Pair, Told
@@ -27,6 +31,15 @@ def _run(job: Job[ShardConfig], workspace: Workspace) -> Outcome:
     )
 
 
+def _erasures(stage_uri: str, uids: Collection[str]) -> Erasures:
+    from neuclip.shards.erase import erase_from_shards, find_shards
+
+    return {
+        part: partial(erase_from_shards, join(stage_uri, PARTS, part), tars)
+        for part, tars in find_shards(stage_uri, uids).items()
+    }
+
+
 def _tell(pair: "Pair", uri: str) -> "Told":
     from neuclip.shards.story import tell
 
@@ -42,5 +55,6 @@ SHARD = Stage(
     fed_by="caption",
     is_seeded=True,
     trace=Trace(stays="nothing: the members were erased", table=MEMBERS),
+    erasures=_erasures,
     tell=_tell,
 )

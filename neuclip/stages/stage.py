@@ -6,6 +6,7 @@ planning loads neither torch nor DuckDB.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from neuclip.foundation.config import Section
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound=Section)
 Checks = dict[str, Callable[[], str]]
 """Checks by name: each says what it found, or raises what to change."""
+Erasures = Mapping[str, Callable[[int, Path], None]]
+"""Part -> what erases its pairs of a takedown, given the takedown's number and a scratch folder."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ class Stage(Generic[Config]):
         check: raises at once what would fail it at its end.
         preflight: checks of this machine before it is run.
         trace: None for the stage where a takedown begins.
+        erasures: finds the committed parts that hold images or texts of pairs, given the stage's folder at the root
+            and their uids. Nothing of a pair that is not erased so may stay without being told by `trace`.
         views: tables for SQL.
         tell: looks a pair up in the stage's folder.
     """
@@ -119,5 +124,6 @@ class Stage(Generic[Config]):
     check: Callable[[Config], None] | None = None
     preflight: Callable[[Job[Config]], Checks] | None = None
     trace: Trace | None = None
+    erasures: Callable[[str, Collection[str]], Erasures] | None = None
     views: Views | None = None
     tell: "Callable[[Pair, str], Told] | None" = None

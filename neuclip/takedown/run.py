@@ -1,22 +1,22 @@
 """A takedown from its lists to its report."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from neuclip.acquire.erase import Found, erase_part, find_rows, stages_with, update_stage
 from neuclip.acquire.refusals import TAKEDOWNS, Refusals, TakedownRecord, read_takedowns
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
+from neuclip.stage_list import STAGES
 from neuclip.stages.amendments import amend
 from neuclip.stages.lease import leased
 from neuclip.stages.manifest import PARTS
 from neuclip.stages.scratch import scratch_folder
 from neuclip.storage.files import list_folders, write_bytes
 from neuclip.storage.uris import join
-from neuclip.takedown.acquired import Found, erase_part, find_rows, stages_with, update_stage
 from neuclip.takedown.lists import Wanted
-from neuclip.takedown.packed import erase_from_shards, find_shards
 from neuclip.takedown.spread import Place, find_places, unfinished_folders
 
 STAGE = "takedown"
@@ -120,8 +120,8 @@ def _complete(
     for stage in stages_with(acquire_uri, with_images):
         with leased(root, "acquire", stage.key):  # a repair amends it too
             amend(acquire_uri, stage.key, "takedown", {"record": record.name})
-    shards = find_shards(join(root, "shard"), uids) if uids else {}
-    total = len(found) + len(shards)
+    others = list(_erasures(root, uids)) if uids else []
+    total = len(found) + len(others)
     for done, part in enumerate(found):
         progress(STAGE, done=done, total=total, note="erasing images and rows")
         uri = join(acquire_uri, PARTS, part.part)
@@ -134,14 +134,23 @@ def _complete(
     for stage in stages_with(acquire_uri, [part.part for part in found]):
         with leased(root, "acquire", stage.key):
             update_stage(acquire_uri, stage, record.found, takedown=record.number, scratch=scratch)
-    for done, (part, tars) in enumerate(shards.items(), start=len(found)):
-        progress(STAGE, done=done, total=total, note="erasing samples of shards")
-        uri = join(root, "shard", PARTS, part)
-        with leased(root, "shard", part, part=True):
-            erase_from_shards(uri, tars, takedown=record.number, scratch=scratch)
-        report.erased.append(uri)
+    for done, (stage, part, erase) in enumerate(others, start=len(found)):
+        progress(STAGE, done=done, total=total, note=f"erasing what {stage} made of them")
+        with leased(root, stage, part, part=True):
+            erase(record.number, scratch)
+        report.erased.append(join(root, stage, PARTS, part))
     _write(root, record.model_copy(update={"is_finished": True}))
     report.records.append(join(root, TAKEDOWNS, record.name))
+
+
+def _erasures(
+    root: str, uids: Collection[str]
+) -> Iterator[tuple[str, str, Callable[[int, Path], None]]]:
+    """Yield stage, part and what erases the pairs there, for all stages below the first."""
+    for stage in STAGES:
+        if stage.erasures is not None:
+            for part, erase in stage.erasures(join(root, stage.name), uids).items():
+                yield stage.name, part, erase
 
 
 def _sort_entries(

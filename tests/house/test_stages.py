@@ -46,7 +46,9 @@ def test_no_other_file_lists_stages():
     assert found == []
 
 
-@pytest.mark.parametrize("name", ["journey", "query/views", "query/explain", "takedown/spread"])
+@pytest.mark.parametrize(
+    "name", ["journey", "query/views", "query/explain", "takedown/spread", "stages/stage"]
+)
 def test_what_asks_the_stages_names_none(name):
     tree = TREES[REPOSITORY / f"neuclip/{name}.py"]
     words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}

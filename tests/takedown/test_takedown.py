@@ -9,6 +9,7 @@ import pytest
 from made.fetched import picture_of
 from takedown.conftest import FAILED, PAIRS, Lake, caption_of, table_rows, url_of
 
+import neuclip.shards.erase as shards_erase
 import neuclip.takedown.run as takedown_run
 from neuclip.acquire.refusals import read_takedowns
 from neuclip.foundation.errors import DataError
@@ -162,7 +163,8 @@ def test_the_same_lists_again_change_nothing(lake):
 @pytest.mark.parametrize("step", range(8))
 def test_a_takedown_that_is_ended_at_any_step_is_finished_by_the_next(lake, monkeypatch, step):
     """Oracle: the same end as of one that was not ended; until then acquire refuses to run."""
-    steps = ("amend", "erase_part", "update_stage", "erase_from_shards", "_write")
+    steps = dict.fromkeys(("amend", "erase_part", "update_stage", "_write"), takedown_run)
+    steps["erase_from_shards"] = shards_erase
     calls = 0
 
     def ended(work):
@@ -172,7 +174,7 @@ def test_a_takedown_that_is_ended_at_any_step_is_finished_by_the_next(lake, monk
             if calls == step + 2:  # the record is the first
                 if work.__name__ != "_write":
                     monkeypatch.setattr(
-                        "neuclip.takedown.folders.OpenFolder.close", _killed
+                        "neuclip.stages.open_folder.OpenFolder.close", _killed
                     )  # files changed, manifest not
                     work(*args, **kwargs)
                 raise _KilledError
@@ -182,8 +184,8 @@ def test_a_takedown_that_is_ended_at_any_step_is_finished_by_the_next(lake, monk
 
     with monkeypatch.context() as patched:
         monkeypatch = patched
-        for name in steps:
-            patched.setattr(takedown_run, name, ended(getattr(takedown_run, name)))
+        for name, module in steps.items():
+            patched.setattr(module, name, ended(getattr(module, name)))
         with pytest.raises(_KilledError):
             take_down(lake)
     with pytest.raises(DataError, match="run `neuclip takedown"):

@@ -25,12 +25,12 @@ from neuclip.stages.manifest import (
     is_committed,
     read_manifest,
 )
+from neuclip.stages.open_folder import OpenFolder
+from neuclip.storage.blank import blank_members, stem_of
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import list_folders
 from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import join
-from neuclip.takedown.blank import blank_members, stem_of
-from neuclip.takedown.folders import OpenFolder
 
 Record = dict[str, Any]
 

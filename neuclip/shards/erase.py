@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 
 from neuclip.shards.stage import MEMBERS
 from neuclip.stages.manifest import PARTS, is_committed, read_manifest
+from neuclip.stages.open_folder import OpenFolder
+from neuclip.storage.blank import blank_members
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import list_folders
 from neuclip.storage.uris import join, name_of
-from neuclip.takedown.blank import blank_members
-from neuclip.takedown.folders import OpenFolder
 
 
 def find_shards(shard_uri: str, uids: Collection[str]) -> dict[str, dict[str, list[str]]]:
@@ -31,9 +31,14 @@ def find_shards(shard_uri: str, uids: Collection[str]) -> dict[str, dict[str, li
 
 
 def erase_from_shards(
-    part_uri: str, tars: dict[str, list[str]], *, takedown: int, scratch: Path
+    part_uri: str, tars: dict[str, list[str]], takedown: int, scratch: Path
 ) -> None:
-    """Erase samples from the tars of a part."""
+    """Erase samples from the tars of a part.
+
+    Args:
+        tars: name -> uids.
+        takedown: number of the takedown, which the part's manifest takes in.
+    """
     folder = OpenFolder(part_uri, read_manifest(part_uri), scratch)
     for name, uids in tars.items():
         folder.change(name, lambda path, stems=frozenset(uids): blank_members(path, stems, _fill))
