@@ -4,7 +4,7 @@ import duckdb
 
 from neuclip.acquire.raw import rows_paths
 from neuclip.captions.config import CaptionConfig
-from neuclip.captions.stage import CAPTIONS
+from neuclip.captions.files import CAPTIONS
 from neuclip.curate.files import VERDICTS
 from neuclip.foundation.errors import DataError, nearest
 from neuclip.foundation.progress import Progress

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from neuclip.captions.config import STAGE_VERSION, CaptionConfig
+from neuclip.captions.files import CAPTIONS
 from neuclip.stages.stage import Job, Stage, Trace, Views
 from neuclip.stages.workspace import Outcome, Workspace
 
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
     import duckdb
 
     from neuclip.stages.telling import Pair, Told
-
-CAPTIONS = "captions.parquet"
 
 
 def _run(job: Job[CaptionConfig], workspace: Workspace) -> Outcome:

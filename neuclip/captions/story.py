@@ -1,6 +1,6 @@
 """What the caption stage tells of a pair."""
 
-from neuclip.captions.stage import CAPTIONS
+from neuclip.captions.files import CAPTIONS
 from neuclip.stages.committed import committed_file
 from neuclip.stages.telling import Pair, Told
 

@@ -8,7 +8,7 @@ from neuclip.index.clusters import fill_clusters
 from neuclip.index.config import STAGE_VERSION, IndexConfig
 from neuclip.index.database import INDEX, IndexDatabase
 from neuclip.index.features import SampleEncoder, part_features
-from neuclip.shards.stage import MEMBERS
+from neuclip.shards.files import MEMBERS
 from neuclip.stages.committed import committed_file
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import (

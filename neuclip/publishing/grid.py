@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import permutation
 from neuclip.loading.images import decode_rgb
+from neuclip.shards.files import MEMBERS
 from neuclip.shards.members import TRAIN, shard_files_uri
-from neuclip.shards.stage import MEMBERS
 from neuclip.stages.committed import committed_file
 from neuclip.storage.uris import join, name_of, parent_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from neuclip.shards.stage import MEMBERS
+from neuclip.shards.files import MEMBERS
 from neuclip.stages.manifest import PARTS, is_committed, read_manifest
 from neuclip.stages.open_folder import OpenFolder
 from neuclip.storage.blank import blank_members

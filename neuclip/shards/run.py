@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuclip.acquire.raw import partition_folders, rows_paths
-from neuclip.captions.stage import CAPTIONS
+from neuclip.captions.files import CAPTIONS
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
 from neuclip.shards.config import STAGE_VERSION, ShardConfig
+from neuclip.shards.files import MEMBERS
 from neuclip.shards.history import GROUPS, take_over
 from neuclip.shards.members import SELECTION, TRAIN, MemberTable
 from neuclip.shards.pack import Packer
 from neuclip.shards.pairs import Pairs
 from neuclip.shards.raw_images import RawImages
-from neuclip.shards.stage import MEMBERS
 from neuclip.stages.committed import committed_file
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import Ledger, add_ledgers, make_ledger

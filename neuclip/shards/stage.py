@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from neuclip.shards.config import STAGE_VERSION, ShardConfig
+from neuclip.shards.files import MEMBERS
 from neuclip.stages.manifest import PARTS
 from neuclip.stages.stage import Erasures, Job, Stage, Trace
 from neuclip.stages.workspace import Outcome, Workspace
@@ -12,8 +13,6 @@ from neuclip.storage.uris import join
 
 if TYPE_CHECKING:
     from neuclip.stages.telling import Pair, Told
-
-MEMBERS = "members.parquet"
 
 
 def _run(job: Job[ShardConfig], workspace: Workspace) -> Outcome:

@@ -1,6 +1,6 @@
 """What the shard stage tells of a pair: where its bytes lie."""
 
-from neuclip.shards.stage import MEMBERS
+from neuclip.shards.files import MEMBERS
 from neuclip.stages.committed import committed_file
 from neuclip.stages.telling import Pair, Told
 from neuclip.storage.uris import join, parent_of

@@ -1,0 +1,3 @@
+"""The files of a committed caption folder."""
+
+CAPTIONS = "captions.parquet"

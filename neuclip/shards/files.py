@@ -1,0 +1,3 @@
+"""The files of a committed shard folder."""
+
+MEMBERS = "members.parquet"
