@@ -11,12 +11,12 @@ from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import Progress, silent
 from neuclip.recipe import Recipe
 from neuclip.stage_list import FEEDING, NAMES, STAGES, stage_called
-from neuclip.stages.amendments import amended_inputs
 from neuclip.stages.changes import state_of
 from neuclip.stages.committed import require_same
 from neuclip.stages.keys import stage_key
 from neuclip.stages.lease import leased, sweep_leases
 from neuclip.stages.manifest import MANIFEST, Manifest, is_committed, read_manifest
+from neuclip.stages.revisions import revised_inputs
 from neuclip.stages.scratch import scratch_home, sweep_scratch
 from neuclip.stages.stage import Job, Stage
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
@@ -74,8 +74,8 @@ def _identity(
     def key_of(inputs: dict[str, str]) -> str:
         return stage_key(stage.name, stage.version, section, inputs)
 
-    if stage.is_amended:
-        inputs = amended_inputs(join(recipe.root, stage.name), inputs, key_of)
+    if stage.is_revisable:
+        inputs = revised_inputs(join(recipe.root, stage.name), inputs, key_of)
     return StageIdentity(
         stage=stage.name,
         stage_version=stage.version,
@@ -186,7 +186,7 @@ def making(recipe: Recipe, name: str) -> Generator[StageIdentity]:
         with leased(identity.root, identity.stage, identity.key):
             if (
                 identify(recipe)[name].key == identity.key
-            ):  # not amended by the run that this one waited for
+            ):  # not revised by the run that this one waited for
                 yield identity
                 return
 

@@ -5,8 +5,8 @@ from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import Progress, silent
 from neuclip.journey import StageReport, identify, making, run_stage
 from neuclip.recipe import Recipe
-from neuclip.stages.amendments import AMENDMENTS
 from neuclip.stages.manifest import is_committed, read_manifest
+from neuclip.stages.revisions import REVISIONS
 from neuclip.stages.scratch import scratch_folder
 
 _STAGE = "acquire"
@@ -24,7 +24,7 @@ def repair(recipe: Recipe, *, progress: Progress = silent) -> tuple[Repair, Stag
     while True:
         _put_together(recipe, progress)
         with making(recipe, _STAGE) as identity:
-            if not is_committed(identity.uri):  # another repair has just amended it
+            if not is_committed(identity.uri):  # another repair has just revised it
                 continue
             with scratch_folder(recipe.root) as scratch:
                 done = run_repair(
@@ -43,7 +43,7 @@ def _put_together(recipe: Recipe, progress: Progress) -> None:
     identity = identify(recipe)[_STAGE]
     if is_committed(identity.uri):
         return
-    if AMENDMENTS not in identity.inputs:
+    if REVISIONS not in identity.inputs:
         raise ConfigError(
             f"there is nothing to repair: acquire has not been done with this recipe ({identity.uri} is not "
             "committed); run `--only acquire` first"

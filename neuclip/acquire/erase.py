@@ -16,7 +16,7 @@ from neuclip.acquire.raw import COLUMNS, IMAGES, ROWS
 from neuclip.acquire.reasons import REPEATS
 from neuclip.acquire.reconcile import ROWS_SCHEMA
 from neuclip.acquire.refusals import TAKEN_DOWN, Refusals
-from neuclip.acquire.supplements import REPAIRS, ROUND, Family, total_ledger
+from neuclip.acquire.retries import REPAIRS, ROUND, Attempts, total_ledger
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import (
     PARTS,
@@ -120,7 +120,7 @@ def update_stage(
         place = listed.schema.get_field_index("out")
         counted = listed.set_column(place, "out", pa.array(out, pa.int64()))
         folder.replace(PARTITIONS_FILE, lambda path: pq.write_table(counted, path))
-    ledger = total_ledger(acquire_uri, _families(stage, parts))
+    ledger = total_ledger(acquire_uri, _all_attempts(stage, parts))
     summary: dict[str, Any] = {"reasons": ledger.dropped}
     if "repaired" in stage.summary:
         summary["repaired"] = sum(
@@ -149,10 +149,12 @@ def _blank_columns(folder: OpenFolder, name: str, uids: Sequence[str]) -> None:
     folder.replace(name, lambda path: pq.write_table(table, path))
 
 
-def _families(stage: Manifest, parts: dict[str, Manifest]) -> list[Family]:
-    """Put the partitions of a stage together with their supplements."""
-    families = {key: Family(part, []) for key, part in parts.items() if REPAIRS not in part.inputs}
-    supplements = [part for part in parts.values() if REPAIRS in part.inputs]
-    for part in sorted(supplements, key=lambda part: int(part.inputs[ROUND])):
-        families[part.inputs[REPAIRS]].supplements.append(part)
-    return [families[key] for key in stage.parts if key in families]
+def _all_attempts(stage: Manifest, parts: dict[str, Manifest]) -> list[Attempts]:
+    """Put the partitions of a stage together with their retries."""
+    all_attempts = {
+        key: Attempts(part, []) for key, part in parts.items() if REPAIRS not in part.inputs
+    }
+    retries = [part for part in parts.values() if REPAIRS in part.inputs]
+    for part in sorted(retries, key=lambda part: int(part.inputs[ROUND])):
+        all_attempts[part.inputs[REPAIRS]].retries.append(part)
+    return [all_attempts[key] for key in stage.parts if key in all_attempts]

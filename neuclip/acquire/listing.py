@@ -28,8 +28,8 @@ LISTING_SCHEMA = pa.schema(
 )
 """One row for each partition in order.
 
-first_row: of the file, null in a supplement, whose rows are not consecutive; first_uid: of its first row; repairs: of
-a supplement, the partition whose failed rows it holds again; round: 0, in a supplement which repair it came from.
+first_row: of the file, null in a retry, whose rows are not consecutive; first_uid: of its first row; repairs: of
+a retry, the partition whose failed rows it holds again; round: 0, in a retry which repair it came from.
 """
 
 

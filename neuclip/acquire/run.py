@@ -15,9 +15,9 @@ from neuclip.acquire.raw import COLUMNS, ROWS
 from neuclip.acquire.reasons import likely_cause
 from neuclip.acquire.reconcile import add_messages
 from neuclip.acquire.refusals import check_takedowns, takedowns_at
-from neuclip.acquire.supplements import (
-    family_ledger,
-    find_families,
+from neuclip.acquire.retries import (
+    attempts_ledger,
+    find_attempts,
     in_rounds,
     total_ledger,
 )
@@ -109,14 +109,14 @@ def fetch(
 
 
 def assemble(parts: Parts, acquire_uri: str, workspace: Workspace, *, num_reused: int) -> Outcome:
-    """Write what the stage says of its partitions: they first, in the order of the table, supplements after them."""
-    families = find_families(acquire_uri, [parts.committed[part.key] for part in parts.planned])
+    """Write what the stage says of its partitions: they first, in the order of the table, retries after them."""
+    all_attempts = find_attempts(acquire_uri, [parts.committed[part.key] for part in parts.planned])
     partition_of = {partition.key: partition for partition in parts.planned}
-    supplements = list(in_rounds(families))
-    ledger = total_ledger(acquire_uri, families)
+    retries = list(in_rounds(all_attempts))
+    ledger = total_ledger(acquire_uri, all_attempts)
     listed = [_listed(partition, parts.committed) for partition in parts.planned]
-    for number, family, manifest in supplements:
-        base = partition_of[family.base.key]
+    for number, attempts, manifest in retries:
+        base = partition_of[attempts.base.key]
         listed.append(
             Listed(
                 part=manifest.key,
@@ -137,8 +137,8 @@ def assemble(parts: Parts, acquire_uri: str, workspace: Workspace, *, num_reused
     summary = {
         "partitions": len(parts.planned),
         "reused": num_reused,
-        "supplements": len(supplements),
-        "repaired": sum(manifest.ledger.out for _, _, manifest in supplements),
+        "retries": len(retries),
+        "repaired": sum(manifest.ledger.out for _, _, manifest in retries),
         "reasons": ledger.dropped,
         "messages": add_messages(parts.messages),
     }
@@ -157,7 +157,7 @@ def _listed(partition: Partition, committed: dict[str, Manifest]) -> Listed:
 
 
 def _write_columns(base: Partition, part_uri: str, manifest: Manifest, output: Path) -> None:
-    """Give a supplement the kept columns of its rows; the first row of a uid is the one that was fetched."""
+    """Give a retry the kept columns of its rows; the first row of a uid is the one that was fetched."""
     if base.columns_path is None:
         return
     columns = pq.read_table(base.columns_path)
@@ -170,12 +170,12 @@ def _write_columns(base: Partition, part_uri: str, manifest: Manifest, output: P
 
 def _ledger(parts: Parts, acquire_uri: str) -> Ledger:
     """Return the ledger of a run of which some partitions may not be committed yet."""
-    families = {
-        family.base.key: family
-        for family in find_families(acquire_uri, list(parts.committed.values()))
+    all_attempts = {
+        attempts.base.key: attempts
+        for attempts in find_attempts(acquire_uri, list(parts.committed.values()))
     }
     return add_ledgers(
-        family_ledger(acquire_uri, families[key]) if key in families else ledger
+        attempts_ledger(acquire_uri, all_attempts[key]) if key in all_attempts else ledger
         for key, ledger in ((part.key, parts.ledgers[part.key]) for part in parts.planned)
     )
 

@@ -197,7 +197,7 @@ def repair(
     verbose: VerboseOption = False,
 ) -> None:
     """Fetch again what acquire lost to time-outs, busy servers and the like; what failed for good is left alone."""
-    from neuclip.cli.amending import repair_lines
+    from neuclip.cli.revising import repair_lines
     from neuclip.repair import repair as mend
 
     set_up_logging(screen, verbose=verbose)
@@ -238,7 +238,7 @@ def takedown(
 
     Without a list it finishes a takedown that was ended before it was done.
     """
-    from neuclip.cli.amending import places_table, takedown_end, takedown_lines
+    from neuclip.cli.revising import places_table, takedown_end, takedown_lines
     from neuclip.takedown.lists import read_wanted
     from neuclip.takedown.run import run_takedown
 

@@ -98,7 +98,7 @@ class Stage(Generic[Config]):
         inputs: fingerprints of the inputs that no stage makes, by name.
         fed_by: the stage whose samples enter, all that left it; None if its ledger counts something else.
         is_seeded: the recipe's seed is part of its key.
-        is_amended: it may be amended after it was committed, see amendments.py.
+        is_revisable: it may be revised after it was committed, see revisions.py.
         resumes: it goes on from what an earlier run left in its folder.
         has_progress: it lasts, and reports on the way.
         check: raises at once what would fail it at its end.
@@ -118,7 +118,7 @@ class Stage(Generic[Config]):
     inputs: Callable[[Config], dict[str, str]] = _nothing
     fed_by: str | None = None
     is_seeded: bool = False
-    is_amended: bool = False
+    is_revisable: bool = False
     resumes: bool = False
     has_progress: bool = False
     check: Callable[[Config], None] | None = None

@@ -10,9 +10,9 @@ from neuclip.acquire.refusals import TAKEDOWNS, Refusals, TakedownRecord, read_t
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
 from neuclip.stage_list import STAGES
-from neuclip.stages.amendments import amend
 from neuclip.stages.lease import leased
 from neuclip.stages.manifest import PARTS
+from neuclip.stages.revisions import revise
 from neuclip.stages.scratch import scratch_folder
 from neuclip.storage.files import list_folders, write_bytes
 from neuclip.storage.uris import join
@@ -49,7 +49,7 @@ def run_takedown(
 ) -> TakedownReport:
     """Take pairs down from a root; with empty lists, finish the takedowns that were ended before they were.
 
-    The record comes first, so that nothing new is fetched; then the stages that have one of the images are amended,
+    The record comes first, so that nothing new is fetched; then the stages that have one of the images are revised,
     so that nothing made of them counts as done; then content is erased; at last the record is marked as finished.
     Each step may be done again.
 
@@ -118,8 +118,8 @@ def _complete(
     found = list(find_rows(acquire_uri, Refusals(uids=frozenset(uids)))) if uids else []
     with_images = [part.part for part in found if part.num_images]
     for stage in stages_with(acquire_uri, with_images):
-        with leased(root, "acquire", stage.key):  # a repair amends it too
-            amend(acquire_uri, stage.key, "takedown", {"record": record.name})
+        with leased(root, "acquire", stage.key):  # a repair revises it too
+            revise(acquire_uri, stage.key, "takedown", {"record": record.name})
     others = list(_erasures(root, uids)) if uids else []
     total = len(found) + len(others)
     for done, part in enumerate(found):

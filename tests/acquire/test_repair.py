@@ -126,7 +126,7 @@ def make_recipe(base: Path, server: FlakyServer, count: int = ROWS) -> Recipe:
 
 
 def final_set(recipe: Recipe) -> dict[str, tuple[str | None, str | None]]:
-    """Return the last word on every uid: reason and hash of the image; a uid is a success at most once."""
+    """Return the final outcome of every uid: reason and hash of the image; a uid is a success at most once."""
     uri = Path(identify(recipe)["acquire"].uri)
     words, successes = {}, Counter()
     for part in read_manifest(str(uri)).parts:
@@ -159,7 +159,7 @@ def test_a_repaired_flaky_server_gives_what_a_healthy_one_gives(pictures, tmp_pa
 
         server.is_down = True
         in_vain, report = repair(recipe)
-        assert (in_vain.tried, in_vain.fetched, in_vain.supplements) == (len(failing), 0, [])
+        assert (in_vain.tried, in_vain.fetched, in_vain.retries) == (len(failing), 0, [])
         assert (report.state, report.key) == ("cached", base.key)
         server.is_down = False
 
@@ -221,7 +221,7 @@ repair(load_recipe(sys.argv[1]))
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S)
 def test_a_repair_that_is_killed_goes_on_where_it_was(pictures, tmp_path):
-    """Oracle: kill -9 of the whole group when a supplement is committed; none of its images is fetched once more."""
+    """Oracle: kill -9 of the whole group when a retry is committed; none of its images is fetched once more."""
     picture = (pictures / "good.jpg").read_bytes()
     with flaky(picture, 0.3) as server:
         recipe = make_recipe(tmp_path, server)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from made.demo_web import DEMO_RECIPE
-from made.fetched import commit_fetched, commit_supplements
+from made.fetched import commit_fetched, commit_retries
 from made.ready import Sample, write_ready
 
 from neuclip.curate.semantic import image_cluster
@@ -65,7 +65,7 @@ def go_through(count: int, folder: Path) -> dict:
         recipe.root,
         failed_for=lambda name: "timeout" if int(name, 16) % 5 == 0 else None,
     )
-    commit_supplements(recipe.acquire, recipe.root)
+    commit_retries(recipe.acquire, recipe.root)
     for stage in ("acquire", "curate", "caption", "shard", "index"):
         run_stage(recipe, stage)
     uris = {stage: identity.uri for stage, identity in identify(recipe).items()}

@@ -13,8 +13,8 @@ from made.acquired import png
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.parts import commit_account, part_identity
 from neuclip.acquire.reconcile import ROWS_SCHEMA, Account
+from neuclip.acquire.retries import REPAIRS, ROUND, find_families, outcomes
 from neuclip.acquire.run import plan_parts
-from neuclip.acquire.supplements import REPAIRS, ROUND, find_families, outcomes
 from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.progress import silent
 from neuclip.stages.ledger import make_ledger
@@ -88,10 +88,10 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
     return offset
 
 
-def commit_supplements(
+def commit_retries(
     config: AcquireConfig, root: str, *, failed_for: FailedFor = lambda uid: None
 ) -> list[Manifest]:
-    """Commit a next supplement for each partition with rows that may be tried again, as a repair would."""
+    """Commit a next retry for each partition with rows that may be tried again, as a repair would."""
     acquire_uri = join(root, "acquire")
     manifests = []
     with scratch_folder(root) as scratch:

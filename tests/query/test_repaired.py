@@ -1,14 +1,14 @@
 """Oracle: pairs of which it is known how each was lost, found again, or taken down."""
 
 import pytest
-from made.fetched import commit_fetched, commit_supplements
+from made.fetched import commit_fetched, commit_retries
 from query.journeys import make_recipe
 
 from neuclip.foundation.progress import silent
 from neuclip.journey import identify, run_stage
 from neuclip.query.explain import explain
 from neuclip.query.sql import run_query
-from neuclip.stages.amendments import amend
+from neuclip.stages.revisions import revise
 from neuclip.takedown.lists import Wanted
 from neuclip.takedown.run import run_takedown
 from tests.acquire.tables import uid, write_table
@@ -32,8 +32,8 @@ def repaired(tmp_path_factory):
     commit_fetched(recipe.acquire, recipe.root, failed_for=lost.get)
     before = run_stage(recipe, "acquire")
     again = {uid(3): "http_410", uid(8): "timeout"}
-    commit_supplements(recipe.acquire, recipe.root, failed_for=again.get)
-    amend(f"{recipe.root}/acquire", before.key, "repair", {"supplements": ["made"]})
+    commit_retries(recipe.acquire, recipe.root, failed_for=again.get)
+    revise(f"{recipe.root}/acquire", before.key, "repair", {"retries": ["made"]})
     run_stage(recipe, "acquire")
     assert identify(recipe)["acquire"].key != before.key
     return recipe

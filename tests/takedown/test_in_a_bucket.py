@@ -2,13 +2,13 @@
 
 import pyarrow.parquet as pq
 import pytest
-from made.fetched import commit_fetched, commit_supplements, picture_of
+from made.fetched import commit_fetched, commit_retries, picture_of
 from takedown.conftest import FAILED, PAIRS, make_lake, table_rows
 
 from neuclip.foundation.progress import silent
 from neuclip.journey import identify, run_stage
-from neuclip.stages.amendments import amend
 from neuclip.stages.manifest import is_committed, read_manifest, verify_sizes
+from neuclip.stages.revisions import revise
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import list_files, list_folders, read_bytes, sha256_of
 from neuclip.storage.uris import join
@@ -28,8 +28,8 @@ def test_append_repair_and_takedown_in_a_bucket(s3_bucket, tmp_path, monkeypatch
     lake.run()
     first = identify(recipe)["acquire"]
 
-    commit_supplements(recipe.acquire, root)
-    amend(join(root, "acquire"), first.key, "repair", {"supplements": ["made"]})
+    commit_retries(recipe.acquire, root)
+    revise(join(root, "acquire"), first.key, "repair", {"retries": ["made"]})
     repaired = run_stage(recipe, "acquire").manifest
     assert repaired.parts[:6] == read_manifest(first.uri).parts
     assert repaired.ledger.dropped == {"http_404": 1}

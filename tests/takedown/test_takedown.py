@@ -163,7 +163,7 @@ def test_the_same_lists_again_change_nothing(lake):
 @pytest.mark.parametrize("step", range(8))
 def test_a_takedown_that_is_ended_at_any_step_is_finished_by_the_next(lake, monkeypatch, step):
     """Oracle: the same end as of one that was not ended; until then acquire refuses to run."""
-    steps = dict.fromkeys(("amend", "erase_part", "update_stage", "_write"), takedown_run)
+    steps = dict.fromkeys(("revise", "erase_part", "update_stage", "_write"), takedown_run)
     steps["erase_from_shards"] = shards_erase
     calls = 0
 

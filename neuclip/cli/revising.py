@@ -14,15 +14,15 @@ _MOST_SHOWN = 20
 
 def repair_lines(done: Repair, report: StageReport) -> Iterator[str]:
     """Yield the lines of `neuclip repair`."""
-    if not done.tried and not done.supplements:
+    if not done.tried and not done.retries:
         yield "nothing to repair: no row failed for a reason that may not hold the next time"
-    elif not done.supplements:
+    elif not done.retries:
         yield f"{done.tried} rows were tried again, none of them is there now; nothing was changed"
     else:
         again = ", ".join(f"{count} {reason}" for reason, count in done.failed.items())
         yield (
-            f"{done.tried} rows were tried again; {done.fetched} are there now, in {len(done.supplements)} "
-            f"supplementary partitions{f'; failed again: {again}' if again else ''}"
+            f"{done.tried} rows were tried again; {done.fetched} are there now, in {len(done.retries)} "
+            f"retry partitions{f'; failed again: {again}' if again else ''}"
         )
         yield "what is below acquire is to be done again: `neuclip run`"
     yield f"acquire  {report.key}  {report.manifest.ledger.describe()}"

@@ -68,7 +68,7 @@ def test_a_repair_with_nothing_to_do_says_so(tmp_path):
     assert "nothing to repair" in result.stdout
     result = invoke("repair", str(tmp_path / "recipe.yaml"), "--json")
     answer = json.loads(result.stdout)
-    assert answer["repair"] == {"tried": 0, "fetched": 0, "failed": {}, "supplements": []}
+    assert answer["repair"] == {"tried": 0, "fetched": 0, "failed": {}, "retries": []}
     assert answer["acquire"]["ledger"] == {
         "in": PAIRS,
         "out": PAIRS - 1,

@@ -1,21 +1,21 @@
-"""Oracle: partitions and supplements made by hand, of which it is known what became of every row."""
+"""Oracle: partitions and retries made by hand, of which it is known what became of every row."""
 
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from made.fetched import commit_fetched, commit_supplements, fill
+from made.fetched import commit_fetched, commit_retries, fill
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.parts import commit_account, part_identity
 from neuclip.acquire.repair import run_repair
+from neuclip.acquire.retries import REPAIRS, ROUND, find_attempts
 from neuclip.acquire.run import plan_parts
-from neuclip.acquire.supplements import REPAIRS, ROUND, find_families
 from neuclip.foundation.errors import ConfigError, IntegrityError
 from neuclip.foundation.progress import silent
-from neuclip.stages.amendments import amend, amended_inputs
 from neuclip.stages.keys import stage_key
 from neuclip.stages.manifest import read_manifest
+from neuclip.stages.revisions import revise, revised_inputs
 from neuclip.stages.workspace import scratch_folder
 from tests.acquire.tables import uid, write_table
 
@@ -71,7 +71,7 @@ def outcome_rows(root, manifest):
     }
 
 
-def last_words(root, manifest):
+def final_outcomes(root, manifest):
     """Return the reason of each uid, the last partition's word over those before it."""
     words = {}
     for found in outcome_rows(root, manifest).values():
@@ -79,23 +79,23 @@ def last_words(root, manifest):
     return words
 
 
-def test_supplements_stand_at_the_end_and_every_row_is_counted_once(config, root, base, acquire):
-    supplements = commit_supplements(config, str(root), failed_for=failing(FIRST_ROUND))
+def test_retries_stand_at_the_end_and_every_row_is_counted_once(config, root, base, acquire):
+    retries = commit_retries(config, str(root), failed_for=failing(FIRST_ROUND))
     after = acquire(config, root, again=True)
-    assert after.parts == [*base.parts, *(manifest.key for manifest in supplements)]
+    assert after.parts == [*base.parts, *(manifest.key for manifest in retries)]
     assert after.ledger.dropped == {"http_404": 2, "dns": 1, "undecodable": 1}
     assert (after.ledger.entered, after.ledger.out) == (12, 8)
-    assert last_words(root, after) == {
+    assert final_outcomes(root, after) == {
         uid(n): {2: "http_404", 5: "http_404", 6: "dns", 11: "undecodable"}.get(n)
         for n in range(12)
     }
-    assert (after.summary["supplements"], after.summary["repaired"]) == (3, 2)
+    assert (after.summary["retries"], after.summary["repaired"]) == (3, 2)
 
 
-def test_supplements_have_their_kept_columns_and_their_place_in_the_listing(
+def test_retries_have_their_kept_columns_and_their_place_in_the_listing(
     config, root, base, acquire
 ):
-    commit_supplements(config, str(root))
+    commit_retries(config, str(root))
     after = acquire(config, root, again=True)
     stage = root / "acquire" / after.key
     for part, found in outcome_rows(root, after).items():
@@ -112,8 +112,8 @@ def test_supplements_have_their_kept_columns_and_their_place_in_the_listing(
 
 
 def test_a_second_round_follows_the_first(config, root, base, acquire):
-    first = commit_supplements(config, str(root), failed_for=failing(FIRST_ROUND))
-    second = commit_supplements(config, str(root))
+    first = commit_retries(config, str(root), failed_for=failing(FIRST_ROUND))
+    second = commit_retries(config, str(root))
     after = acquire(config, root, again=True)
     assert after.parts == [*base.parts, *(m.key for m in [*first, *second])]
     assert len(second) == 1  # 6 alone may be tried again
@@ -121,8 +121,8 @@ def test_a_second_round_follows_the_first(config, root, base, acquire):
 
 
 def test_rows_appended_after_a_repair_keep_it(config, root, base, acquire):
-    """The supplement of the partition that was not full stays with it."""
-    commit_supplements(config, str(root), failed_for=failing(FIRST_ROUND))
+    """The retry of the partition that was not full stays with it."""
+    commit_retries(config, str(root), failed_for=failing(FIRST_ROUND))
     repaired = acquire(config, root, again=True)
     write_table(Path(config.table), rows(15))
     commit_fetched(config, str(root))
@@ -132,10 +132,8 @@ def test_rows_appended_after_a_repair_keep_it(config, root, base, acquire):
     assert (grown.ledger.entered, grown.ledger.out) == (15, repaired.ledger.out + 3)
 
 
-def test_a_partition_that_is_fetched_again_as_a_whole_has_no_supplements(
-    config, root, base, acquire
-):
-    commit_supplements(config, str(root))
+def test_a_partition_that_is_fetched_again_as_a_whole_has_no_retries(config, root, base, acquire):
+    commit_retries(config, str(root))
     with scratch_folder(str(root)) as scratch:
         parts = plan_parts(config, root=str(root), scratch=scratch, progress=silent, force=False)
         (partition,) = [part for part in parts.planned if part.key == base.parts[0]]
@@ -144,7 +142,7 @@ def test_a_partition_that_is_fetched_again_as_a_whole_has_no_supplements(
         commit_account(identity, account, force=True)
     after = acquire(config, root, again=True)
     assert len(after.parts) == 5
-    assert last_words(root, after)[uid(1)] == "http_404"
+    assert final_outcomes(root, after)[uid(1)] == "http_404"
 
 
 @pytest.mark.parametrize(
@@ -154,13 +152,13 @@ def test_a_partition_that_is_fetched_again_as_a_whole_has_no_supplements(
 )
 def test_a_uid_with_two_outcomes_that_count_is_refused(config, root, base, acquire, numbers, words):
     with scratch_folder(str(root)) as scratch:
-        (family,) = find_families(str(root / "acquire"), [part_manifest(root, base.parts[0])])
+        (attempts,) = find_attempts(str(root / "acquire"), [part_manifest(root, base.parts[0])])
         planned = [
             {"uid": uid(n), "url": "http://a/1", "captions": [], "reason": None} for n in numbers
         ]
         account = fill(planned, scratch / "made", lambda _: None)
-        inputs = {REPAIRS: family.base.key, ROUND: "1"}
-        commit_account(part_identity(config, family.next_key(), inputs, root=str(root)), account)
+        inputs = {REPAIRS: attempts.base.key, ROUND: "1"}
+        commit_account(part_identity(config, attempts.next_key(), inputs, root=str(root)), account)
     with pytest.raises(IntegrityError) as error:
         acquire(config, root, again=True)
     assert words in str(error.value)
@@ -179,8 +177,8 @@ def repair(config, root, stage):
 def test_a_repair_of_what_failed_for_good_does_nothing(config, root, acquire):
     commit_fetched(config, str(root), failed_for=failing({2: "http_404", 3: "undecodable"}))
     done = repair(config, root, acquire(config, root))
-    assert (done.tried, done.supplements) == (0, [])
-    assert not (root / "acquire" / "amendments").exists()
+    assert (done.tried, done.retries) == (0, [])
+    assert not (root / "acquire" / "revisions").exists()
 
 
 def test_a_repair_of_rows_that_were_never_fetched_is_refused(config, root, base):
@@ -189,37 +187,37 @@ def test_a_repair_of_rows_that_were_never_fetched_is_refused(config, root, base)
         repair(config, root, base)
 
 
-def test_supplements_of_a_repair_that_was_ended_are_taken_and_nothing_is_fetched(
+def test_retries_of_a_repair_that_was_ended_are_taken_and_nothing_is_fetched(
     config, root, base, acquire
 ):
     """No server is there: a download would leave every row failed."""
-    supplements = commit_supplements(config, str(root), failed_for=failing(FIRST_ROUND))
+    retries = commit_retries(config, str(root), failed_for=failing(FIRST_ROUND))
     done = repair(config, root, base)
     assert (done.tried, done.fetched) == (0, 2)
-    assert done.supplements == sorted(manifest.key for manifest in supplements)
-    assert (root / "acquire" / "amendments" / f"{base.key}.json").exists()
+    assert done.retries == sorted(manifest.key for manifest in retries)
+    assert (root / "acquire" / "revisions" / f"{base.key}.json").exists()
 
 
-def test_an_amendment_changes_the_key_and_another_changes_it_again(tmp_path):
+def test_a_revision_changes_the_key_and_another_changes_it_again(tmp_path):
     def key_of(inputs):
         return stage_key("acquire", 1, {}, inputs)
 
     uri, inputs = str(tmp_path), {"table": "x"}
     keys = [key_of(inputs)]
-    assert amended_inputs(uri, inputs, key_of) == inputs
-    amend(uri, "of another stage", "repair", {"supplements": ["a"]})
-    assert amended_inputs(uri, inputs, key_of) == inputs
-    for kind, what in (("repair", {"supplements": ["a"]}), ("takedown", {"record": "0001.json"})):
-        amend(uri, keys[-1], kind, what)
-        amend(uri, keys[-1], kind, {"a later word": "does not count"})
-        found = amended_inputs(uri, inputs, key_of)
+    assert revised_inputs(uri, inputs, key_of) == inputs
+    revise(uri, "of another stage", "repair", {"retries": ["a"]})
+    assert revised_inputs(uri, inputs, key_of) == inputs
+    for kind, what in (("repair", {"retries": ["a"]}), ("takedown", {"record": "0001.json"})):
+        revise(uri, keys[-1], kind, what)
+        revise(uri, keys[-1], kind, {"a later word": "does not count"})
+        found = revised_inputs(uri, inputs, key_of)
         assert found["table"] == "x"
         keys.append(key_of(found))
     assert len(set(keys)) == 3
 
 
-def test_an_amendment_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "amendments").mkdir()
-    (tmp_path / "amendments" / "k.json").write_text("{")
+def test_a_revision_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "revisions").mkdir()
+    (tmp_path / "revisions" / "k.json").write_text("{")
     with pytest.raises(IntegrityError, match=r"k\.json"):
-        amended_inputs(str(tmp_path), {"table": "x"}, lambda inputs: "k")
+        revised_inputs(str(tmp_path), {"table": "x"}, lambda inputs: "k")
