@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.fetch_log import FetchLog, FetchRecord
 from neuclip.acquire.partitions import Partition
-from neuclip.acquire.receipts import Receipt, Receipts
 from neuclip.egress.guard import guarded_url, running_guard
 from neuclip.foundation.children import Child, largest_member, run_child
 from neuclip.foundation.errors import ChildError
@@ -39,7 +39,9 @@ class Shard:
     tar: Path
     parquet: Path
     stats_path: Path
-    receipts: Mapping[str, Receipt] = field(default_factory=dict[str, Receipt], compare=False)
+    fetch_records: Mapping[str, FetchRecord] = field(
+        default_factory=dict[str, FetchRecord], compare=False
+    )
     """What the guard wrote down of each row it was asked for, by uid."""
 
     def stats(self) -> dict[str, Any] | None:
@@ -79,7 +81,7 @@ def download(
     """
     shards = {shard_of(folder / "raw", k): partition for k, partition in enumerate(partitions)}
     job_path = _write_job(partitions, config, folder)
-    journal = folder / "receipts.jsonl"
+    journal = folder / "fetch_log.jsonl"
     # What its workers leave in the temporary folder when they are ended goes with this one. Its path is short,
     # since multiprocessing puts sockets there.
     with (
@@ -92,7 +94,7 @@ def download(
         watch = Watch(
             shards,
             config,
-            receipts=Receipts(journal),
+            fetch_log=FetchLog(journal),
             guard=guard.child,
             on_shard=on_shard,
             on_fetched=on_fetched,
@@ -129,14 +131,14 @@ class Watch:
         shards: dict[Shard, Partition],
         config: AcquireConfig,
         *,
-        receipts: Receipts,
+        fetch_log: FetchLog,
         guard: Child | None,
         on_shard: Callable[[Partition, Shard], None],
         on_fetched: OnFetched,
         start_up_s: float = _START_UP_S,
     ) -> None:
         self.unfinished = dict(shards)
-        self._config, self._receipts, self._guard = config, receipts, guard
+        self._config, self._fetch_log, self._guard = config, fetch_log, guard
         self._on_shard, self._on_fetched = on_shard, on_fetched
         self._groups = [guard.pid] if guard is not None else []
         self._seen = (0, 0)
@@ -155,17 +157,17 @@ class Watch:
         Raises: ChildError: if nothing was fetched or written for stall_s, or another limit is passed.
         """
         finished = [shard for shard in self.unfinished if shard.stats() is not None]
-        # After the shards: the receipts of a finished one are all there by now.
-        waiting = self._receipts.read()
+        # After the shards: the records of a finished one are all there by now.
+        waiting = self._fetch_log.read()
         for shard in finished:
             partition = self.unfinished.pop(shard)
             uids = (row["uid"] for row in partition.rows() if row["reason"] is None)
-            self._on_shard(partition, replace(shard, receipts=self._receipts.take(uids)))
+            self._on_shard(partition, replace(shard, fetch_records=self._fetch_log.take(uids)))
         seen = (waiting, sum(shard.size_bytes() for shard in self.unfinished))
         if finished or seen != self._seen:
             self._seen = seen
             self._patience_ends = time.monotonic() + self._config.stall_s
-            self._on_fetched(self._receipts.reasons())
+            self._on_fetched(self._fetch_log.reasons())
         self._check_limits()
 
     def _check_limits(self) -> None:

@@ -1,4 +1,4 @@
-"""`partitions.parquet` of the stage: which partition holds which rows, and what runs before this one have cut."""
+"""`partitions.parquet` of the stage: which partition holds which rows, and the slices of runs before this one."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -71,7 +71,7 @@ def read_listing(stage_uri: str) -> list[dict[str, Any]]:
 
 
 def known_slices(acquire_uri: str) -> KnownSlices:
-    """Return what committed runs at a root have cut.
+    """Return the slices of committed runs at a root.
 
     Slices of other settings are among them: a slice counts only where the key of the rows found now is its key, and
     a key holds the settings.
@@ -86,8 +86,8 @@ def known_slices(acquire_uri: str) -> KnownSlices:
         for row in read_listing(join(acquire_uri, manifest.key)):
             if row.get("first_uid") is None or row.get("repairs") is not None:
                 continue
-            cut = KnownSlice(row["rows"], row["part"])
+            found = KnownSlice(row["rows"], row["part"])
             beginning = known.setdefault(row["first_uid"], [])
-            if cut not in beginning:
-                beginning.append(cut)
+            if found not in beginning:
+                beginning.append(found)
     return known

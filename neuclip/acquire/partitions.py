@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.cut import cut_rows
 from neuclip.acquire.listing import KnownSlices
 from neuclip.acquire.reasons import DUPLICATE_UID, REPEATED_ROW
 from neuclip.acquire.refusals import REFUSED, Refusals
+from neuclip.acquire.slices import slices_of
 from neuclip.acquire.table import Row, kept_columns, read_rows, settle_types, table_files
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
@@ -161,15 +161,15 @@ class _Table:
         before = 0
         for file in table_files(self._config.source):
             first_row = 0
-            rows = _marked(read_rows(file, self._config), before, again, refused)
-            for cut in cut_rows(
-                rows,
+            marked = _marked(read_rows(file, self._config), before, again, refused)
+            for rows in slices_of(
+                marked,
                 self._known,
                 lambda rows: _key(rows, self._settings),
                 partition_rows=self._config.partition_rows,
             ):
-                yield file, first_row, cut
-                first_row += len(cut)
+                yield file, first_row, rows
+                first_row += len(rows)
             before += first_row
 
     def _partition(self, file: str, first_row: int, found: list[Row]) -> Partition:

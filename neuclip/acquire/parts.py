@@ -6,9 +6,9 @@ from pathlib import Path
 
 from neuclip.acquire.config import PARTITION_VERSION, AcquireConfig
 from neuclip.acquire.download import Shard
-from neuclip.acquire.pace import Pace
 from neuclip.acquire.partitions import Partition, fetch_settings
 from neuclip.acquire.reconcile import Account, Messages, reconcile
+from neuclip.acquire.throughput import Throughput
 from neuclip.foundation.progress import Progress
 from neuclip.stages.ledger import Ledger
 from neuclip.stages.manifest import Manifest, is_committed, read_manifest, verify_sizes
@@ -44,7 +44,7 @@ class Parts:
         self._progress = progress
         self._force = force
         self._held: list[tuple[Partition, Account]] = []
-        self._pace = Pace()
+        self._throughput = Throughput()
         self._out, self._dropped = 0, Counter[str]()
 
     def missing(self) -> list[Partition]:
@@ -96,9 +96,9 @@ class Parts:
         total = sum(partition.num_rows for partition in self.planned)
         done = sum(ledger.entered for ledger in self.ledgers.values()) + now.total()
         dropped = self._dropped + Counter({r: n for r, n in now.items() if r is not None})
-        pace = self._pace.say(self._out + now[None], dropped, max(0, total - done))
+        throughput = self._throughput.say(self._out + now[None], dropped, max(0, total - done))
         note = f"{len(self.ledgers)} of {len(self.planned)} partitions"
-        note = ", ".join(filter(None, [pace, note]))  # a narrow terminal cuts the end off
+        note = ", ".join(filter(None, [throughput, note]))  # a narrow terminal cuts the end off
         self._progress(STAGE, done=min(done, total), total=total, note=note)
 
     def _take(self, partition: Partition, ledger: Ledger, messages: Messages) -> None:

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.download import Shard
+from neuclip.acquire.fetch_log import FetchRecord
 from neuclip.acquire.partitions import Partition
 from neuclip.acquire.raw import IMAGES, ROWS
 from neuclip.acquire.reasons import NETWORK_REASONS, reason_of
-from neuclip.acquire.receipts import Receipt
 from neuclip.acquire.refusals import hosts_above
 from neuclip.foundation.errors import IntegrityError
 from neuclip.stages.ledger import Ledger, make_ledger
@@ -84,8 +84,8 @@ def reconcile(partition: Partition, shard: Shard | None, *, folder: Path) -> Acc
     else:
         fetched, members = _checked(partition, shard)
         shard.tar.replace(folder / IMAGES)
-    receipts = {} if shard is None else shard.receipts
-    rows = [_outcome(row, fetched, members, receipts) for row in partition.rows()]
+    fetch_records = {} if shard is None else shard.fetch_records
+    rows = [_outcome(row, fetched, members, fetch_records) for row in partition.rows()]
     ledger, messages = write_rows(rows, folder / ROWS)
     return Account(folder, ledger, messages, _failed_hosts(rows))
 
@@ -157,20 +157,20 @@ def _outcome(
     row: Record,
     fetched: dict[str, Record],
     members: dict[str, tarfile.TarInfo],
-    receipts: Mapping[str, Receipt],
+    fetch_records: Mapping[str, FetchRecord],
 ) -> Record:
     outcome: Record = {name: row[name] for name in ("uid", "url", "captions")}
     outcome["status"] = "failed"
     if row["reason"] is not None:
         return {**outcome, "reason": row["reason"]}
-    found, receipt = fetched[row["uid"]], receipts.get(row["uid"])
+    found, record = fetched[row["uid"]], fetch_records.get(row["uid"])
     if found["status"] != "success":
-        if receipt is not None and receipt.reason is not None:
-            return {**outcome, "reason": receipt.reason, "detail": receipt.detail}
+        if record is not None and record.reason is not None:
+            return {**outcome, "reason": record.reason, "detail": record.detail}
         message = found["error_message"]
         detail = (message or "")[:_DETAIL_CHARACTERS]
         return {**outcome, "reason": reason_of(found["status"], message), "detail": detail}
-    if receipt is None or receipt.reason is not None:
+    if record is None or record.reason is not None:
         raise IntegrityError(
             f"img2dataset has a picture of {row['uid']} ({row['url']}) that the egress guard did not hand on; "
             "the partition was not committed: find out how it was fetched before you run again"
@@ -181,7 +181,7 @@ def _outcome(
         "status": "success",
         "reason": None,
         **{name: found[name] for name in _SIZES},
-        "sha256": receipt.sha256,
+        "sha256": record.sha256,
         "member": member.name,
         "offset": member.offset_data,
         "size": member.size,

@@ -31,9 +31,9 @@ _DETAIL_CHARACTERS = 200
 
 async def serve(config: EgressConfig, journal: Path, token: str) -> None:
     """Serve until cancelled; say the port on standard output once it listens."""
-    with journal.open("ab", buffering=0) as receipts:
+    with journal.open("ab", buffering=0) as fetch_log:
         fetcher = Fetcher(config)
-        door = _Door(fetcher, receipts.write, token)
+        door = _Door(fetcher, fetch_log.write, token)
         runner = web.ServerRunner(
             web.Server(
                 door.answer, access_log=None, max_line_size=_LONGEST_LINE, keepalive_timeout=5
@@ -52,7 +52,7 @@ async def serve(config: EgressConfig, journal: Path, token: str) -> None:
 
 
 class _Door:
-    """Answers one request after the other, and writes a receipt for each."""
+    """Answers one request after the other, and writes a fetch record for each."""
 
     def __init__(self, fetcher: Fetcher, write: Callable[[bytes], object], token: str) -> None:
         self._fetcher = fetcher
@@ -87,7 +87,7 @@ class _Door:
         except Exception as error:  # one URL that trips the guard must not cost the others
             log.exception("the guard failed over %r", text)
             refusal = Refusal("other_download", f"{type(error).__name__}: {error}")
-        receipt = {
+        record = {
             "uid": uid,
             "reason": refusal and refusal.reason,
             "detail": refusal and refusal.detail[:_DETAIL_CHARACTERS],
@@ -97,7 +97,7 @@ class _Door:
             "host": trace.host,
             "seconds": round(time.monotonic() - began, 3),
         }
-        self._write(orjson.dumps(receipt, option=orjson.OPT_APPEND_NEWLINE))
+        self._write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
         if refusal is not None:
             return web.Response(status=403, reason=refusal.reason)
         return web.Response(body=body, content_type="application/octet-stream")

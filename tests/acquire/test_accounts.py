@@ -13,10 +13,10 @@ import pytest
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import Watch, shard_of
+from neuclip.acquire.fetch_log import FetchLog, FetchRecord
 from neuclip.acquire.partitions import plan
 from neuclip.acquire.parts import Parts
 from neuclip.acquire.reasons import REASONS, reason_of
-from neuclip.acquire.receipts import Receipt, Receipts
 from neuclip.acquire.reconcile import reconcile
 from neuclip.foundation.children import run_child
 from neuclip.foundation.errors import ChildError, DataError, IntegrityError
@@ -53,8 +53,10 @@ def write_shard(folder, rows, *, images, successes):
     stats = {"count": len(rows), "successes": successes}
     shard.stats_path.write_text(json.dumps(stats), encoding="utf-8")
     fetched = [row for row in rows if row["status"] == "success"]
-    receipts = {row["uid"]: Receipt(None, None, f"sha of {row['uid']}", "a") for row in fetched}
-    return replace(shard, receipts=receipts)
+    fetch_records = {
+        row["uid"]: FetchRecord(None, None, f"sha of {row['uid']}", "a") for row in fetched
+    }
+    return replace(shard, fetch_records=fetch_records)
 
 
 @pytest.fixture
@@ -90,8 +92,8 @@ def test_a_whole_shard_is_accounted_in_the_order_of_the_table(partition, tmp_pat
 def test_the_guards_word_counts_over_the_downloaders(partition, tmp_path):
     rows = [fetched_row(0), fetched_row(1, error="HTTP Error 403: dns"), fetched_row(2)]
     shard = write_shard(tmp_path / "raw", rows, images=[KEYS[0], KEYS[2]], successes=2)
-    refused = Receipt("dns", "there is no a", None, "a")
-    shard = replace(shard, receipts={**shard.receipts, uid(1): refused})
+    refused = FetchRecord("dns", "there is no a", None, "a")
+    shard = replace(shard, fetch_records={**shard.fetch_records, uid(1): refused})
     account = reconcile(partition, shard, folder=tmp_path / "part")
     outcomes = pq.read_table(account.folder / "rows.parquet").to_pylist()
     assert [(r["reason"], r["detail"]) for r in outcomes] == [
@@ -105,10 +107,10 @@ def test_the_guards_word_counts_over_the_downloaders(partition, tmp_path):
 def test_a_picture_that_did_not_come_through_the_guard_is_refused(partition, tmp_path):
     rows = [fetched_row(n) for n in range(3)]
     shard = write_shard(tmp_path / "raw", rows, images=KEYS, successes=3)
-    receipts = dict(shard.receipts)
-    del receipts[uid(1)]
+    fetch_records = dict(shard.fetch_records)
+    del fetch_records[uid(1)]
     with pytest.raises(IntegrityError, match=uid(1)):
-        reconcile(partition, replace(shard, receipts=receipts), folder=tmp_path / "part")
+        reconcile(partition, replace(shard, fetch_records=fetch_records), folder=tmp_path / "part")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_messages_become_reasons(status, message, reason):
     assert reason in REASONS
 
 
-def test_receipts_are_read_while_they_are_written(tmp_path):
+def test_fetch_records_are_read_while_they_are_written(tmp_path):
     """Oracle: a journal written by hand, cut at every byte."""
     lines = [
         {"uid": uid(0), "reason": None, "detail": None, "sha256": "00", "host": "a", "hops": 0},
@@ -208,23 +210,23 @@ def test_receipts_are_read_while_they_are_written(tmp_path):
     ]
     whole = "".join(json.dumps(line) + "\n" for line in lines).encode()
     journal = tmp_path / "journal.jsonl"
-    receipts = Receipts(journal)
-    counts = [receipts.read()]
+    log = FetchLog(journal)
+    counts = [log.read()]
     for end in range(len(whole) + 1):
         journal.write_bytes(whole[:end])
-        counts.append(receipts.read())
+        counts.append(log.read())
     assert (counts[0], counts[-1]) == (0, 2)
     assert counts == sorted(counts)
-    assert receipts.reasons() == {None: 1, "dns": 1}
-    assert receipts.take([uid(1), uid(7)]) == {uid(1): Receipt("dns", "no b", None, "b")}
-    assert receipts.reasons() == {None: 1}
+    assert log.reasons() == {None: 1, "dns": 1}
+    assert log.take([uid(1), uid(7)]) == {uid(1): FetchRecord("dns", "no b", None, "b")}
+    assert log.reasons() == {None: 1}
 
 
 def watch_of(partition, config, folder, **limits):
     return Watch(
         {shard_of(folder, 0): partition},
         config.model_copy(update=limits),
-        receipts=Receipts(folder / "journal.jsonl"),
+        fetch_log=FetchLog(folder / "journal.jsonl"),
         guard=None,
         on_shard=lambda partition, shard: None,
         on_fetched=lambda reasons: None,

@@ -15,8 +15,8 @@ from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.cut import cut_rows
 from neuclip.acquire.partitions import plan
+from neuclip.acquire.slices import slices_of
 from neuclip.acquire.table import Row
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.ids import uid_of
@@ -499,7 +499,7 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, caplog):
 
 def test_rows_of_much_text_make_smaller_partitions():
     rows = [Row(uid(n), A, {"alt": ["x" * 100_000]}, None) for n in range(2_000)]
-    sizes = [len(cut) for cut in cut_rows(iter(rows), {}, lambda _: "", partition_rows=10_000)]
+    sizes = [len(found) for found in slices_of(iter(rows), {}, lambda _: "", partition_rows=10_000)]
     assert sum(sizes) == 2_000
     assert max(sizes) < 700
 

@@ -44,7 +44,7 @@ class Visit:
 
     status: int
     body: bytes
-    receipts: list[dict[str, Any]]
+    fetch_records: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def visit_all(web: Web, folder: Path) -> Run:
         seconds = time.monotonic() - began
         processes = [guard.pid, *(child.pid for child in psutil.Process(guard.pid).children())]
         peaks = [peak_memory_bytes(pid) for pid in processes]
-    receipts = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    fetch_records = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
     visits = {
-        name: Visit(*got[name], [line for line in receipts if line["uid"] == uid])
+        name: Visit(*got[name], [line for line in fetch_records if line["uid"] == uid])
         for name, uid in uids.items()
     }
     return Run(web, visits, seconds, peaks)
@@ -114,10 +114,10 @@ def named(cases: list[Case]):
 @named(CASES)
 def test_a_url_comes_to_what_it_was_made_for(run, case):
     visit = run.visits[case.name]
-    (receipt,) = visit.receipts
-    assert receipt["reason"] in (*case.reasons, *([None] if case.is_broken else [])), receipt
-    assert (visit.status == 200) == (receipt["reason"] is None)
-    assert bool(receipt["detail"]) == (receipt["reason"] is not None)
+    (record,) = visit.fetch_records
+    assert record["reason"] in (*case.reasons, *([None] if case.is_broken else [])), record
+    assert (visit.status == 200) == (record["reason"] is None)
+    assert bool(record["detail"]) == (record["reason"] is not None)
 
 
 def test_nobody_came_to_the_canary(run):
@@ -154,8 +154,8 @@ def test_a_success_is_the_picture_as_it_is_shown(run, case):
     ],
 )
 def test_the_sum_is_that_of_the_bytes_before_anything_was_done_to_them(run, name, sha256):
-    (receipt,) = run.visits[name].receipts
-    assert receipt["sha256"] == sha256
+    (record,) = run.visits[name].fetch_records
+    assert record["sha256"] == sha256
 
 
 def test_no_name_server_is_asked_for_what_stands_in_brackets(run):

@@ -13,7 +13,7 @@ from made.acquired import png
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.parts import commit_account, part_identity
 from neuclip.acquire.reconcile import ROWS_SCHEMA, Account
-from neuclip.acquire.retries import REPAIRS, ROUND, find_families, outcomes
+from neuclip.acquire.retries import REPAIRS, ROUND, find_attempts, outcomes
 from neuclip.acquire.run import plan_parts
 from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.progress import silent
@@ -97,7 +97,7 @@ def commit_retries(
     with scratch_folder(root) as scratch:
         parts = plan_parts(config, root=root, scratch=scratch, progress=silent, force=False)
         assert not parts.missing()
-        families = find_families(acquire_uri, [parts.committed[p.key] for p in parts.planned])
+        families = find_attempts(acquire_uri, [parts.committed[p.key] for p in parts.planned])
         for partition, family in zip(parts.planned, families, strict=True):
             words = outcomes(acquire_uri, family)
             rows = [row for row in partition.rows() if words[row["uid"]] in TRANSIENT_REASONS]

@@ -4,18 +4,18 @@ from collections import Counter
 
 import pytest
 
-from neuclip.acquire import pace
+from neuclip.acquire import throughput
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(throughput.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_rate_time_left_share_and_top_reasons(clock):
-    told = pace.Pace()
+    told = throughput.Throughput()
     assert told.say(0, Counter(), 1000) == ""
     assert told.say(10, Counter(), 990) == "100% fetched"
     clock[0] += 10
@@ -25,7 +25,7 @@ def test_rate_time_left_share_and_top_reasons(clock):
 
 
 def test_the_last_minute_counts(clock):
-    told = pace.Pace()
+    told = throughput.Throughput()
     told.say(1, Counter(), 10_000)
     clock[0] += 100
     told.say(1001, Counter(), 9_000)

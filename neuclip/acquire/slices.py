@@ -1,4 +1,4 @@
-"""Cut the rows of a file into partitions, along what was cut before as far as the rows are the same."""
+"""Slices: the rows of a file that become one partition, the same as before as far as the rows are the same."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ _MOST_CHARACTERS = 1 << 26
 KeyOf = Callable[[list[Row]], str]
 
 
-def cut_rows(
+def slices_of(
     rows: Iterator[Row], known: KnownSlices, key_of: KeyOf, *, partition_rows: int
 ) -> Iterator[list[Row]]:
     """Yield consecutive runs of rows: each is a known slice, or up to `partition_rows` rows that are in none.
@@ -43,10 +43,10 @@ def cut_rows(
 
 def _known_here(window: "_Window", row: Row, known: KnownSlices, key_of: KeyOf) -> list[Row] | None:
     """Take the known slice that begins here, if there is one."""
-    for cut in known.get(row.uid, ()):
-        found = window.ahead(cut.rows)
-        if len(found) == cut.rows and key_of(found) == cut.key:
-            return window.take(cut.rows)
+    for known_slice in known.get(row.uid, ()):
+        found = window.ahead(known_slice.rows)
+        if len(found) == known_slice.rows and key_of(found) == known_slice.key:
+            return window.take(known_slice.rows)
     return None
 
 

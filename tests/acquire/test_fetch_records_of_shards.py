@@ -4,17 +4,17 @@ import json
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import Watch, shard_of
+from neuclip.acquire.fetch_log import FetchLog
 from neuclip.acquire.partitions import plan
-from neuclip.acquire.receipts import Receipts
 from tests.acquire.tables import uid, write_table
 
 
-def receipt(number):
+def record(number):
     said = {"uid": uid(number), "reason": "http_404", "detail": "gone", "sha256": None, "host": "a"}
     return json.dumps(said) + "\n"
 
 
-def test_a_repeated_uid_leaves_the_receipt_to_the_row_that_was_fetched(tmp_path):
+def test_a_repeated_uid_leaves_the_record_to_the_row_that_was_fetched(tmp_path):
     numbers = [0, 1, 2, 0]
     rows = [{"uid": uid(n), "url": f"http://a/{n}", "caption": "x"} for n in numbers]
     config = AcquireConfig(
@@ -23,15 +23,17 @@ def test_a_repeated_uid_leaves_the_receipt_to_the_row_that_was_fetched(tmp_path)
         partition_rows=2,
     )
     first, second = plan(config, stage_version=1, folder=tmp_path / "plan")
-    (tmp_path / "journal.jsonl").write_text("".join(map(receipt, range(3))), encoding="utf-8")
+    (tmp_path / "journal.jsonl").write_text("".join(map(record, range(3))), encoding="utf-8")
     taken = {}
     shards = {shard_of(tmp_path, 0): first, shard_of(tmp_path, 1): second}
     watch = Watch(
         shards,
         config,
-        receipts=Receipts(tmp_path / "journal.jsonl"),
+        fetch_log=FetchLog(tmp_path / "journal.jsonl"),
         guard=None,
-        on_shard=lambda partition, shard: taken.update({partition.key: sorted(shard.receipts)}),
+        on_shard=lambda partition, shard: taken.update(
+            {partition.key: sorted(shard.fetch_records)}
+        ),
         on_fetched=lambda reasons: None,
     )
     for shard in reversed(shards):

@@ -1,4 +1,4 @@
-"""What the guard wrote down of its fetches, read while they go on."""
+"""The fetch log: a record that the guard writes for each fetch, read while the log grows."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ import orjson
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class FetchRecord:
     """What came of asking for one row's picture."""
 
     reason: str | None
@@ -21,16 +21,16 @@ class Receipt:
     """That answered last, after all redirects."""
 
 
-class Receipts:
-    """Reads the guard's journal as it grows; whoever finishes a partition takes its rows' receipts."""
+class FetchLog:
+    """Reads the guard's journal as it grows; whoever finishes a partition takes its rows' records."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
         self._read_bytes = 0
-        self._kept: dict[str, Receipt] = {}
+        self._kept: dict[str, FetchRecord] = {}
 
     def read(self) -> int:
-        """Take in what is new; return how many receipts have not been taken yet."""
+        """Take in what is new; return how many records have not been taken yet."""
         if self._journal.exists():
             with self._journal.open("rb") as file:
                 file.seek(self._read_bytes)
@@ -38,16 +38,16 @@ class Receipts:
             whole = new[: new.rfind(b"\n") + 1]  # the last line may be half written
             self._read_bytes += len(whole)
             for line in whole.splitlines():
-                receipt = orjson.loads(line)
-                self._kept[receipt["uid"]] = Receipt(
-                    receipt["reason"], receipt["detail"], receipt["sha256"], receipt["host"]
+                record = orjson.loads(line)
+                self._kept[record["uid"]] = FetchRecord(
+                    record["reason"], record["detail"], record["sha256"], record["host"]
                 )
         return len(self._kept)
 
     def reasons(self) -> Counter[str | None]:
         """Return how many of those not taken yet have each reason."""
-        return Counter(receipt.reason for receipt in self._kept.values())
+        return Counter(record.reason for record in self._kept.values())
 
-    def take(self, uids: Iterable[str]) -> dict[str, Receipt]:
-        """Return the receipts of rows and forget them."""
-        return {uid: receipt for uid in uids if (receipt := self._kept.pop(uid, None)) is not None}
+    def take(self, uids: Iterable[str]) -> dict[str, FetchRecord]:
+        """Return the records of rows and forget them."""
+        return {uid: record for uid in uids if (record := self._kept.pop(uid, None)) is not None}

@@ -7,7 +7,7 @@ _OVER_S = 60.0
 _TOP = 3
 
 
-class Pace:
+class Throughput:
     """Remembers the last minute."""
 
     def __init__(self) -> None:
