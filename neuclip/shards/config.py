@@ -14,6 +14,12 @@ class ShardConfig(Section):
     samples_per_shard: int = Field(
         default=10_000, ge=1, le=1_000_000, description="samples in one training shard"
     )
+    pairs_per_part: int = Field(
+        default=200_000,
+        ge=1,
+        description="pairs that are packed and committed together: what a run that is killed packs again, and what "
+        "the local disk holds of shards that go to object storage",
+    )
     selection_share: float = Field(
         default=0.02,
         gt=0,

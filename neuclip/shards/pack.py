@@ -29,6 +29,8 @@ class Packer:
         folder: of the part, here.
         place: of the part below the root's `shard` folder; names of shards start with it.
         first_sample_id: id of the part's first training sample.
+        done: pairs in the parts before, for the progress.
+        total: pairs in all parts.
     """
 
     def __init__(
@@ -40,12 +42,13 @@ class Packer:
         first_sample_id: int,
         samples_per_shard: int,
         progress: Progress,
+        done: int,
         total: int,
     ) -> None:
         self._images, self._folder, self._place = images, folder, place
         self._samples_per_shard = samples_per_shard
         self._next_id = first_sample_id
-        self._progress, self._total, self._seen = progress, total, 0
+        self._progress, self._total, self._seen = progress, total, done
         self.shards: dict[str, int] = {}
         self.packed = {TRAIN: 0, SELECTION: 0}
         self.undecodable = 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from neuclip.foundation.errors import IntegrityError
@@ -35,8 +36,16 @@ _KEYS = f"""
 _TAKE = """
     CREATE OR REPLACE TABLE entering AS
     SELECT k.uid_hi, k.uid_lo, k.content FROM keys k
-    LEFT JOIN taken t ON k.uid_hi = t.uid_hi AND k.uid_lo = t.uid_lo
-    WHERE t."group" IS NOT DISTINCT FROM $group"""
+    JOIN taken t ON k.uid_hi = t.uid_hi AND k.uid_lo = t.uid_lo WHERE t."group" = $group"""
+
+_OTHERS = """
+    SELECT k.uid_hi, k.uid_lo FROM keys k
+    ANTI JOIN taken t ON k.uid_hi = t.uid_hi AND k.uid_lo = t.uid_lo"""
+
+_GROUP = """
+    INSERT INTO taken SELECT uid_hi, uid_lo,
+        $first + (row_number() OVER (ORDER BY rank, uid_hi, uid_lo) - 1) // $size
+    FROM ranked"""
 
 _TWICE = "SELECT uid_hi, uid_lo FROM keys GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1"
 
@@ -107,8 +116,30 @@ class Pairs:
             [str(pairs_path), count],
         )
 
-    def enter(self, group: int | None) -> int:
-        """Choose the pairs of a group, or all that are in none, for the calls below; return how many they are."""
+    def group_others(self, *, first: int, size: int, seed: int) -> range:
+        """Put the pairs that are in no group into groups of a size, the last one smaller; return the groups.
+
+        Which pairs come together depends on (seed, uid) alone, so that each group is a random part of all.
+
+        Args:
+            first: number of the first new group.
+        """
+        self._connection.execute(
+            "CREATE OR REPLACE TABLE ranked (uid_hi UBIGINT, uid_lo UBIGINT, rank UBIGINT)"
+        )
+        with self._connection.cursor() as reading:
+            for batch in reading.sql(_OTHERS).to_arrow_reader(_BATCH_ROWS):
+                high, low = (np.asarray(column, dtype=np.uint64) for column in batch)
+                rank = keyed_hash(_mixed(high, low, seed), seed=seed, epoch=_ORDER)
+                table = pa.table([high, low, rank], names=list("hlr"))
+                self._connection.from_arrow(table).insert_into("ranked")
+        self._connection.execute(_GROUP, {"first": first, "size": size})
+        others = self._number("SELECT count(*) FROM ranked")
+        self._connection.execute("DROP TABLE ranked")
+        return range(first, first + -(-others // size))
+
+    def enter(self, group: int) -> int:
+        """Choose the pairs of a group for the calls below; return how many they are."""
         self._connection.execute(_TAKE, {"group": group})
         return self._number("SELECT count(*) FROM entering")
 
@@ -121,12 +152,6 @@ class Pairs:
                 np.stack([np.asarray(column, dtype="<u8") for column in batch]).T.tobytes()
             )
         return digest.hexdigest()
-
-    def call_new_group(self, group: int) -> None:
-        """Make the chosen pairs, which are in no group, a group."""
-        self._connection.execute(
-            "INSERT INTO taken SELECT uid_hi, uid_lo, $1 FROM entering", [group]
-        )
 
     def place(self, *, seed: int, selection_share: float) -> None:
         """Split the chosen pairs and shuffle each split.
@@ -141,7 +166,7 @@ class Pairs:
                 _BATCH_ROWS
             ):
                 high, low = (np.asarray(column, dtype=np.uint64) for column in batch)
-                mixed = keyed_hash(high, seed=seed) ^ low
+                mixed = _mixed(high, low, seed)
                 is_held_out = keyed_hash(mixed, seed=seed, epoch=_SPLIT) < np.uint64(
                     selection_share * 2.0**64
                 )
@@ -165,3 +190,10 @@ class Pairs:
 
     def _number(self, query: str, parameters: list[Any] | None = None) -> int:
         return int(self._connection.execute(query, parameters or []).fetchall()[0][0])
+
+
+def _mixed(
+    high: npt.NDArray[np.uint64], low: npt.NDArray[np.uint64], seed: int
+) -> npt.NDArray[np.uint64]:
+    """Return what of a uid the random numbers of its pair are keyed by."""
+    return keyed_hash(high, seed=seed) ^ low

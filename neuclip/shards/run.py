@@ -1,4 +1,4 @@
-"""Pack the kept pairs into deterministic training shards, part by part, each part shuffled as a whole."""
+"""Pack the kept pairs into deterministic training shards, part by part; new pairs are shuffled together."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -43,9 +43,9 @@ def run_shard(
     In the ledger, `out` counts training samples; held-out ones stand under `held_out_for_selection`.
 
     The outcome depends on what the root has packed before: pairs that an earlier run of the same settings packed
-    together stay as they are (see `history.take_over`), and all others become one part after them. At a root without
-    such a run it is a function of recipe and inputs. The stage's own folder holds `members.parquet` over all parts and
-    `pairs.parquet`, which pairs are together.
+    together stay as they are (see `history.take_over`), and all others become parts of `config.pairs_per_part` after
+    them, each committed as soon as it is packed. At a root without such a run it is a function of recipe and inputs.
+    The stage's own folder holds `members.parquet` over all parts and `pairs.parquet`, which pairs are together.
 
     Args:
         force: write the tars of parts that are committed again too; which pairs are together stays.
@@ -61,8 +61,10 @@ def run_shard(
         parts = _Parts(config, section, root, pairs, images, progress, force=force)
         for group, key in enumerate(history.parts):
             parts.take(group, key)
-        if pairs.enter(None):
-            parts.make(len(history.parts))
+        for group in pairs.group_others(
+            first=len(history.parts), size=config.pairs_per_part, seed=seed
+        ):
+            parts.make(group)
         pairs.write_groups(workspace.output / GROUPS)
     ledger = add_ledgers(part.ledger for part in parts.done)
     if ledger.out == 0:
@@ -105,10 +107,10 @@ class _Parts:
         verify_sizes(self._identity(key).uri, self.done[-1])
 
     def make(self, group: int) -> None:
-        """Pack the pairs that are in no group yet."""
+        """Pack a new group, unless a run that was ended has."""
+        self.pairs.enter(group)
         content = {"first_sample_id": self._next_id, "pairs": self.pairs.digest()}
         key = digest({"version": STAGE_VERSION, "section": self.section, **content})
-        self.pairs.call_new_group(group)
         self._commit(key, group)
 
     @property
@@ -143,7 +145,8 @@ class _Parts:
             first_sample_id=self._next_id,
             samples_per_shard=self.config.samples_per_shard,
             progress=self.progress,
-            total=entered,
+            done=sum(ledger.entered for ledger in self._ledgers()),
+            total=self.pairs.count,
         )
         with MemberTable(workspace.output / MEMBERS) as members:
             packer.write(TRAIN, self.pairs.packed(held_out=False), members)
