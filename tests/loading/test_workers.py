@@ -57,8 +57,19 @@ def ids(batches):
     return [number for batch in batches for number in batch.sample_ids.tolist()]
 
 
+others: set[int] = set()
+"""Children that were there before a test, such as a server of the session."""
+
+
+@pytest.fixture(autouse=True)
+def note_the_others():
+    others.clear()
+    others.update(process.pid for process in psutil.Process().children())
+
+
 def loaders():
-    return sorted(psutil.Process().children(), key=lambda process: process.pid)
+    found = [child for child in psutil.Process().children() if child.pid not in others]
+    return sorted(found, key=lambda process: process.pid)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
