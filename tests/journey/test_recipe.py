@@ -1,5 +1,8 @@
 """Oracle: wrong recipes written by hand, and what a person must be told about each."""
 
+import re
+from pathlib import Path
+
 import pytest
 from made.demo_web import DEMO_RECIPE
 
@@ -94,3 +97,12 @@ def test_every_field_says_what_it_is():
             assert field.description, f"{place}.{name}"
 
     check(Recipe, "recipe")
+
+
+def test_the_recipe_of_the_readme_is_one(tmp_path):
+    blocks = re.findall(
+        r"```yaml\n(.*?)```", Path("README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    (text,) = [block for block in blocks if block.startswith("root:")]
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert load_recipe(str(tmp_path / "recipe.yaml")).publish.name == "my-clip"
