@@ -10,9 +10,14 @@ from made.demo_web import DemoWeb, demo_web
 
 @pytest.fixture(autouse=True, scope="session")
 def interrupts_are_heard():
-    """A shell starts what runs in its background deaf to SIGINT, and programs started from there inherit that."""
+    """A shell starts what runs in its background deaf to SIGINT, nohup to SIGHUP, and programs inherit that.
+
+    What has a handler here is heard by them again.
+    """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture

@@ -169,6 +169,7 @@ def test_every_real_evaluation_image_is_found_and_no_clean_one(tmp_path):
     np.save(tmp_path / "pictures.npy", samples.pictures)
     table = pa.table({"sample": [row["uid"] for row in evaluation], "captions": [[]] * 1148})
     pq.write_table(table, tmp_path / "samples.parquet")
+    commit_by_hand(tmp_path, "score")
     folder = EvaluationFolders("emoji", str(tmp_path), {"phash": str(tmp_path)})
     kinds = [kind for kind in real_pairs.COPIES if kind != "cropped"]
     planted = [

@@ -59,4 +59,4 @@ def test_a_table_for_people(checkpoint):
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
     done = call(tmp_path / "train" / "k" / "checkpoints" / "step-00000001")
     assert done.exit_code != 0
-    assert "nothing was committed there; run the stage first" in done.output
+    assert "nothing was committed there, or its record is gone" in done.output

@@ -55,7 +55,7 @@ class Node:
         self.process.wait(20)
         self.process.stdout.close()
         self.process.stdin.close()
-        assert all(is_gone(pid) for pid in self.pids)
+        assert wait_until(lambda: all(map(is_gone, self.pids)), seconds=20)
         return said
 
 

@@ -137,7 +137,11 @@ class TestMemory:
         )
         before, worker, points = set(psutil.Process().children()), None, []
         for step, _ in enumerate(batches):
-            worker = worker or next(c for c in psutil.Process().children() if c not in before)
+            worker = worker or next(
+                child
+                for child in psutil.Process().children()
+                if child not in before and child.name() == "pt_data_worker"
+            )
             if step < steps - 10:  # later it may have ended
                 memory = worker.memory_info()
                 points.append((step * self.BATCH / 10_000, memory.rss / 1e6, memory.shared / 1e6))

@@ -203,7 +203,7 @@ def test_a_run_asked_to_stop_saves_first_and_goes_on_from_there(packed, whole_ru
         tmp_path / "train" / "k", lambda line: line["step"] >= 10, signal.SIGTERM
     )
     with pytest.raises(
-        StoppedError, match=r"stopped by a signal at step \d+; run again to resume"
+        StoppedError, match=r"stopped by a signal, saved at step \d+; run the same command"
     ) as stop:
         train(tmp_path, packed, make_config(save_every_steps=1000))
     sent.join()
