@@ -71,6 +71,8 @@ class _Attempt:
     def __init__(self, config: LaunchConfig, program: Program, restarts: Restarts) -> None:
         self.config, self.program, self.restarts = config, program, restarts
         self.heard = Heard()
+        self._came: dict[str, str] = {}
+        """Machines that came before one failed: others may come while all are being ended."""
         self._said: NeuclipError | None = None
         self._looked_at = time.monotonic()
         program.take_error()  # what an earlier attempt left
@@ -102,6 +104,7 @@ class _Attempt:
 
     def _on_tick(self) -> None:
         """End all ranks as soon as one has given up for good, before torchrun starts them again."""
+        self._came = dict(self.heard.came)
         if time.monotonic() - self._looked_at < _LOOK_FOR_ERRORS_S:
             return
         self._looked_at = time.monotonic()
@@ -117,7 +120,7 @@ class _Attempt:
         machines, heard = self.config.machines, self.heard
         if machines == 1 or heard.begun:
             return failure
-        came = ", ".join(f"{name} ({address})" for name, address in heard.came.items())
+        came = ", ".join(f"{name} ({address})" for name, address in self._came.items())
         return ChildError(
             f"the ranks of {machines} machines did not find each other at {heard.endpoint or 'any place'}; came: "
             f"{came or 'none'}. Check that a program starts on every machine, that all of them reach this address "
