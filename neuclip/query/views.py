@@ -3,14 +3,12 @@
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
 import duckdb
 
 from neuclip.journey import identify
 from neuclip.recipe import Recipe
 from neuclip.stage_list import STAGES
-from neuclip.stages.committed import committed_file
 from neuclip.stages.manifest import is_committed
 
 VIEWS = {view: stage.name for stage in STAGES if stage.views for view in stage.views.names}
@@ -42,13 +40,6 @@ class Tables:
     def missing(self) -> dict[str, str]:
         """Views that there are not yet -> the stage they wait for."""
         return {view: stage for view, stage in VIEWS.items() if not self.is_done[stage]}
-
-    def file(self, stage: str, name: str) -> Path:
-        """Return a local path of a file of a committed stage.
-
-        Raises: IntegrityError: if the stage's files are not what was committed.
-        """
-        return committed_file(self.uris[stage], name)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The pairs that enter the stage, in DuckDB: known by uid and content, cut into the groups that are packed together."""
+"""The pairs that enter the stage, in DuckDB: known by uid and content, in the groups that are packed together."""
 
 import hashlib
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""Revisions: what changed a committed acquire stage afterwards, told by its key, so that everything below sees it.
+"""Revisions: what changed a committed stage afterwards, told by its key, so that everything below sees it.
 
-`<root>/acquire/revisions/KEY.json` says that the stage of this key was repaired, or that something was taken down from
+`<root>/<stage>/revisions/KEY.json` says that the stage of this key was repaired, or that something was taken down from
 it. From then on the stage that a recipe means is the one after it: its key has the fingerprint of the revision among
 its inputs. That stage may be revised in its turn.
 """
@@ -23,7 +23,7 @@ Inputs = dict[str, str]
 
 
 class Revision(BaseModel):
-    """Why a committed stage is no longer the last word."""
+    """Why another stage has taken the place of a committed one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,38 +40,38 @@ class Revision(BaseModel):
 
 
 def revise(
-    acquire_uri: str, key: str, kind: Literal["repair", "takedown"], what: dict[str, Any]
+    stage_uri: str, key: str, kind: Literal["repair", "takedown"], what: dict[str, Any]
 ) -> None:
     """Say, by one atomic write, that a stage was revised; one that was revised before has its successor already."""
-    if is_revised(acquire_uri, key):
+    if is_revised(stage_uri, key):
         return
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
     revision = Revision(revises=key, kind=kind, what=what, made_at=made_at)
-    write_bytes(_uri(acquire_uri, key), revision.model_dump_json(indent=1).encode())
+    write_bytes(_uri(stage_uri, key), revision.model_dump_json(indent=1).encode())
 
 
-def is_revised(acquire_uri: str, key: str) -> bool:
+def is_revised(stage_uri: str, key: str) -> bool:
     """Tell whether a stage was revised."""
-    return exists(_uri(acquire_uri, key))
+    return exists(_uri(stage_uri, key))
 
 
-def revised_inputs(acquire_uri: str, inputs: Inputs, key_of: Callable[[Inputs], str]) -> Inputs:
+def revised_inputs(stage_uri: str, inputs: Inputs, key_of: Callable[[Inputs], str]) -> Inputs:
     """Return the inputs of the stage that stands for these now: the same as long as nothing was revised.
 
     Args:
         key_of: makes the stage's key of its inputs.
     Raises: IntegrityError: if a revision cannot be understood.
     """
-    revised = set(list_files(join(acquire_uri, REVISIONS)))
+    revised = set(list_files(join(stage_uri, REVISIONS)))
     now, applied = inputs, list[str]()
     while f"{key_of(now)}.json" in revised:
-        applied.append(_read(_uri(acquire_uri, key_of(now))).fingerprint)
+        applied.append(_read(_uri(stage_uri, key_of(now))).fingerprint)
         now = {**inputs, REVISIONS: digest(applied)}
     return now
 
 
-def _uri(acquire_uri: str, key: str) -> str:
-    return join(acquire_uri, REVISIONS, f"{key}.json")
+def _uri(stage_uri: str, key: str) -> str:
+    return join(stage_uri, REVISIONS, f"{key}.json")
 
 
 def _read(uri: str) -> Revision:
