@@ -16,13 +16,14 @@ from neuclip.acquire.config import PARTITION_VERSION, AcquireConfig
 from neuclip.acquire.listing import PARTITIONS_FILE, Listed, write_listing
 from neuclip.acquire.parts import STAGE
 from neuclip.acquire.raw import COLUMNS, ROWS
-from neuclip.acquire.ready_account import account_for, ready_pairs
+from neuclip.acquire.ready_account import account_for, ready_pairs, ready_texts
 from neuclip.acquire.ready_problems import some
 from neuclip.acquire.ready_shards import ADOPTION_VERSION, ReadyShard, find_shards, ignored_files
 from neuclip.acquire.reasons import likely_cause
 from neuclip.acquire.reconcile import Messages, add_messages, write_rows
 from neuclip.acquire.refusals import REFUSED, Refusals, check_takedowns, takedowns_at
 from neuclip.acquire.table import Row, kept_columns
+from neuclip.acquire.texts import TEXTS_VERSION, commit_texts, count_texts
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
 from neuclip.foundation.progress import Progress
@@ -31,6 +32,7 @@ from neuclip.stages.keys import digest
 from neuclip.stages.ledger import Ledger, add_ledgers
 from neuclip.stages.manifest import PARTS, Manifest, is_committed, read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
+from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import join, name_of
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ def run_adopt(
         )
     taken_down = takedowns_at(root)
     adoption = _Adoption(config, root, workspace, taken_down, force=force)
-    manifests = _verified(shards, adoption, config.adopt, progress)
+    manifests, texts = _verified(shards, adoption, config.adopt, progress)
     manifests = adoption.without_unwanted(shards, manifests)
     check_takedowns(root, taken_down)
     ledger = add_ledgers(manifest.ledger for manifest in manifests)
@@ -67,7 +69,7 @@ def run_adopt(
     _check_any_image(ledger, messages, config)
     _check_failed_share(ledger, config)
     adoption.write_columns(shards, manifests)
-    _write_index(shards, manifests, workspace)
+    _write_index(shards, manifests, texts, workspace)
     progress(STAGE, done=len(shards), total=len(shards), note=ledger.describe())
     return Outcome(
         ledger=ledger,
@@ -77,6 +79,7 @@ def run_adopt(
             "reused": adoption.num_reused,
             "reasons": ledger.dropped,
             "messages": messages,
+            "texts": count_texts(texts),
             "ignored_files": {
                 why: {"count": len(names), "names": some(names)} for why, names in ignored.items()
             },
@@ -88,17 +91,19 @@ def run_adopt(
 
 def _verified(
     shards: Sequence[ReadyShard], adoption: "_Adoption", source: str, progress: Progress
-) -> list[Manifest]:
-    """Return the part of each shard.
+) -> tuple[list[Manifest], list[Manifest]]:
+    """Return the part of each shard, and the part with its texts.
 
     Raises: DataError: naming the shards that cannot be adopted, once all were looked at.
     """
     manifests: list[Manifest] = []
+    texts: list[Manifest] = []
     broken: list[str] = []
     for number, shard in enumerate(shards):
         progress(STAGE, done=number, total=len(shards), note=f"verifying shard {shard.name}")
         try:
             manifests.append(adoption.part(shard))
+            texts.append(adoption.texts(shard))
         except DataError as error:
             broken.append(str(error))
         except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
@@ -110,7 +115,7 @@ def _verified(
             f"{'; '.join(broken[:_SHOWN])}. Write these shards anew, or move their files out of the folder (gaps in "
             "the numbers do no harm), then run again: the others are kept"
         )
-    return manifests
+    return manifests, texts
 
 
 class _Adoption:
@@ -128,9 +133,10 @@ class _Adoption:
         self.num_reused = 0
         self._config, self._root, self._workspace, self._force = config, root, workspace, force
         self._taken_down = taken_down
-        columns = {"url_column", "caption_column", "uid_column", "caption_columns"}
-        names = {"adopted_caption", *columns}
+        # The alt text is among them where uids are derived from it; other texts change no part but theirs.
+        names = {"url_column", "uid_column", "caption_column", "adopted_caption"}
         self._section = {name: v for name, v in config.keyed().items() if name in names}
+        self._texts: dict[str, ArrowTable] = {}
         self._version = [PARTITION_VERSION, ADOPTION_VERSION]
 
     def part(self, shard: ReadyShard) -> Manifest:
@@ -171,6 +177,7 @@ class _Adoption:
                     for reason, count in account.problems.items()
                 )
                 log.warning("shard %s: %s", shard.tar, told)
+            self._texts[shard.name] = account.texts
             summary = {
                 "messages": account.messages,
                 "problems": account.problems,
@@ -180,6 +187,28 @@ class _Adoption:
             return Outcome(ledger=account.ledger, summary=summary)
 
         return commit_stage(identity, verify, force=True)[0]
+
+    def texts(self, shard: ReadyShard) -> Manifest:
+        """Return the part with the texts of a shard; they are read again if it was not verified now."""
+        key = digest(
+            {
+                "texts_version": [TEXTS_VERSION, *self._version],
+                "adopted": {**self._section, "caption_columns": self._config.caption_columns},
+                "shard": [shard.name, *shard.tags],
+            }
+        )
+        uri = join(self._root, STAGE, PARTS, key)
+        found = self._texts.pop(shard.name, None)
+        if is_committed(uri) and found is None:
+            return read_manifest(uri)
+        if found is None:
+            found = ready_texts(
+                shard,
+                self._config,
+                scratch=self._workspace.scratch,
+                taken_down=self._taken_down,
+            )
+        return commit_texts(key, found, root=self._root, of=name_of(shard.tar), force=True)
 
     def without_unwanted(
         self, shards: Sequence[ReadyShard], manifests: list[Manifest]
@@ -266,7 +295,7 @@ class _Adoption:
         def drop(workspace: Workspace) -> Outcome:
             rows = pq.read_table(self._rows_path(part)).to_pylist()
             for place, reason in reasons.items():
-                kept = {name: rows[place][name] for name in ("uid", "url", "captions")}
+                kept = {name: rows[place][name] for name in ("uid", "url")}
                 rows[place] = {
                     **dict.fromkeys(rows[place]),
                     **kept,
@@ -343,16 +372,20 @@ def _problems(shards: Sequence[ReadyShard], manifests: Sequence[Manifest]) -> di
 
 
 def _write_index(
-    shards: Sequence[ReadyShard], manifests: Sequence[Manifest], workspace: Workspace
+    shards: Sequence[ReadyShard],
+    manifests: Sequence[Manifest],
+    texts: Sequence[Manifest],
+    workspace: Workspace,
 ) -> None:
     rows = [
         Listed(
             part=manifest.key,
+            texts=of_part.key,
             file=name_of(shard.table or shard.tar),
             first_row=0,
             rows=manifest.ledger.entered,
             out=manifest.ledger.out,
         )
-        for shard, manifest in zip(shards, manifests, strict=True)
+        for shard, manifest, of_part in zip(shards, manifests, texts, strict=True)
     ]
     write_listing(rows, workspace.output / PARTITIONS_FILE)

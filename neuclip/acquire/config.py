@@ -8,9 +8,9 @@ from neuclip.egress.config import EgressConfig
 from neuclip.foundation.config import RESERVED, Section, unkeyed
 from neuclip.storage.places import Place
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 """Raised when the stage's output for the same recipe and inputs changes."""
-PARTITION_VERSION = 1
+PARTITION_VERSION = 2
 """Raised when what becomes of the same rows changes: all partitions are then fetched anew."""
 
 DELIMITED_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")

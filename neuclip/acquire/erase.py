@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from neuclip.acquire.adopted_tar import adopted_tar
@@ -17,6 +16,7 @@ from neuclip.acquire.reasons import REPEATS
 from neuclip.acquire.reconcile import ROWS_SCHEMA
 from neuclip.acquire.refusals import TAKEN_DOWN, Refusals
 from neuclip.acquire.retries import REPAIRS, ROUND, Attempts, total_ledger
+from neuclip.acquire.texts import TEXTS, is_text_part
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import (
     PARTS,
@@ -25,11 +25,10 @@ from neuclip.stages.manifest import (
     is_committed,
     read_manifest,
 )
-from neuclip.stages.open_folder import OpenFolder
+from neuclip.stages.open_folder import OpenFolder, blank_rows, uids_in
 from neuclip.storage.blank import blank_members, stem_of
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import list_folders
-from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import join
 
 Record = dict[str, Any]
@@ -57,7 +56,7 @@ def find_rows(acquire_uri: str, refusals: Refusals) -> Iterator[Found]:
     """
     for part in list_folders(join(acquire_uri, PARTS)):
         uri = join(acquire_uri, PARTS, part)
-        if not is_committed(uri):
+        if not is_committed(uri) or is_text_part(read_manifest(uri)):
             continue
         columns = ["uid", "url", "status", "reason"]
         found: list[Record] = []
@@ -113,7 +112,7 @@ def update_stage(
     for key in parts:
         name = f"{COLUMNS}/{key}.parquet"
         if folder.holds(name):
-            _blank_columns(folder, name, uids)
+            blank_rows(folder, name, uids)
     if folder.holds(PARTITIONS_FILE):
         listed = pq.read_table(local_copy(join(folder.uri, PARTITIONS_FILE)))
         out = [parts[key].ledger.out for key in listed["part"].to_pylist()]
@@ -129,24 +128,29 @@ def update_stage(
     folder.close(takedown, ledger=ledger, summary=summary)
 
 
+def find_texts(acquire_uri: str, uids: Collection[str]) -> list[str]:
+    """Return the committed text parts with a row of one of the pairs."""
+    return [
+        part
+        for part in list_folders(join(acquire_uri, PARTS))
+        if is_committed(uri := join(acquire_uri, PARTS, part))
+        and is_text_part(read_manifest(uri))
+        and uids_in(join(uri, TEXTS), uids)
+    ]
+
+
+def erase_texts(uri: str, uids: Collection[str], takedown: int, scratch: Path) -> None:
+    """Erase the texts of pairs from a text part; their rows stay, for others stand beside them."""
+    folder = OpenFolder(uri, read_manifest(uri), scratch)
+    blank_rows(folder, TEXTS, uids)
+    folder.close(takedown)
+
+
 def _erased(row: Record) -> Record:
     """Return a row of which only the uid is left; one that repeats a uid stays a repeat."""
     reason = row["reason"] if row["reason"] in REPEATS else TAKEN_DOWN
     nothing: Record = dict.fromkeys(ROWS_SCHEMA.names)
-    return {**nothing, "uid": row["uid"], "captions": [], "status": "failed", "reason": reason}
-
-
-def _blank_columns(folder: OpenFolder, name: str, uids: Sequence[str]) -> None:
-    table: ArrowTable = pq.read_table(local_copy(join(folder.uri, name)))
-    is_named = pc.is_in(table["uid"], pa.array(uids, pa.string()))  # pyright: ignore[reportAttributeAccessIssue]
-    if not pc.any(is_named).as_py():  # pyright: ignore[reportAttributeAccessIssue]
-        return
-    for place, column in enumerate(table.column_names):
-        if column != "uid":
-            nothing = pa.scalar(None, table.schema.field(column).type)
-            blanked = pc.if_else(is_named, nothing, table[column])  # pyright: ignore[reportAttributeAccessIssue]
-            table = table.set_column(place, column, blanked)
-    folder.replace(name, lambda path: pq.write_table(table, path))
+    return {**nothing, "uid": row["uid"], "status": "failed", "reason": reason}
 
 
 def _all_attempts(stage: Manifest, parts: dict[str, Manifest]) -> list[Attempts]:

@@ -17,6 +17,7 @@ PARTITIONS_FILE = "partitions.parquet"
 LISTING_SCHEMA = pa.schema(
     [
         ("part", pa.string()),
+        ("texts", pa.string()),
         ("file", pa.string()),
         ("first_row", pa.int64()),
         ("rows", pa.int64()),
@@ -28,8 +29,9 @@ LISTING_SCHEMA = pa.schema(
 )
 """One row for each partition in order.
 
-first_row: of the file, null in a retry, whose rows are not consecutive; first_uid: of its first row; repairs: of
-a retry, the partition whose failed rows it holds again; round: 0, in a retry which repair it came from.
+texts: the part with its texts, row by row beside it; first_row: of the file, null in a retry, whose rows are not
+consecutive; first_uid: of its first row; repairs: of a retry, the partition whose failed rows it holds again; round: 0,
+in a retry which repair it came from.
 """
 
 
@@ -38,6 +40,7 @@ class Listed:
     """One row of the listing."""
 
     part: str
+    texts: str
     file: str
     first_row: int | None
     rows: int

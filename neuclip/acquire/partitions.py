@@ -16,6 +16,7 @@ from neuclip.acquire.reasons import DUPLICATE_UID, REPEATED_ROW
 from neuclip.acquire.refusals import REFUSED, Refusals
 from neuclip.acquire.slices import slices_of
 from neuclip.acquire.table import Row, kept_columns, read_rows, settle_types, table_files
+from neuclip.acquire.texts import text_table, texts_key
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
 from neuclip.stages.keys import digest
@@ -25,7 +26,6 @@ PLAN_SCHEMA = pa.schema(
     [
         ("uid", pa.string()),
         ("url", pa.string()),
-        ("captions", pa.map_(pa.string(), pa.list_(pa.string()))),
         ("reason", pa.string()),
         ("sha256", pa.string()),
     ]
@@ -64,6 +64,9 @@ class Partition:
     num_rows: int
     num_to_fetch: int
     plan_path: Path
+    texts_path: Path | None = None
+    """The texts of the rows, of TEXTS_SCHEMA, row by row beside them; none where they are only fetched."""
+    texts_key: str = ""
     columns_path: Path | None = None
     """The columns that are kept, row by row beside the planned rows; none if the recipe keeps none."""
     first_uid: str | None = None
@@ -88,13 +91,13 @@ def plan(
 ) -> list[Partition]:
     """Read the whole table and cut it into partitions, in order of file name and row.
 
-    A partition's key is the hash of its rows and of the fetch settings, so a file that is added, and rows that are
-    appended, leave all other partitions alone.
+    A partition's key is the hash of its rows, without their texts, and of the fetch settings: a file that is added, and
+    rows that are appended, leave all other partitions alone, and so does another column of texts.
 
     Args:
         stage_version: of what becomes of the same rows.
         known: slices that earlier runs made partitions of; rows that are in none are cut by `partition_rows`.
-        taken_down: pairs that are not to be fetched, and keep neither URL nor captions. Keys do not tell of them:
+        taken_down: pairs that are not to be fetched, and keep neither URL nor texts. Keys do not tell of them:
             what a takedown left of a committed partition is still that partition.
 
     Raises: DataError: if the table is empty, unreadable, or has a uid twice (see on_duplicate_uid).
@@ -176,6 +179,8 @@ class _Table:
         path = self._folder / f"{len(self.planned):08d}.parquet"
         rows = [_without(row, self._taken_down) for row in found] if self._taken_down else found
         _write(rows, path)
+        texts_path = path.with_suffix(".texts.parquet")
+        pq.write_table(text_table(rows), texts_path)
         columns_path = None
         if self._config.keep_columns:
             columns_path = path.with_suffix(".columns.parquet")
@@ -187,6 +192,8 @@ class _Table:
             num_rows=len(rows),
             num_to_fetch=sum(row.reason is None for row in rows),
             plan_path=path,
+            texts_path=texts_path,
+            texts_key=texts_key(found),
             columns_path=columns_path,
             first_uid=rows[0].uid,
         )
@@ -214,13 +221,12 @@ def _without(row: Row, taken_down: Refusals) -> Row:
     if not taken_down.names_pair(row.uid, row.url):
         return row
     kept = tuple(None for _ in row.kept)
-    return replace(row, url=None, captions={}, reason=row.reason or REFUSED, kept=kept)
+    reason = row.reason or REFUSED
+    return replace(row, url=None, captions={}, unusable={}, reason=reason, kept=kept)
 
 
 def _key(rows: list[Row], settings: Settings) -> str:
-    content = [
-        [row.uid, row.url, row.captions, row.reason, *filter(None, [row.sha256])] for row in rows
-    ]
+    content = [[row.uid, row.url, row.reason, *filter(None, [row.sha256])] for row in rows]
     return digest({**settings, "rows": content})
 
 
@@ -229,7 +235,6 @@ def _write(rows: list[Row], path: Path) -> None:
         {
             "uid": [row.uid for row in rows],
             "url": [row.url for row in rows],
-            "captions": [list(row.captions.items()) for row in rows],
             "reason": [row.reason for row in rows],
             "sha256": [row.sha256 for row in rows],
         },

@@ -4,10 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from neuclip.acquire.config import PARTITION_VERSION, AcquireConfig
 from neuclip.acquire.download import Shard
 from neuclip.acquire.partitions import Partition, fetch_settings
 from neuclip.acquire.reconcile import Account, Messages, reconcile
+from neuclip.acquire.texts import chosen_texts, commit_texts
 from neuclip.acquire.throughput import Throughput
 from neuclip.foundation.progress import Progress
 from neuclip.stages.ledger import Ledger
@@ -80,6 +83,30 @@ class Parts:
         for partition, account in self._held:
             self._commit(partition, account)
         self._held.clear()
+
+    def commit_texts(self, *, force: bool) -> list[Manifest]:
+        """Commit the texts of all partitions that are not there; return them in order."""
+        texts: list[Manifest] = []
+        for partition in self.planned:
+            assert partition.texts_path is not None
+            texts.append(
+                commit_texts(
+                    partition.texts_key,
+                    partition.texts_path,
+                    root=self._root,
+                    of=partition.file,
+                    force=force,
+                )
+            )
+        return texts
+
+    def commit_texts_of_retry(
+        self, base: Partition, uids: Sequence[str], *, force: bool
+    ) -> Manifest:
+        """Commit the texts of rows of a partition that were tried again."""
+        assert base.texts_path is not None
+        key, table = chosen_texts(pq.read_table(base.texts_path), uids)
+        return commit_texts(key, table, root=self._root, of=base.file, force=force)
 
     def failed_hosts(self) -> dict[str, int]:
         """Return the hosts with most failures, those held back among them."""

@@ -1,8 +1,10 @@
-"""What acquire committed, for the stages below: partition folders with `rows.parquet`, and where their images lie."""
+"""What acquire committed, for the stages below: partitions with `rows.parquet`, their images, and their texts."""
 
 from pathlib import Path
 
 from neuclip.acquire.adopted_tar import adopted_tar, check_unchanged
+from neuclip.acquire.listing import read_listing
+from neuclip.acquire.texts import TEXTS
 from neuclip.stages.committed import committed_file
 from neuclip.stages.manifest import part_uri, read_manifest, verify_sizes
 from neuclip.storage.cache import local_copy
@@ -26,6 +28,19 @@ def partition_folders(acquire_uri: str) -> list[str]:
         verify_sizes(folder, manifest)
     check_unchanged(tar for manifest in manifests.values() if (tar := adopted_tar(manifest)))
     return folders
+
+
+def text_folders(acquire_uri: str) -> list[str]:
+    """Return the folders with the texts of all partitions, in their order, after checking their size."""
+    folders = [part_uri(acquire_uri, row["texts"]) for row in read_listing(acquire_uri)]
+    for folder in folders:
+        verify_sizes(folder, read_manifest(folder))
+    return folders
+
+
+def texts_paths(acquire_uri: str) -> list[Path]:
+    """Return local paths of the texts of all partitions, in order."""
+    return [committed_file(folder, TEXTS) for folder in text_folders(acquire_uri)]
 
 
 def rows_paths(acquire_uri: str) -> list[Path]:

@@ -26,9 +26,11 @@ from neuclip.acquire.reasons import reason_of
 from neuclip.acquire.reconcile import ROWS_SCHEMA, Messages, write_rows
 from neuclip.acquire.refusals import REFUSED, Refusals
 from neuclip.acquire.table import ALT
+from neuclip.acquire.texts import text_table
 from neuclip.foundation.text import printable
 from neuclip.stages.ledger import Ledger
 from neuclip.storage.files import get_file
+from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import is_local, local_part
 
 _DETAIL_CHARACTERS = 200
@@ -46,6 +48,8 @@ class ShardAccount:
     names: dict[str, list[str]]
     """The first names of each problem that has any."""
     tar: AdoptedTar
+    texts: ArrowTable
+    """The texts of the rows, of TEXTS_SCHEMA."""
 
 
 def account_for(
@@ -67,15 +71,9 @@ def account_for(
     """
     with _here(shard.tar, scratch) as path, path.open("rb") as tar:
         members = read_members(path)
-        rows = [
-            _outcome(
-                _as_trained(row, members, tar.fileno(), config),
-                members,
-                tar.fileno(),
-                taken_down or Refusals(),
-            )
-            for row in _rows(shard, path, members, config)
-        ]
+        found = _trained_rows(shard, path, members, tar.fileno(), config)
+        lists = taken_down or Refusals()
+        rows = [_outcome(row, members, tar.fileno(), lists) for row in found]
         named = {row["member"] for row in rows if row["member"]}
         for image in members.images.values():
             if image.name not in named:
@@ -89,7 +87,21 @@ def account_for(
         )
     ledger, messages = write_rows(rows, folder / ROWS)
     problems = members.problems
-    return ShardAccount(ledger, messages, dict(problems), problems.named(), record)
+    return ShardAccount(
+        ledger, messages, dict(problems), problems.named(), record, _texts(found, lists)
+    )
+
+
+def ready_texts(
+    shard: ReadyShard, config: AcquireConfig, *, scratch: Path, taken_down: Refusals
+) -> ArrowTable:
+    """Read the texts of a shard alone, of TEXTS_SCHEMA, row by row beside its account.
+
+    Raises: DataError: as `account_for`.
+    """
+    with _here(shard.tar, scratch) as path, path.open("rb") as tar:
+        found = _trained_rows(shard, path, read_members(path), tar.fileno(), config)
+    return _texts(found, taken_down)
 
 
 def ready_pairs(shard: ReadyShard, config: AcquireConfig, *, scratch: Path) -> list[ReadyRow]:
@@ -115,6 +127,23 @@ def _here(uri: str, scratch: Path) -> Generator[Path]:
         yield path
 
 
+def _trained_rows(
+    shard: ReadyShard, path: Path, members: TarMembers, descriptor: int, config: AcquireConfig
+) -> list[ReadyRow]:
+    rows = _rows(shard, path, members, config)
+    return [_as_trained(row, members, descriptor, config) for row in rows]
+
+
+def _texts(rows: list[ReadyRow], taken_down: Refusals) -> ArrowTable:
+    """Return the texts of all rows, none of those that were taken down."""
+    return text_table(
+        replace(row.pair, captions={}, unusable={})
+        if taken_down.names_pair(row.pair.uid, row.pair.url)
+        else row.pair
+        for row in rows
+    )
+
+
 def _rows(
     shard: ReadyShard, path: Path, members: TarMembers, config: AcquireConfig
 ) -> Iterator[ReadyRow]:
@@ -136,34 +165,34 @@ def _as_trained(
             problems.note("captions of the table or JSON, for there is no .txt", key)
         return row
     captions = {name: texts for name, texts in row.pair.captions.items() if name != ALT}
+    unusable = {name: count for name, count in row.pair.unusable.items() if name != ALT}
     text, why = _text(member, descriptor)
     if why:
-        pair = replace(row.pair, reason="bad_text")
-        return replace(row, pair=pair, message=f"{printable(key)}.txt {why}")
+        problems.note(f"captions that cannot be used: .txt {why}", key)
+        return replace(row, pair=replace(row.pair, captions=captions, unusable=unusable | {ALT: 1}))
     if text != "".join(row.pair.captions.get(ALT, [""])[:1]).strip():
         problems.note("captions of .txt and table or JSON that differ; the .txt is taken", key)
     alt = {ALT: [text]} if text else {}
-    reason = None if row.pair.reason == "bad_text" else row.pair.reason
-    return replace(row, pair=replace(row.pair, captions=alt | captions, reason=reason))
+    return replace(row, pair=replace(row.pair, captions=alt | captions, unusable=unusable))
 
 
 def _text(member: Member, descriptor: int) -> tuple[str, str]:
     """Return a text, and why it cannot be read, empty if it can."""
     if member.size > MAX_TEXT_BYTES:
-        return "", f"has {member.size} bytes, at most {MAX_TEXT_BYTES} are read"
+        return "", f"of more than {MAX_TEXT_BYTES} bytes"
     try:
         return read_member(descriptor, member).decode("utf-8").strip(), ""
-    except UnicodeDecodeError as error:
-        return "", f"is not UTF-8: {error}"
+    except UnicodeDecodeError:
+        return "", "that is not UTF-8"
 
 
 def _outcome(row: ReadyRow, members: TarMembers, descriptor: int, taken_down: Refusals) -> Record:
     nothing: Record = dict.fromkeys(ROWS_SCHEMA.names)
-    outcome: Record = {**nothing, "uid": row.pair.uid, "captions": [], "status": "failed"}
+    outcome: Record = {**nothing, "uid": row.pair.uid, "status": "failed"}
     if taken_down.names_pair(row.pair.uid, row.pair.url):
         return {**outcome, "reason": REFUSED}
-    outcome |= {"url": row.pair.url, "captions": list(row.pair.captions.items())}
-    if not row.is_success or row.pair.reason == "bad_text":
+    outcome["url"] = row.pair.url
+    if not row.is_success:
         reason = row.pair.reason or reason_of(row.status, row.message)
         return {**outcome, "reason": reason, "detail": (row.message or "")[:_DETAIL_CHARACTERS]}
     image = None if row.key is None else members.images.get(row.key)

@@ -11,7 +11,6 @@ REASONS = (
     "bad_scheme",
     *REPEATS,
     "refused",
-    "bad_text",
     "bad_url",
     "private_address",
     "bad_port",
@@ -44,7 +43,7 @@ REASONS = (
     "unreadable_shard",
     "taken_down",
 )
-"""Every reason there is, in the order in which they are found: the first seven before anything is fetched,
+"""Every reason there is, in the order in which they are found: the first six before anything is fetched,
 missing_image, missing_row and unreadable_shard in adopted shards only."""
 
 NETWORK_REASONS = frozenset({"dns", "connection", "timeout", "robots_unreachable"})
@@ -111,7 +110,7 @@ _CAUSES = (
     ),
     (frozenset({"sha256_mismatch"}), "the pictures have changed since the table was made"),
     (
-        frozenset({"bad_text", "bad_url"}),
+        frozenset({"bad_url"}),
         "the table is not UTF-8: convert it (iconv -f LATIN1 -t UTF-8, for example)",
     ),
     (

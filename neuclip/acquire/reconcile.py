@@ -23,7 +23,6 @@ ROWS_SCHEMA = pa.schema(
     [
         ("uid", pa.string()),
         ("url", pa.string()),
-        ("captions", pa.map_(pa.string(), pa.list_(pa.string()))),
         ("status", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
@@ -159,7 +158,7 @@ def _outcome(
     members: dict[str, tarfile.TarInfo],
     fetch_records: Mapping[str, FetchRecord],
 ) -> Record:
-    outcome: Record = {name: row[name] for name in ("uid", "url", "captions")}
+    outcome: Record = {name: row[name] for name in ("uid", "url")}
     outcome["status"] = "failed"
     if row["reason"] is not None:
         return {**outcome, "reason": row["reason"]}

@@ -21,6 +21,7 @@ from neuclip.acquire.retries import (
     in_rounds,
     total_ledger,
 )
+from neuclip.acquire.texts import count_texts
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
 from neuclip.stages.committed import committed_file
@@ -60,7 +61,7 @@ def run_acquire(
     acquire_uri = join(root, STAGE)
     _check_failed_share(_ledger(parts, acquire_uri), parts.failed_hosts(), config)
     parts.commit_held()
-    return assemble(parts, acquire_uri, workspace, num_reused=num_reused)
+    return assemble(parts, acquire_uri, workspace, num_reused=num_reused, force=force)
 
 
 def plan_parts(
@@ -108,18 +109,26 @@ def fetch(
         )
 
 
-def assemble(parts: Parts, acquire_uri: str, workspace: Workspace, *, num_reused: int) -> Outcome:
+def assemble(
+    parts: Parts, acquire_uri: str, workspace: Workspace, *, num_reused: int, force: bool
+) -> Outcome:
     """Write what the stage says of its partitions: they first, in the order of the table, retries after them."""
     all_attempts = find_attempts(acquire_uri, [parts.committed[part.key] for part in parts.planned])
+    texts = parts.commit_texts(force=force)
     partition_of = {partition.key: partition for partition in parts.planned}
     retries = list(in_rounds(all_attempts))
     ledger = total_ledger(acquire_uri, all_attempts)
-    listed = [_listed(partition, parts.committed) for partition in parts.planned]
+    listed = [
+        _listed(partition, parts.committed, of_part.key)
+        for partition, of_part in zip(parts.planned, texts, strict=True)
+    ]
     for number, attempts, manifest in retries:
         base = partition_of[attempts.base.key]
+        uids = _uids(join(acquire_uri, PARTS, manifest.key))
         listed.append(
             Listed(
                 part=manifest.key,
+                texts=parts.commit_texts_of_retry(base, uids, force=force).key,
                 file=base.file,
                 first_row=None,
                 rows=manifest.ledger.entered,
@@ -128,7 +137,7 @@ def assemble(parts: Parts, acquire_uri: str, workspace: Workspace, *, num_reused
                 round=number,
             )
         )
-        _write_columns(base, join(acquire_uri, PARTS, manifest.key), manifest, workspace.output)
+        _write_columns(base, uids, workspace.output / COLUMNS / f"{manifest.key}.parquet")
     for partition in parts.planned:
         if partition.columns_path is not None:
             (workspace.output / COLUMNS).mkdir(exist_ok=True)
@@ -141,13 +150,15 @@ def assemble(parts: Parts, acquire_uri: str, workspace: Workspace, *, num_reused
         "repaired": sum(manifest.ledger.out for _, _, manifest in retries),
         "reasons": ledger.dropped,
         "messages": add_messages(parts.messages),
+        "texts": count_texts(texts),
     }
     return Outcome(ledger=ledger, summary=summary, parts=[row.part for row in listed])
 
 
-def _listed(partition: Partition, committed: dict[str, Manifest]) -> Listed:
+def _listed(partition: Partition, committed: dict[str, Manifest], texts: str) -> Listed:
     return Listed(
         part=partition.key,
+        texts=texts,
         file=partition.file,
         first_row=partition.first_row,
         rows=partition.num_rows,
@@ -156,15 +167,17 @@ def _listed(partition: Partition, committed: dict[str, Manifest]) -> Listed:
     )
 
 
-def _write_columns(base: Partition, part_uri: str, manifest: Manifest, output: Path) -> None:
+def _uids(part_uri: str) -> list[str]:
+    return pq.read_table(committed_file(part_uri, ROWS), columns=["uid"])["uid"].to_pylist()
+
+
+def _write_columns(base: Partition, uids: list[str], target: Path) -> None:
     """Give a retry the kept columns of its rows; the first row of a uid is the one that was fetched."""
     if base.columns_path is None:
         return
     columns = pq.read_table(base.columns_path)
     place = {uid: number for number, uid in reversed(list(enumerate(columns["uid"].to_pylist())))}
-    uids = pq.read_table(committed_file(part_uri, ROWS), columns=["uid"])["uid"].to_pylist()
-    (output / COLUMNS).mkdir(exist_ok=True)
-    target = output / COLUMNS / f"{manifest.key}.parquet"
+    target.parent.mkdir(exist_ok=True)
     pq.write_table(columns.take([place[uid] for uid in uids]), target)
 
 

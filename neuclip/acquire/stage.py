@@ -1,12 +1,15 @@
 """The acquire stage."""
 
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
 from neuclip.acquire.config import STAGE_VERSION, TABLE_SUFFIXES, AcquireConfig
 from neuclip.stages.keys import fingerprint
-from neuclip.stages.stage import Job, Stage, Views
+from neuclip.stages.manifest import PARTS
+from neuclip.stages.stage import Erasures, Job, Stage, Views
 from neuclip.stages.workspace import Outcome, Workspace
+from neuclip.storage.uris import join
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,13 +36,24 @@ def _run(job: Job[AcquireConfig], workspace: Workspace) -> Outcome:
     )
 
 
+def _erasures(stage_uri: str, uids: Collection[str]) -> Erasures:
+    from neuclip.acquire.erase import erase_texts, find_texts
+
+    return {
+        part: partial(erase_texts, join(stage_uri, PARTS, part), uids)
+        for part in find_texts(stage_uri, uids)
+    }
+
+
 def _add_views(
     connection: "duckdb.DuckDBPyConnection", uri: str, mentioned: Collection[str]
 ) -> None:
-    from neuclip.acquire.views import add_rows
+    from neuclip.acquire.views import add_rows, add_texts
 
     if "rows" in mentioned:
         add_rows(connection, uri)
+    if "texts" in mentioned:
+        add_texts(connection, uri)
 
 
 def _tell(pair: "Pair", uri: str) -> "Told":
@@ -56,6 +70,7 @@ ACQUIRE = Stage(
     inputs=_inputs,
     is_revisable=True,
     has_progress=True,
-    views=Views(("rows",), _add_views),
+    erasures=_erasures,
+    views=Views(("rows", "texts"), _add_views),
     tell=_tell,
 )

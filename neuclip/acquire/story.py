@@ -1,13 +1,15 @@
 """What acquire tells of a pair: which row it was, and what became of it."""
 
-from neuclip.acquire.listing import PARTITIONS_FILE
+from neuclip.acquire.listing import PARTITIONS_FILE, read_listing
 from neuclip.acquire.raw import ROWS, partition_folders
 from neuclip.acquire.reasons import REPEATS
 from neuclip.acquire.refusals import TAKEDOWNS, TAKEN_DOWN
+from neuclip.acquire.texts import TEXTS
 from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.ids import UID_LENGTH, is_uid
 from neuclip.stages.committed import committed_file
+from neuclip.stages.manifest import part_uri
 from neuclip.stages.telling import OF_FILES, Facts, Pair, Told
 from neuclip.storage.uris import name_of
 
@@ -38,7 +40,7 @@ def tell(pair: Pair, uri: str) -> Told:
         **_origin(pair, uri, paths[first["filename"]], first["file_row_number"]),
         **{name: value for name, value in row.items() if name not in _NO_FACTS},
     }
-    facts["captions"] = dict(row["captions"])
+    facts |= _texts(pair, uri, pair.known["partition"])
     if len(tries) > 1:
         facts["tries"] = [
             {
@@ -52,6 +54,18 @@ def tell(pair: Pair, uri: str) -> Told:
     if len(found) > len(tries):
         facts["rows_with_this_uid"] = len(found) - len(tries) + 1
     return facts, "" if row["status"] == "success" else _why_not_there(row)
+
+
+def _texts(pair: Pair, uri: str, partition: str) -> Facts:
+    """Tell the captions of a pair, and how many of its texts cannot be used."""
+    place = name_of(partition)
+    texts = next(row["texts"] for row in read_listing(uri) if row["part"] == place)
+    row = pair.one(
+        "SELECT captions, unusable FROM read_parquet($path) WHERE uid = $uid LIMIT 1",
+        committed_file(part_uri(uri, texts), TEXTS),
+    )
+    captions, unusable = (dict(row["captions"]), dict(row["unusable"])) if row else ({}, {})
+    return {"captions": captions, **({"unusable_texts": unusable} if unusable else {})}
 
 
 def _origin(pair: Pair, uri: str, partition: str, number: int) -> Facts:

@@ -7,7 +7,7 @@ import logging
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,14 @@ class Row:
     uid: str
     url: str | None
     captions: dict[str, list[str]]
+    """Source -> its texts that can be used."""
     reason: str | None
     sha256: str | None = None
     """Hex digest that the downloaded bytes must have, None if the table does not say."""
     kept: tuple[Any, ...] = ()
     """Values of the columns that are kept."""
+    unusable: dict[str, int] = field(default_factory=dict[str, int])
+    """Source -> how many of its texts are endless or no UTF-8."""
     is_derived: bool = False
     """The uid is the hash of URL and caption, so a row with the same uid is the same row."""
 
@@ -164,33 +167,47 @@ def settle_types(paths: list[Path]) -> None:
 
 
 def row_of(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) -> Row:
-    """Read one record as a pair; what is no UTF-8 text, or is endless, costs that row, not the table.
+    """Read one record as a pair; what is no UTF-8 text, or is endless, costs that text, not the row.
 
     Raises: DataError: if a value is not what its column should hold.
     """
     url = _url(record.get(config.url_column), where, config)
     columns = {ALT: config.caption_column, **config.caption_columns}
-    captions = {
+    found = {
         source: texts
         for source, column in columns.items()
         if (texts := _texts(record.get(column), where, column))
     }
-    reason = _reason(url, captions)
-    endless = {
-        source for source, texts in captions.items() if max(map(len, texts)) > _TEXT_CHARACTERS
-    }
-    for source in endless:
-        captions[source] = [text[:_TEXT_CHARACTERS] for text in captions[source]]
-    url, captions = _mended(url), _mended(captions)
     if has_uid:
         uid = _uid(record.get(config.uid_column), where, config)
     else:
-        uid = uid_of(url or "", captions.get(ALT, [""])[0])
-    kept = tuple(_mended(record.get(column)) for column in config.keep_columns)
-    sha256 = _sha256(record.get(config.sha256_column), where, config)
-    captions = {source: texts for source, texts in captions.items() if source not in endless}
-    url = url and url[:_URL_CHARACTERS]
-    return Row(uid, url, captions, reason, sha256, kept, is_derived=not has_uid)
+        alt = found.get(ALT, [""])[0][:_TEXT_CHARACTERS]
+        uid = uid_of(_mended(url) or "", _mended(alt))
+    captions, unusable = usable_texts(found)
+    return Row(
+        uid=uid,
+        url=url and _mended(url)[:_URL_CHARACTERS],
+        captions=captions,
+        reason=_reason(url),
+        sha256=_sha256(record.get(config.sha256_column), where, config),
+        kept=tuple(_mended(record.get(column)) for column in config.keep_columns),
+        unusable=unusable,
+        is_derived=not has_uid,
+    )
+
+
+def usable_texts(found: Mapping[str, list[str]]) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """Return the texts of each source that can be used, and how many of each cannot."""
+    usable = {source: list(filter(_is_usable, texts)) for source, texts in found.items()}
+    lost = {source: len(found[source]) - len(texts) for source, texts in usable.items()}
+    return (
+        {source: texts for source, texts in usable.items() if texts},
+        {source: count for source, count in lost.items() if count},
+    )
+
+
+def _is_usable(text: str) -> bool:
+    return len(text) <= _TEXT_CHARACTERS and not _NO_TEXT.search(text)
 
 
 def _url(value: object, where: str, config: AcquireConfig) -> str | None:
@@ -203,16 +220,13 @@ def _url(value: object, where: str, config: AcquireConfig) -> str | None:
     return value.strip() or None
 
 
-def _reason(url: str | None, captions: dict[str, list[str]]) -> str | None:
+def _reason(url: str | None) -> str | None:
     if url is None:
         return "no_url"
     if not is_web_address(url):
         return "bad_scheme"
-    if len(url) > _URL_CHARACTERS or "\0" in url or _NO_TEXT.search(url):
-        return "bad_url"
-    texts = [text for texts in captions.values() for text in texts]
-    is_broken = any(len(text) > _TEXT_CHARACTERS or _NO_TEXT.search(text) for text in texts)
-    return "bad_text" if is_broken else None
+    is_bad = len(url) > _URL_CHARACTERS or "\0" in url or _NO_TEXT.search(url)
+    return "bad_url" if is_bad else None
 
 
 def _is_missing(value: object) -> bool:

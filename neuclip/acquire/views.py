@@ -1,11 +1,11 @@
-"""The view `rows`: every row of the input once."""
+"""The views `rows`, every row of the input once, and `texts`, what was said of each."""
 
 from pathlib import Path
 
 import duckdb
 
 from neuclip.acquire.listing import read_listing
-from neuclip.acquire.raw import rows_paths
+from neuclip.acquire.raw import rows_paths, texts_paths
 from neuclip.acquire.reasons import REPEATS
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.views import add_table, dataset_of
@@ -26,3 +26,10 @@ def add_rows(connection: duckdb.DuckDBPyConnection, acquire_uri: str) -> None:
         is_final = f"coalesce(reason IN {REPEATS}, false) OR uid NOT IN ({later})"
         selects.append(f"SELECT * FROM {name}" + (f" WHERE {is_final}" if later else ""))  # noqa: S608
     connection.execute(f"CREATE TEMP VIEW rows AS {' UNION ALL '.join(selects)}")
+
+
+def add_texts(connection: duckdb.DuckDBPyConnection, acquire_uri: str) -> None:
+    """Make the view; a row that was tried again stands there for its first try alone."""
+    listed = zip(read_listing(acquire_uri), texts_paths(acquire_uri), strict=True)
+    first_tries = [path for row, path in listed if row["repairs"] is None]
+    add_table(connection, "texts", dataset_of(first_tries))

@@ -1,1 +1,1 @@
-"""The captions of every kept pair by source."""
+"""The texts of every kept pair by source: what the table says, and what is made of it, in parts."""

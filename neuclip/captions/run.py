@@ -1,85 +1,192 @@
-"""Gather the captions of every kept pair by source."""
+"""The texts of every kept pair by source: those of the table, and those that are made of them."""
 
-import duckdb
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
-from neuclip.acquire.raw import rows_paths
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuclip.acquire.raw import partition_folders, rows_paths, text_folders, texts_paths
+from neuclip.acquire.texts import count_texts, source_digest
 from neuclip.captions.config import CaptionConfig
-from neuclip.captions.files import CAPTIONS
-from neuclip.curate.files import VERDICTS
-from neuclip.foundation.errors import DataError, nearest
+from neuclip.captions.files import PARTS_FILE, PARTS_SCHEMA
+from neuclip.captions.parts import PartSettings, commit_part, read_part
+from neuclip.curate.files import SUBSET
+from neuclip.curate.uids import SubsetFile
+from neuclip.foundation.errors import ConfigError, IntegrityError, nearest
+from neuclip.foundation.ids import as_integers
 from neuclip.foundation.progress import Progress
 from neuclip.stages.committed import committed_file
+from neuclip.stages.keys import digest
 from neuclip.stages.ledger import make_ledger
+from neuclip.stages.manifest import Manifest, read_manifest
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.tables import connect, count_rows, fill_from_files, write_parquet
+from neuclip.storage.uris import join, name_of
 
-_KEPT = """
-    SELECT row_number() OVER () AS position, r.uid, r.captions
-    FROM fetched r SEMI JOIN (SELECT uid FROM read_parquet($verdicts) WHERE kept) v ON r.uid = v.uid"""
+STAGE = "caption"
 
-_FETCHED = "SELECT uid, captions FROM read_parquet($files) WHERE status = 'success'"
-
-_PASSED = """
-    SELECT uid, passed AS captions FROM (
-        SELECT position, uid, map_from_entries(list_transform(
-            list_filter(map_entries(captions), lambda e: list_contains($sources, e.key) AND len(e.value) > 0),
-            lambda e: {'key': e.key, 'value': e.value[1:$most]})) AS passed
-        FROM kept)
-    WHERE cardinality(passed) > 0 ORDER BY position"""
-
-_BY_SOURCE = """
-    SELECT source, count(*) FROM (SELECT unnest(map_keys(captions)) AS source FROM read_parquet($1))
-    GROUP BY 1 ORDER BY 1"""
+Made = list[tuple[str, str, Manifest]]
+"""Source, partition and part."""
 
 
 def run_caption(
     config: CaptionConfig,
     *,
+    root: str,
     acquire_uri: str,
     curate_uri: str,
     workspace: Workspace,
     progress: Progress,
+    force: bool = False,
 ) -> Outcome:
-    """Write `captions.parquet`: uid, captions (MAP source -> list of texts), in the order of the input.
+    """Commit the texts of the kept pairs as parts, one for each partition and source, and list them in `parts.parquet`.
 
-    A kept pair that has no caption in any of the named sources is dropped as `no_caption_in_sources`.
+    A part that is there already is not made again, so another source costs its own parts alone.
 
-    Raises: DataError: if a named source exists for no pair at all, or no pair is left.
+    Raises: ConfigError: if a derived source has the name of one of the table, or reads one that is not there.
+        IntegrityError: if partitions and verdicts do not hold the same pairs.
     """
-    progress("caption", done=0, total=1, note="gathering captions")
-    rows = rows_paths(acquire_uri)
-    verdicts = str(committed_file(curate_uri, VERDICTS))
-    target = workspace.output / CAPTIONS
-    with connect(workspace.scratch) as connection:
-        fill_from_files(connection, "fetched", _FETCHED, rows)
-        connection.execute(f"CREATE TEMP TABLE kept AS {_KEPT}", {"verdicts": verdicts})
-        connection.execute("DROP TABLE fetched")
-        sources = _sources(connection, config)
-        write_parquet(
-            connection, _PASSED, target, {"sources": sources, "most": config.max_per_source}
+    partitions = partition_folders(acquire_uri)
+    texts = [read_manifest(uri) for uri in text_folders(acquire_uri)]
+    of_table = count_texts(texts)
+    _check_sources(config, of_table)
+    kept = SubsetFile(str(committed_file(curate_uri, SUBSET)))
+    settings = PartSettings(root, config.max_per_source, force)
+    work = _Work(config, settings, kept)
+    beside = zip(rows_paths(acquire_uri), texts_paths(acquire_uri), strict=True)
+    for number, (rows, text_file) in enumerate(beside):
+        progress(STAGE, done=number, total=len(partitions), note="gathering texts")
+        work.do(name_of(partitions[number]), _Partition(rows, text_file, texts[number], kept))
+    expected = read_manifest(curate_uri).ledger.out
+    if work.pairs != expected:
+        raise IntegrityError(
+            f"{curate_uri} keeps {expected} pairs, of which {work.pairs} are in the partitions of {acquire_uri}; "
+            "run `--from curate --force`"
         )
-        out = count_rows(connection, target)
-        entered = int(connection.execute("SELECT count(*) FROM kept").fetchall()[0][0])
-        by_source = {
-            str(s): int(n) for s, n in connection.execute(_BY_SOURCE, [str(target)]).fetchall()
-        }
-    if out == 0:
-        raise DataError(
-            f"none of {entered} kept pairs has a caption in {sources}; name others in caption.sources"
-        )
-    progress("caption", done=1, total=1, note=f"{out} pairs with captions")
-    ledger = make_ledger(entered, out, {"no_caption_in_sources": entered - out})
-    return Outcome(ledger=ledger, summary={"pairs_by_source": by_source})
+    _list_parts(work.made, workspace)
+    progress(STAGE, done=len(partitions), total=len(partitions), note=f"{work.pairs} pairs")
+    return Outcome(
+        ledger=make_ledger(work.pairs, work.pairs, {}),
+        summary={"sources": _summary(work.made)},
+        parts=[part.key for _, _, part in work.made],
+    )
 
 
-def _sources(connection: duckdb.DuckDBPyConnection, config: CaptionConfig) -> list[str]:
-    """Return the sources to pass on; each must exist for some pair."""
-    query = "SELECT DISTINCT unnest(map_keys(captions)) AS source FROM kept ORDER BY source"
-    known = [str(row[0]) for row in connection.execute(query).fetchall()]
-    for source in config.sources or []:
-        if source not in known:
-            raise DataError(
-                f"caption.sources names {source!r}, which no pair has; sources here: {', '.join(known)}."
-                f"{nearest(source, known)} A column becomes a source by acquire.caption_columns"
+class _Partition:
+    """The kept pairs of one partition, and their texts."""
+
+    def __init__(self, rows: Any, texts: Any, text_part: Manifest, kept: SubsetFile) -> None:  # noqa: ANN401
+        self.text_part = text_part
+        table = pq.read_table(rows, columns=["uid", "status"])
+        uids: list[str] = table["uid"].to_pylist()
+        is_there = np.array([status == "success" for status in table["status"].to_pylist()], bool)
+        mask = is_there & kept.contains(as_integers("".join(uids)))
+        chosen = pq.read_table(texts).filter(pa.array(mask))
+        self.uids = [uid for uid, is_kept in zip(uids, mask.tolist(), strict=True) if is_kept]
+        if chosen["uid"].to_pylist() != self.uids:
+            raise IntegrityError(
+                f"the texts {texts} do not stand row by row beside {rows}; run `--only acquire --force`"
             )
-    return config.sources or known
+        self.captions = [dict(row) for row in chosen["captions"].to_pylist()]
+        self.unusable: Counter[str] = Counter()
+        for row in chosen["unusable"].to_pylist():
+            self.unusable.update(dict(row))
+
+
+class _Work:
+    """The parts of a run."""
+
+    def __init__(self, config: CaptionConfig, settings: PartSettings, kept: SubsetFile) -> None:
+        self._config, self._settings, self._kept = config, settings, kept
+        self.made: Made = []
+        self.pairs = 0
+
+    def do(self, name: str, partition: _Partition) -> None:
+        """Make the parts of a partition: of the table's sources by name, then those that are derived."""
+        self.pairs += len(partition.uids)
+        pairs = digest(partition.uids)
+        parts: dict[str, Manifest] = {}
+        for source in sorted(
+            {source for row in partition.captions for source in row} | set(partition.unusable)
+        ):
+            of_pairs = [
+                (uid, row[source])
+                for uid, row in zip(partition.uids, partition.captions, strict=True)
+                if source in row
+            ]
+            texts = source_digest(partition.text_part, source)
+            parts[source] = commit_part(
+                self._settings,
+                source=source,
+                partition=name,
+                made_of={"partition": name, "pairs": pairs, "texts": texts},
+                pairs=of_pairs,
+                unusable=partition.unusable[source],
+            )
+        for derived in self._config.derive:
+            read = {source: parts[source] for source in derived.reads() if source in parts}
+            if not read:
+                continue
+            made_of = {"derived": derived.key(), "of": {s: part.key for s, part in read.items()}}
+            texts = self._texts(read)
+            parts[derived.source] = commit_part(
+                self._settings,
+                source=derived.source,
+                partition=name,
+                made_of=made_of,
+                pairs=[(uid, derived.texts(of_pair)) for uid, of_pair in texts.items()],
+            )
+        self.made += [(source, name, part) for source, part in parts.items()]
+
+    def _texts(self, parts: Mapping[str, Manifest]) -> dict[str, dict[str, list[str]]]:
+        """Return uid -> source -> texts of the pairs of some parts."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for source, part in parts.items():
+            for uid, texts in read_part(join(self._settings.root, STAGE, "parts", part.key)):
+                found.setdefault(uid, {})[source] = texts
+        return found
+
+
+def _check_sources(config: CaptionConfig, of_table: Mapping[str, object]) -> None:
+    known = [*of_table]
+    for place, derived in enumerate(config.derive):
+        if derived.source in of_table:
+            raise ConfigError(
+                f"caption.derive.{place} makes {derived.source!r}, which is a source of the table; give it another name"
+            )
+        for source in derived.reads():
+            if source not in known:
+                raise ConfigError(
+                    f"caption.derive.{place} reads the caption source {source!r}, which no pair has a text of; sources "
+                    f"here: {', '.join(known)}.{nearest(source, known)} A column of the table becomes a source by "
+                    "acquire.caption_columns"
+                )
+        known.append(derived.source)
+
+
+def _list_parts(made: Made, workspace: Workspace) -> None:
+    order = {source: None for source, _, _ in made}
+    rows = [
+        {
+            "source": source,
+            "partition": partition,
+            "part": part.key,
+            "pairs": part.summary["pairs"],
+            "texts": part.ledger.out,
+        }
+        for wanted in order
+        for source, partition, part in made
+        if source == wanted
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=PARTS_SCHEMA), workspace.output / PARTS_FILE)
+
+
+def _summary(made: Made) -> dict[str, dict[str, int]]:
+    """Return for every source its pairs and texts, and the texts that were dropped by reason."""
+    sources: dict[str, Counter[str]] = {}
+    for source, _, part in made:
+        counts = {"pairs": part.summary["pairs"], "texts": part.ledger.out, **part.ledger.dropped}
+        sources.setdefault(source, Counter()).update(counts)
+    return {source: dict(counts) for source, counts in sources.items()}

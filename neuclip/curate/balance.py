@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from neuclip.curate.conditions import quoted
+from neuclip.curate.conditions import quoted, text_of
 from neuclip.curate.pool import Pool
 from neuclip.curate.rules import Balance
 from neuclip.foundation.errors import DataError
@@ -33,13 +33,13 @@ def balanced_out(
 ) -> ArrowTable:
     """Return the pairs that balancing drops: part, position, uid, keeper_uid, distance.
 
-    Definition: with c_e the pairs whose alt text has entry e, a pair is kept if for any of its entries
+    Definition: with c_e the pairs whose text has entry e, a pair is kept if for any of its entries
     u(seed, uid, e) < most_per_entry / c_e, u uniform over 0 .. 1.
     """
     entries = read_entries(rule.metadata)
     connection.register("entries", pa.table({"entry": entries, "number": range(len(entries))}))
     longest = max(len(entry.split()) for entry in entries)
-    _match(pool, alive, connection, longest)
+    _match(pool, alive, connection, text=text_of(rule.source), longest=longest)
     matches = connection.sql("SELECT place, entry FROM matches").fetchnumpy()
     looked_at = connection.sql(
         "SELECT part, position, uid, place FROM looked_at ORDER BY place"
@@ -84,6 +84,8 @@ def _match(
     pool: Pool,
     alive: Callable[[int], npt.NDArray[np.int64]],
     connection: duckdb.DuckDBPyConnection,
+    *,
+    text: str,
     longest: int,
 ) -> None:
     """Fill `looked_at` (part, position, uid, place 0 .. n-1) and `matches` (place, entry), each match once."""
@@ -91,7 +93,7 @@ def _match(
         "CREATE OR REPLACE TEMP TABLE looked_at (part INTEGER, position BIGINT, uid VARCHAR, place BIGINT)"
     )
     connection.execute("CREATE OR REPLACE TEMP TABLE matches (place BIGINT, entry BIGINT)")
-    tokens = f"string_split({_words('alt')}, ' ')"
+    tokens = f"string_split({_words(text)}, ' ')"
     first = 0
     for part in pool.fetch_ahead():
         positions = alive(part)

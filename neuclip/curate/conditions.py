@@ -34,11 +34,6 @@ from neuclip.storage.tables import OWN_FUNCTIONS
 _SPACE = (
     r"\s\x0b\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
 )
-# The common case, ASCII words with single spaces between them, is told five times as fast.
-_WORDS = (
-    "CASE WHEN regexp_full_match(alt, '[!-~]+( [!-~]+)*') THEN length(alt) - length(replace(alt, ' ', '')) + 1 "
-    f"ELSE len(regexp_extract_all(alt, '[^{_SPACE}]+')) END"
-)
 _LONGER = "greatest(original_width, original_height)"
 SHORTER = "least(original_width, original_height)"
 """SQL of the shorter side of the original image, pixels."""
@@ -66,8 +61,12 @@ class Condition:
     drops: str
 
 
-NO_CAPTION = Condition("no_caption", f"alt IS NULL OR NOT regexp_matches(alt, '[^{_SPACE}]')")
-"""Tried before all rules: a pair without a text cannot be trained on."""
+NO_CAPTION = Condition(
+    "no_caption",
+    f"CASE WHEN regexp_matches(alt, '[^{_SPACE}]') THEN false ELSE NOT coalesce(list_bool_or(list_transform("
+    f"flatten(map_values(captions)), lambda text: regexp_matches(text, '[^{_SPACE}]'))), false) END",
+)
+"""Tried before all rules: a pair without a text of any source cannot be trained on."""
 
 
 def conditions_of(  # noqa: PLR0911  # one return a kind
@@ -83,9 +82,13 @@ def conditions_of(  # noqa: PLR0911  # one return a kind
     reason = reason_of(rule)
     match rule:
         case CaptionWords():
-            return [Condition(reason, _outside(_words_in(rule), rule.min, rule.max))]
+            text = text_of(rule.source)
+            drops = _outside(_words_in(text, rule), rule.min, rule.max)
+            return _with_missing(reason, text, drops, rule.missing)
         case CaptionCharacters():
-            return [Condition(reason, _outside("length(alt)", rule.min, rule.max))]
+            text = text_of(rule.source)
+            drops = _outside(f"length({text})", rule.min, rule.max)
+            return _with_missing(reason, text, drops, rule.missing)
         case ImageSide():
             return [Condition(reason, _outside(SHORTER, rule.min, rule.max))]
         case AspectRatio():
@@ -102,8 +105,9 @@ def conditions_of(  # noqa: PLR0911  # one return a kind
             ]
         case CaptionNoise():
             patterns = [NOISE.get(pattern, pattern) for pattern in rule.patterns]
-            found = [f"regexp_matches(alt, {quoted(pattern)})" for pattern in patterns]
-            return [Condition(reason, " OR ".join(found))]
+            text = text_of(rule.source)
+            found = [f"regexp_matches({text}, {quoted(pattern)})" for pattern in patterns]
+            return _with_missing(reason, text, " OR ".join(found), rule.missing)
         case ColumnBounds():
             value = number(rule.column)
             bounds = [_as_in(columns.get(rule.column), bound) for bound in (rule.min, rule.max)]
@@ -116,6 +120,11 @@ def conditions_of(  # noqa: PLR0911  # one return a kind
             return [Condition(reason, f"({checked_expression(rule.keep)}) IS NOT TRUE")]
         case _:
             raise TypeError(f"{rule.kind} is not decided by columns")
+
+
+def text_of(source: str) -> str:
+    """Return the first text of a caption source; null where a pair has none."""
+    return "alt" if source == "alt" else f"captions[{quoted(source)}][1]"
 
 
 def quoted(text: str) -> str:
@@ -225,12 +234,17 @@ def _nodes(value: Any) -> Iterable[dict[str, Any]]:  # noqa: ANN401  # any JSON 
             yield from _nodes(inner)
 
 
-def _words_in(rule: CaptionWords) -> str:
+def _words_in(text: str, rule: CaptionWords) -> str:
     """Return the number of words, as far as the bounds need to know it."""
     if rule.max is None and rule.min is not None:
         enough = rf"(?:[^{_SPACE}]+[{_SPACE}]+){{{rule.min - 1}}}[^{_SPACE}]"
-        return f"CASE WHEN regexp_matches(alt, '{enough}') THEN {rule.min} WHEN alt IS NOT NULL THEN 0 END"
-    return _WORDS
+        return f"CASE WHEN regexp_matches({text}, '{enough}') THEN {rule.min} WHEN {text} IS NOT NULL THEN 0 END"
+    # The common case, ASCII words with single spaces between them, is told five times as fast.
+    return (
+        f"CASE WHEN regexp_full_match({text}, '[!-~]+( [!-~]+)*') "
+        f"THEN length({text}) - length(replace({text}, ' ', '')) + 1 "
+        f"ELSE len(regexp_extract_all({text}, '[^{_SPACE}]+')) END"
+    )
 
 
 def _outside(value: str, least: float | None, most: float | None) -> str:

@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from neuclip.acquire.texts import require_source
 from neuclip.curate.conditions import NO_CAPTION, Condition, check_columns, conditions_of, number
 from neuclip.curate.config import MOST_REASONS
 from neuclip.curate.funnel import Bits
@@ -19,6 +20,7 @@ from neuclip.curate.rules import (
     DuplicatePairs,
     GroupRule,
     NearDuplicateImages,
+    OfText,
     RowRule,
     SemanticDuplicates,
     Sql,
@@ -79,6 +81,8 @@ class Judge:
             self._masks[reason] = given.pop(reason)
         places = [f"curate.rules.{place} ({rule.kind})" for place, rule in enumerate(rules)]
         for place, rule in zip(places, rules, strict=True):  # all of them before any data is read
+            if isinstance(rule, OfText | Balance):
+                require_source(rule.source, pool.sources, place=place)
             if not isinstance(rule, (*_GROUP_RULES, UidList)) and reason_of(rule) not in given:
                 conditions = conditions_of(rule, pool.columns, defaultdict(float))
                 conditions += [Condition("", rule.keep)] if isinstance(rule, Sql) else []

@@ -10,11 +10,12 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from neuclip.acquire.raw import COLUMNS, ROWS, partition_folders
+from neuclip.acquire.raw import COLUMNS, ROWS, partition_folders, text_folders
+from neuclip.acquire.texts import TEXTS, count_texts
 from neuclip.curate.conditions import quoted
 from neuclip.foundation.errors import ConfigError, IntegrityError, ShapeError, nearest
 from neuclip.stages.committed import committed_file
-from neuclip.stages.manifest import read_manifest
+from neuclip.stages.manifest import Manifest, read_manifest
 from neuclip.storage.arrays import by_part
 from neuclip.storage.files import exists
 from neuclip.storage.uris import join, name_of, parent_of
@@ -55,24 +56,28 @@ class Pool:
     def __init__(self, acquire_uri: str, scores: Sequence[ScoreFolders] = ()) -> None:
         self.partitions: list[PoolPartition] = []
         self.counts: list[int] = []
-        for number, folder in enumerate(partition_folders(acquire_uri)):
+        text_parts: list[Manifest] = []
+        folders = zip(partition_folders(acquire_uri), text_folders(acquire_uri), strict=True)
+        for number, (folder, texts) in enumerate(folders):
             key = name_of(folder)
             self.counts.append(read_manifest(folder).ledger.out)
+            text_parts.append(read_manifest(texts))
             kept = join(acquire_uri, COLUMNS, f"{key}.parquet")
-            tables = [kept] if exists(kept) else []
+            tables = [join(texts, TEXTS), *([kept] if exists(kept) else [])]
             tables += [join(score.folders[number], SCORES) for score in scores if score.columns]
             self.partitions.append(PoolPartition(key, join(folder, ROWS), tables))
+        self.sources = count_texts(text_parts)
         self.columns = self._columns()
         self._folders = {score.name: score.folders for score in scores}
 
     def relation(self, number: int) -> str:
-        """Return the FROM clause of a partition: its pairs with `part`, `position` (of the row) and `alt`.
+        """Return the FROM clause of a partition: its pairs with `part`, `position` (of the row), `captions` and `alt`.
 
         `misplaced` is true for a pair whose row in a table beside is another pair's.
         """
         partition = self.partitions[number]
         rows = (
-            f"(SELECT *, captions['alt'][1] AS alt, {number}::INTEGER AS part, file_row_number AS position "
+            f"(SELECT *, {number}::INTEGER AS part, file_row_number AS position "
             f"FROM read_parquet({_local(partition.rows)}, file_row_number = true))"
         )
         beside = "".join(
@@ -82,7 +87,8 @@ class Pool:
         places = range(len(partition.tables))
         misplaced = " OR ".join(f"uid IS DISTINCT FROM uid_{place}" for place in places) or "false"
         return (
-            f"(SELECT *, ({misplaced}) AS misplaced FROM {rows}{beside} WHERE status = 'success')"
+            f"(SELECT *, captions['alt'][1] AS alt, ({misplaced}) AS misplaced FROM {rows}{beside} "
+            "WHERE status = 'success')"
         )
 
     def misplaced(self, number: int) -> IntegrityError:

@@ -33,16 +33,29 @@ class _Bounds(_Named):
         return self
 
 
-class CaptionWords(_Bounds):
-    """Keeps alt texts by their number of words: runs of characters that are not white space, as in Python."""
+class OfText(Section):
+    """What rules over a text have."""
+
+    source: str = Field(
+        default="alt",
+        description="caption source whose first text is looked at; alt is that of acquire.caption_column",
+    )
+    missing: Literal["drop", "keep"] = Field(
+        default="keep",
+        description="what becomes of a pair without a text of this source; dropped ones get NAME_missing",
+    )
+
+
+class CaptionWords(_Bounds, OfText):
+    """Keeps texts by their number of words: runs of characters that are not white space, as in Python."""
 
     kind: Literal["caption_words"] = "caption_words"
     min: int | None = Field(default=None, ge=1, description="least words")
     max: int | None = Field(default=None, ge=1, description="most words")
 
 
-class CaptionCharacters(_Bounds):
-    """Keeps alt texts by their number of Unicode characters."""
+class CaptionCharacters(_Bounds, OfText):
+    """Keeps texts by their number of Unicode characters."""
 
     kind: Literal["caption_characters"] = "caption_characters"
     min: int | None = Field(default=None, ge=1, description="least characters")
@@ -67,7 +80,7 @@ class AspectRatio(_Named):
 
 
 class Language(_Named):
-    """Keeps alt texts by their language, which a `language` score has found."""
+    """Keeps pairs by the language of a text, which a `language` score has found."""
 
     kind: Literal["language"] = "language"
     score: str = Field(
@@ -82,8 +95,8 @@ class Language(_Named):
     )
 
 
-class CaptionNoise(_Named):
-    """Drops alt texts that describe nothing."""
+class CaptionNoise(_Named, OfText):
+    """Drops pairs by a text that describes nothing."""
 
     kind: Literal["caption_noise"] = "caption_noise"
     patterns: list[str] = Field(
@@ -96,7 +109,7 @@ class CaptionNoise(_Named):
             "repeated",
         ],
         description="patterns to drop by: url, file_name, markup, no_letters, placeholder, repeated, or a regular "
-        "expression in RE2's syntax that is looked for anywhere in the alt text",
+        "expression in RE2's syntax that is looked for anywhere in the text",
     )
 
 
@@ -136,7 +149,8 @@ class Sql(_Named):
     kind: Literal["sql"] = "sql"
     keep: str = Field(
         min_length=1,
-        description="a boolean DuckDB expression over one pair's columns, `alt` among them; null drops the pair",
+        description="a boolean DuckDB expression over one pair's columns, `alt` and `captions['SOURCE'][1]` among "
+        "them; null drops the pair",
     )
 
 
@@ -215,12 +229,13 @@ class ImageCluster(_Named):
 class Balance(_Named):
     """Thins out what is frequent: MetaCLIP's balancing over a list of words and phrases (arXiv 2309.16671).
 
-    An entry matches an alt text that has its words side by side. A pair is kept with probability
+    An entry matches a text that has its words side by side. A pair is kept with probability
     min(1, most_per_entry / matches) for each entry that it matches, drawn by (seed, uid, entry); one that
     matches none is dropped.
     """
 
     kind: Literal["balance"] = "balance"
+    source: str = Field(default="alt", description="caption source whose first text is matched")
     metadata: Place = Field(description="text file with one word or phrase a line; any URI")
     most_per_entry: int = Field(
         default=20_000, ge=1, description="pairs of one entry that are expected to be kept"

@@ -7,7 +7,7 @@ from pydantic import Field
 from neuclip.foundation.config import Section, unkeyed
 from neuclip.storage.places import Place
 
-SCORE_VERSION = 1
+SCORE_VERSION = 2
 """Raised when any scorer's output for the same settings, model and pairs changes."""
 
 _LABEL = r"^[a-z][a-z0-9_]{0,39}$"
@@ -24,8 +24,12 @@ class PHash(Section):
         return (self.name,)
 
 
-class Language(Section):
-    """Language of the first alt caption, by fastText's lid.176."""
+class _OfText(Section):
+    source: str = Field(default="alt", description="caption source whose first text is looked at")
+
+
+class Language(_OfText):
+    """Language of a caption, by fastText's lid.176."""
 
     kind: Literal["language"]
     name: str = Field(
@@ -51,8 +55,8 @@ class ModelScore(Section):
     batch_size: int = unkeyed(256, ge=1, description="images or captions encoded at once")
 
 
-class ClipScore(ModelScore):
-    """Cosine of image and first alt caption."""
+class ClipScore(ModelScore, _OfText):
+    """Cosine of image and caption."""
 
     kind: Literal["clip_score"]
     name: str = Field(
@@ -65,18 +69,18 @@ class ClipScore(ModelScore):
 
 
 class Embedding(ModelScore):
-    """Features of image and first alt caption, as files beside the table."""
+    """Features of the image, as a file beside the table."""
 
     kind: Literal["embedding"]
     name: str = Field(default="embedding", pattern=_LABEL, description="label")
 
     def columns(self) -> tuple[str, ...]:
-        """Return no column: features lie in files."""
+        """Return no column: features lie in a file."""
         return ()
 
 
-class TMars(ModelScore):
-    """CLIP score of the image with its text painted over."""
+class TMars(ModelScore, _OfText):
+    """CLIP score of the image with the text in it painted over."""
 
     kind: Literal["tmars"]
     name: str = Field(default="tmars", pattern=_LABEL, description="label; also the column's name")
@@ -89,6 +93,11 @@ class TMars(ModelScore):
 ScoreConfig = Annotated[
     PHash | Language | ClipScore | Embedding | TMars, Field(discriminator="kind")
 ]
+
+
+def source_of(score: ScoreConfig) -> str | None:
+    """Return the caption source that a score depends on, None if it looks at the image alone."""
+    return score.source if isinstance(score, _OfText) else None
 
 
 def score_settings(score: ScoreConfig) -> dict[str, Any]:

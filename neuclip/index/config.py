@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from neuclip.curate.scores import ModelScore
 from neuclip.foundation.config import Section
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 """Raised when the stage's output for the same recipe and inputs changes."""
 
 
@@ -16,7 +16,7 @@ class IndexConfig(Section):
 
     features: ModelScore | None = Field(
         default=None,
-        description="a model whose features of image and first alt caption fill table `features`; null leaves it empty",
+        description="a model whose features of image and alt text fill table `features`; null leaves it empty",
     )
     clusters: int | None = Field(
         default=None,

@@ -22,8 +22,7 @@ _TABLES = """
     CREATE TABLE samples (
         sample_id BIGINT NOT NULL, uid VARCHAR NOT NULL, uid_hi UBIGINT NOT NULL, uid_lo UBIGINT NOT NULL,
         shard VARCHAR NOT NULL, image_member VARCHAR, image_offset BIGINT, image_size BIGINT,
-        json_offset BIGINT, json_size BIGINT, width INTEGER, height INTEGER, image_sha256 VARCHAR,
-        sources VARCHAR[]);
+        json_offset BIGINT, json_size BIGINT, width INTEGER, height INTEGER, image_sha256 VARCHAR);
     CREATE TABLE features (
         sample_id BIGINT NOT NULL, model VARCHAR NOT NULL, image_feature FLOAT[], text_feature FLOAT[]);
     CREATE TABLE clusters (sample_id BIGINT NOT NULL, model VARCHAR NOT NULL, cluster INTEGER NOT NULL);
@@ -34,7 +33,7 @@ _TABLES = """
 _ADD = """
     INSERT INTO samples
     SELECT sample_id, uid, ('0x' || uid[1:16])::UBIGINT, ('0x' || uid[17:32])::UBIGINT, shard, image_member,
-           image_offset, image_size, json_offset, json_size, width, height, image_sha256, sources
+           image_offset, image_size, json_offset, json_size, width, height, image_sha256
     FROM read_parquet($members) WHERE split = $split"""
 
 _ADD_FEATURES = """

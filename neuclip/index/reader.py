@@ -25,6 +25,8 @@ class SampleTable:
 
     shards: list[str]
     """Names of the training shards in the order of their samples."""
+    first: npt.NDArray[np.int64]
+    """Id of the first sample of each shard; the others follow in its order."""
     shard: npt.NDArray[np.int32]
     """Place of each sample's shard in `shards`."""
     image_offset: npt.NDArray[np.int64]
@@ -73,6 +75,7 @@ def read_samples(index_uri: str) -> SampleTable:
             )
     return SampleTable(
         shards=[str(name) for name, *_ in shards],
+        first=np.array(starts[:-1], dtype=np.int64),
         shard=np.repeat(np.arange(len(shards), dtype=np.int32), np.diff(starts)),
         image_offset=np.asarray(columns["image_offset"], dtype=np.int64),
         image_size=np.asarray(columns["image_size"], dtype=np.int64),

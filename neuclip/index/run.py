@@ -8,6 +8,7 @@ from neuclip.index.clusters import fill_clusters
 from neuclip.index.config import STAGE_VERSION, IndexConfig
 from neuclip.index.database import INDEX, IndexDatabase
 from neuclip.index.features import SampleEncoder, part_features
+from neuclip.index.texts import build_text_files
 from neuclip.shards.files import MEMBERS
 from neuclip.stages.committed import committed_file
 from neuclip.stages.ledger import make_ledger
@@ -29,13 +30,14 @@ def run_index(
     config: IndexConfig,
     *,
     shard_uri: str,
+    caption_uri: str,
     root: str,
     workspace: Workspace,
     progress: Progress,
     encoder: SampleEncoder | None = None,
     force: bool = False,
 ) -> Outcome:
-    """Write `index.duckdb`, see database.py for its tables.
+    """Write `index.duckdb`, see database.py for its tables, and side files with the texts of all samples.
 
     Of the root's earlier indexes with the same settings, the one that has most of the parts, from the first on, is the
     beginning; only the member tables of the others are read.
@@ -70,8 +72,18 @@ def run_index(
             fill_clusters(database.connection, model=encoder.model, clusters=config.clusters)
     count = shard.ledger.out
     progress(STAGE, done=len(shard.parts), total=len(shard.parts), note=f"{count} samples")
+    texts = build_text_files(
+        shard_uri,
+        caption_uri,
+        root=root,
+        workspace=workspace,
+        earlier=_earlier_texts(parent_of(workspace.uri)),
+        progress=progress,
+        force=force,
+    )
     summary = {
         "samples": count,
+        "texts": texts,
         "parts": shard.parts,
         "reused_parts": len(reused),
         "features_model": model,
@@ -84,6 +96,15 @@ def _open_part(uri: str) -> tuple[Manifest, Path]:
     part = read_manifest(uri)
     verify_sizes(uri, part)
     return part, committed_file(uri, MEMBERS)
+
+
+def _earlier_texts(stage_uri: str) -> dict[str, list[str]]:
+    """Return what side files of texts were made of -> their parts, of all committed indexes."""
+    return {
+        texts["made_of"]: texts["parts"]
+        for manifest in committed_manifests(stage_uri)
+        for texts in manifest.summary["texts"].values()
+    }
 
 
 def _earlier(

@@ -87,6 +87,6 @@ def _fetched_ahead(
         return samples.names(order.shards_ahead(step, rank=rank, size=size))
 
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun tells
-    samples.files.require_room(wanted(first), processes=local_ranks)
-    with read_ahead(wanted, samples.files.fetch, first=first) as reached:
+    samples.require_room(wanted(first), processes=local_ranks)
+    with read_ahead(wanted, samples.fetch, first=first) as reached:
         yield reached

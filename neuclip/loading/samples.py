@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from neuclip.foundation.errors import DataError, IntegrityError
+from neuclip.foundation.errors import ConfigError, DataError, IntegrityError
 from neuclip.foundation.randomness import generator
 from neuclip.index.reader import SampleTable
+from neuclip.loading.captions import Captions
+from neuclip.loading.mapped_files import GB
 from neuclip.loading.shard_files import ShardFiles
 
 log = logging.getLogger(__name__)
 
-_IMAGE_VIEW, _CAPTION_VIEW = 0, 1
+_IMAGE_VIEW = 0
 
 ToPixels = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
 Tokenize = Callable[[list[str]], Int64[Tensor, "B context"]]
@@ -81,7 +83,7 @@ class ShardSamples(Dataset[Batch]):
         table: where the samples lie.
         to_pixels: makes pixels of an image file and a random generator; raises DataError for a corrupt one.
         tokenize: makes token ids of texts.
-        caption_sources: source -> weight it is drawn with among the sources a sample has.
+        captions: what each sample is said to show.
         seed: of all drawing.
     """
 
@@ -92,12 +94,37 @@ class ShardSamples(Dataset[Batch]):
         *,
         to_pixels: ToPixels,
         tokenize: Tokenize,
-        caption_sources: Mapping[str, float],
+        captions: Captions,
         seed: int,
     ) -> None:
         self.files, self._table, self._seed = files, table, seed
         self._to_pixels, self._tokenize = to_pixels, tokenize
-        self._caption_sources = dict(caption_sources)
+        self.captions = captions
+
+    def fetch(self, name: str) -> None:
+        """Fetch a shard of a remote root, and the texts that belong to it."""
+        self.files.fetch(name)
+        for texts in self.captions.named(name):
+            texts.fetch(name)
+
+    def require_room(self, names: Sequence[str], *, processes: int) -> None:
+        """Refuse a cache that cannot hold the shards in use at once, which would be fetched for every batch.
+
+        Args:
+            names: shards that one process needs at once.
+            processes: how many of its kind share the cache.
+        Raises: ConfigError: saying how much is needed.
+        """
+        beside = sum(
+            texts.size_bytes([name]) for name in names for texts in self.captions.named(name)
+        )
+        needed_gb = (self.files.size_bytes(names) + beside) * processes / GB
+        if needed_gb > self.files.cache_gb:
+            raise ConfigError(
+                f"train.loader.cache_gb {self.files.cache_gb:g} is too small: {processes} processes on this machine "
+                f"read shards of {needed_gb:.3g} GB at once (the present and the next of each stream); give that, "
+                "or lower train.streams or shard.samples_per_shard"
+            )
 
     def names(self, shards: Sequence[int]) -> list[str]:
         """Return the names of shards by their place in the table."""
@@ -109,9 +136,9 @@ class ShardSamples(Dataset[Batch]):
         images: list[Tensor | None] = [None] * len(ids)
         captions = [""] * len(ids)
         corrupt: list[int] = []
-        for place, image_bytes, record in self._read(ids):
+        for place, shard, row, image_bytes, record in self._read(ids):
             epoch, sample_id = pairs[place]
-            captions[place] = self._choose_caption(record, epoch=epoch, sample_id=sample_id)
+            captions[place] = self.captions.choose(shard, row, epoch=epoch, sample_id=sample_id)
             draw = generator(self._seed, epoch=epoch, sample_id=sample_id, view=_IMAGE_VIEW)
             try:
                 images[place] = self._to_pixels(image_bytes, draw)
@@ -121,8 +148,10 @@ class ShardSamples(Dataset[Batch]):
         pixels, texts, ids = _fill_gaps(images, captions, ids)
         return Batch(torch.stack(pixels), self._tokenize(texts), torch.tensor(ids), corrupt)
 
-    def _read(self, sample_ids: Sequence[int]) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
-        """Yield place, image bytes and metadata record of samples, shard by shard."""
+    def _read(
+        self, sample_ids: Sequence[int]
+    ) -> Iterator[tuple[int, str, int, bytes, dict[str, Any]]]:
+        """Yield place, shard, row in it, image bytes and metadata record of samples, shard by shard."""
         table, ids = self._table, np.asarray(sample_ids)
         places_of: defaultdict[int, list[int]] = defaultdict(list)
         for place, shard in enumerate(table.shard[ids].tolist()):
@@ -130,37 +159,16 @@ class ShardSamples(Dataset[Batch]):
         columns = (table.image_offset, table.image_size, table.json_offset, table.json_size)
         lies = list(zip(*(column[ids].tolist() for column in columns), strict=True))
         for shard, places in places_of.items():
-            file = self.files.open(table.shards[shard])
+            name, first = table.shards[shard], int(table.first[shard])
+            file = self.files.open(name)
             for place in places:
                 image_offset, image_size, json_offset, json_size = lies[place]
                 image = file.read(image_offset, image_size)
                 record = _record(file.read(json_offset, json_size), sample_ids[place], file.path)
-                yield place, image, record
-        self.files.close_all_but(self.names(list(places_of)))
-
-    def _choose_caption(self, record: Mapping[str, Any], *, epoch: int, sample_id: int) -> str:
-        """Draw a source among those the sample has, by weight, then one of its captions.
-
-        A sample with none of the named sources gives its first caption of any source.
-        """
-        captions: Mapping[str, list[str]] = record["captions"]
-        sources = [
-            source
-            for source, weight in self._caption_sources.items()
-            if weight > 0 and captions.get(source)
-        ]
-        if not sources:
-            return next(iter(captions.values()))[0]
-        if len(sources) == 1 and len(captions[sources[0]]) == 1:
-            return captions[sources[0]][0]
-        draw = generator(self._seed, epoch=epoch, sample_id=sample_id, view=_CAPTION_VIEW).random(2)
-        weights = [self._caption_sources[source] for source in sources]
-        goal, place = draw[0] * sum(weights), 0
-        while place < len(sources) - 1 and goal >= weights[place]:
-            goal -= weights[place]
-            place += 1
-        texts = captions[sources[place]]
-        return texts[int(draw[1] * len(texts))]
+                yield place, name, sample_ids[place] - first, image, record
+        names = self.names(list(places_of))
+        self.files.close_all_but(names)
+        self.captions.close_all_but(names)
 
 
 def _record(text: bytes, sample_id: int, path: Path) -> dict[str, Any]:

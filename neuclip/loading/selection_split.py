@@ -1,4 +1,4 @@
-"""The held-out selection split: pairs of an image file and its alt text."""
+"""The held-out selection split: pairs of an image file and a text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from itertools import islice
 
 from neuclip.foundation.errors import DataError
+from neuclip.loading.captions import Captions
 from neuclip.loading.tar_samples import IMAGE_SUFFIXES, read_samples
 from neuclip.shards.members import shard_files_uri, shard_records
 from neuclip.stages.committed import committed_file
@@ -14,6 +15,8 @@ from neuclip.storage.uris import join, name_of, parent_of
 _PATTERN = "selection-*.tar"
 _WANTED = frozenset([*IMAGE_SUFFIXES, "txt"])
 _LEAST_PAIRS = 2
+_CACHE_GB = 20.0
+"""For side files of a remote root."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,14 @@ class Pair:
     caption: str
 
 
-def read_selection_split(shard_uri: str, *, max_samples: int) -> list[Pair]:
+def read_selection_split(shard_uri: str, index_uri: str, *, max_samples: int) -> list[Pair]:
     """Read the first pairs of a shard stage's selection split; each part was shuffled when it was written.
+
+    A pair is held against its alt text, one without against its first text of another source.
 
     Raises: DataError: if it is too small to choose by.
     """
-    pairs = list(islice(_pairs(shard_uri), max_samples))
+    pairs = list(islice(_pairs(shard_uri, index_uri), max_samples))
     if len(pairs) < _LEAST_PAIRS:
         raise DataError(
             f"the selection split in {shard_uri} holds {len(pairs)} pairs, which is too few to choose a checkpoint "
@@ -39,18 +44,20 @@ def read_selection_split(shard_uri: str, *, max_samples: int) -> list[Pair]:
     return pairs
 
 
-def _pairs(shard_uri: str) -> Iterator[Pair]:
+def _pairs(shard_uri: str, index_uri: str) -> Iterator[Pair]:
     """Yield the pairs of all selection shards in the order of parts and names."""
     folder = shard_files_uri(shard_uri)
+    others = Captions(index_uri, weights={}, seed=0, cache_gb=_CACHE_GB)
     for name in shard_records(shard_uri):
         if not fnmatch(name_of(name), _PATTERN):
             continue
         path = committed_file(join(folder, parent_of(name)), name_of(name))
-        for sample in read_samples(path, suffixes=_WANTED):
-            image, text = sample.image(), sample.parts.get("txt")
-            if image is None or text is None:
+        for row, sample in enumerate(read_samples(path, suffixes=_WANTED)):
+            image, alt = sample.image(), sample.parts.get("txt")
+            if image is None:
                 raise DataError(
                     f"{join(folder, name)}: sample {sample.key!r} has {sorted(sample.parts)}; "
-                    f"expected txt and one of {', '.join(IMAGE_SUFFIXES)}"
+                    f"expected one of {', '.join(IMAGE_SUFFIXES)}"
                 )
-            yield Pair(sample.key, image, text.decode("utf-8", errors="replace").strip())
+            text = others.first(name, row) if alt is None else alt.decode(errors="replace")
+            yield Pair(sample.key, image, text.strip())

@@ -4,12 +4,13 @@ import base64
 import io
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from neuclip.acquire.raw import ROWS, images_path, partition_folders
+from neuclip.acquire.raw import ROWS, images_path, partition_folders, texts_paths
 from neuclip.curate.files import FUNNEL, VERDICTS
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import permutation
@@ -84,6 +85,7 @@ def _heights(bins: list[dict[str, float]]) -> list[dict[str, float]]:
 
 def _tiles(curate_uri: str, acquire_uri: str, reasons: list[str]) -> dict[str, list[Tile]]:
     folders = partition_folders(acquire_uri)
+    texts = texts_paths(acquire_uri)
     tiles: dict[str, list[Tile]] = {reason: [] for reason in [*reasons[:_MOST_REASONS], _KEPT]}
     with pq.ParquetFile(committed_file(curate_uri, VERDICTS)) as verdicts:
         for part in permutation(len(folders), seed=_SEED)[:_MOST_PARTITIONS].tolist():
@@ -96,15 +98,18 @@ def _tiles(curate_uri: str, acquire_uri: str, reasons: list[str]) -> dict[str, l
                 ]
                 uids = table["uid"].take(chosen).to_pylist()
                 if uids:
-                    found.extend(_read_tiles(folders[part], uids))
+                    found.extend(_read_tiles(folders[part], texts[part], uids))
     return {reason: found for reason, found in tiles.items() if found}
 
 
-def _read_tiles(folder: str, uids: list[str]) -> list[Tile]:
+def _read_tiles(folder: str, texts: Path, uids: list[str]) -> list[Tile]:
+    wanted = [("uid", "in", uids)]
+    captions = pq.read_table(texts, columns=["uid", "captions"], filters=wanted).to_pylist()
+    alt_of = {row["uid"]: dict(row["captions"]).get("alt", [""])[0] for row in captions}
     rows = pq.read_table(
         committed_file(folder, ROWS),
-        columns=["uid", "captions", "offset", "size"],
-        filters=[("uid", "in", uids)],
+        columns=["uid", "offset", "size"],
+        filters=wanted,
     ).to_pylist()
     tiles: list[Tile] = []
     with images_path(folder).open("rb") as images:
@@ -118,6 +123,5 @@ def _read_tiles(folder: str, uids: list[str]) -> list[Tile]:
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
             content = base64.b64encode(buffer.getvalue()).decode()
-            alt = dict(row["captions"] or ()).get("alt") or [""]
-            tiles.append(Tile(alt[0] or "", f"data:image/jpeg;base64,{content}"))
+            tiles.append(Tile(alt_of[row["uid"]], f"data:image/jpeg;base64,{content}"))
     return tiles

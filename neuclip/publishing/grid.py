@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +10,16 @@ import pyarrow.parquet as pq
 
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import permutation
+from neuclip.loading.captions import Captions
 from neuclip.loading.images import decode_rgb
 from neuclip.shards.files import MEMBERS
 from neuclip.shards.members import TRAIN, shard_files_uri
 from neuclip.stages.committed import committed_file
 from neuclip.storage.uris import join, name_of, parent_of
 
-_COLUMNS = ("uid", "shard", "image_offset", "image_size", "json_offset", "json_size")
+_COLUMNS = ("sample_id", "uid", "shard", "image_offset", "image_size")
+_CACHE_GB = 20.0
+"""For side files of a remote root."""
 _MOST_SHARDS = 4
 _SIDE_PX = 176
 _QUALITY = 80
@@ -38,7 +40,7 @@ class Sample:
     """(source, text)."""
 
 
-def sample_grid(shard_uri: str, count: int) -> list[Sample]:
+def sample_grid(shard_uri: str, index_uri: str, count: int) -> list[Sample]:
     """Return up to `count` training samples, chosen by keyed hash from at most four shards.
 
     An image that does not decode is left out.
@@ -47,6 +49,12 @@ def sample_grid(shard_uri: str, count: int) -> list[Sample]:
         return []
     table = pq.read_table(committed_file(shard_uri, MEMBERS))
     table = table.filter(pc.field("split") == TRAIN).select(_COLUMNS)
+    captions = Captions(index_uri, weights={}, seed=_SEED, cache_gb=_CACHE_GB)
+    first: dict[str, int] = {}
+    for shard, sample_id in zip(
+        table["shard"].to_pylist(), table["sample_id"].to_pylist(), strict=True
+    ):
+        first.setdefault(shard, sample_id)
     names = sorted(set(table["shard"].to_pylist()))
     chosen = [names[i] for i in permutation(len(names), seed=_SEED)[:_MOST_SHARDS]]
     table = table.filter(pc.field("shard").isin(chosen))
@@ -58,10 +66,10 @@ def sample_grid(shard_uri: str, count: int) -> list[Sample]:
         with path.open("rb") as file:
             file.seek(row["image_offset"])
             image = file.read(row["image_size"])
-            file.seek(row["json_offset"])
-            record = json.loads(file.read(row["json_size"]))
+        place = row["sample_id"] - first[row["shard"]]
+        texts = {source: captions.texts(source, row["shard"], place) for source in captions.sources}
         try:
-            samples.append(_tile(row["uid"], image, record["captions"]))
+            samples.append(_tile(row["uid"], image, texts))
         except DataError:
             continue
     return samples

@@ -42,7 +42,7 @@ def run_publish(
         shutil.copyfile(committed_file(uris["select"], f"model/{name}"), model / name)
     (model / "README.md").write_text(without_credentials(model_card(facts)), encoding="utf-8")
     progress("publish", done=2, total=3, note="writing the report")
-    samples = sample_grid(uris["shard"], config.sample_grid)
+    samples = sample_grid(uris["shard"], uris["index"], config.sample_grid)
     curation = read_curation(uris["curate"], uris["acquire"])
     page = without_credentials(report_page(facts, curation, samples))
     (workspace.output / "report.html").write_text(page, encoding="utf-8")

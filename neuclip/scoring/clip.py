@@ -28,8 +28,6 @@ from neuclip.towers.encode import encode_images, encode_texts, scoring_device
 from neuclip.towers.folder import load_towers, read_architecture
 from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE, Towers
 
-TEXT_FEATURES = "text_features.npy"
-
 
 class ClipModel:
     """The towers of a model folder, loaded when they are first used, with the hash that names them."""
@@ -115,24 +113,22 @@ class ClipScorer:
 
 
 class EmbeddingScorer:
-    """Features of image and first alt caption, each where it is there; a pair counts as scored if it has both."""
+    """Features of images."""
 
     def __init__(self, config: Embedding) -> None:
         self._clip = ClipModel(config)
         self.model = self._clip.sha256
 
     def score(self, partition: Partition) -> Scored:
-        """Encode all images and captions; zeros stand for what is not there."""
-        shape = (len(partition.pairs), self._clip.towers.embed_dim)
-        features = {name: np.zeros(shape, np.float16) for name in (FEATURES, TEXT_FEATURES)}
+        """Encode all images; zeros stand for those that are not there."""
+        features = np.zeros((len(partition.pairs), self._clip.towers.embed_dim), np.float16)
         reasons: list[str | None] = []
         for chunk in chunks(partition.pairs):
             rows = slice(len(reasons), len(reasons) + len(chunk))
-            found = encode_pairs(self._clip, chunk, partition.image)
-            features[FEATURES][rows] = found.images.numpy()
-            features[TEXT_FEATURES][rows] = found.texts.numpy()
-            reasons += found.reasons
-        return Scored({}, reasons, features)
+            images, of_chunk = image_features_of(self._clip, chunk, partition.image)
+            features[rows] = images.numpy()
+            reasons += of_chunk
+        return Scored({}, reasons, {FEATURES: features})
 
     def record(self) -> dict[str, Any]:
         """Return model hash, resize, precision, and the width of the features."""
@@ -166,27 +162,44 @@ def encode_pairs(
     clip: ClipModel, pairs: Sequence[Pair], read: Callable[[Pair], bytes]
 ) -> EncodedPairs:
     """Encode what pairs have of image and caption."""
+    images, why_no_image = image_features_of(clip, pairs, read)
+    told = [n for n, pair in enumerate(pairs) if pair.caption is not None]
+    texts = clip.text_features([pairs[n].caption or "" for n in told])
+    captions, is_finite = _placed(texts, told, len(pairs))
+    has_caption = set(told)
+    reasons = [
+        why
+        if why not in (None, NOT_FINITE)
+        else NO_CAPTION
+        if n not in has_caption
+        else why
+        if is_finite[n]
+        else NOT_FINITE
+        for n, why in enumerate(why_no_image)
+    ]
+    return EncodedPairs(images, captions, reasons)
+
+
+def image_features_of(
+    clip: ClipModel, pairs: Sequence[Pair], read: Callable[[Pair], bytes]
+) -> tuple[Float[Tensor, "N D"], list[str | None]]:
+    """Return unit-norm features of images, zeros where there are none, and why there are none."""
     fetched = [n for n, pair in enumerate(pairs) if pair.member is not None]
     features, decoded = clip.image_features([pairs[n] for n in fetched], read)
     seen = [n for n, is_good in zip(fetched, decoded, strict=True) if is_good]
-    told = [n for n, pair in enumerate(pairs) if pair.caption is not None]
-    texts = clip.text_features([pairs[n].caption or "" for n in told])
-    images, image_is_finite = _placed(features, seen, len(pairs))
-    captions, text_is_finite = _placed(texts, told, len(pairs))
-    has_image, has_caption = set(seen), set(told)
+    images, is_finite = _placed(features, seen, len(pairs))
+    has_image = set(seen)
     reasons = [
         NOT_ACQUIRED
         if pair.member is None
         else UNDECODABLE
         if n not in has_image
-        else NO_CAPTION
-        if n not in has_caption
         else None
-        if image_is_finite[n] and text_is_finite[n]
+        if is_finite[n]
         else NOT_FINITE
         for n, pair in enumerate(pairs)
     ]
-    return EncodedPairs(images, captions, reasons)
+    return images, reasons
 
 
 def _placed(

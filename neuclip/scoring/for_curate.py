@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from neuclip.acquire.raw import ROWS, partition_folders
+from neuclip.acquire.raw import ROWS, partition_folders, texts_paths
 from neuclip.curate.config import CurateConfig, Decontaminate
 from neuclip.curate.contamination import EvaluationSamples
 from neuclip.curate.judge import Mask
@@ -92,6 +92,7 @@ class Contamination:
     ) -> None:
         self._config, self._columns, self._scratch = config, columns, scratch
         self._partitions = partition_folders(acquire_uri)
+        self._texts = [str(path) for path in texts_paths(acquire_uri)]
         self._phash = next(
             (name for name, score in wanted.items() if isinstance(score, PHash) and config.images),
             None,
@@ -144,13 +145,12 @@ class Contamination:
         return np.load(path, mmap_mode="r")
 
     def _captions(self, part: int) -> list[str | None]:
-        return self._column(part, "captions['alt'][1]")
+        return self._column(self._texts[part], "captions['alt'][1]")
 
     def _uids(self, part: int) -> list[str | None]:
-        return self._column(part, "uid")
+        return self._column(str(committed_file(self._partitions[part], ROWS)), "uid")
 
-    def _column(self, part: int, sql: str) -> list[str | None]:
-        path = str(committed_file(self._partitions[part], ROWS))
+    def _column(self, path: str, sql: str) -> list[str | None]:
         query = f"SELECT {sql} AS value FROM read_parquet($path)"  # noqa: S608  # a constant of this file
         with connect(self._scratch) as connection:
             table = connection.sql(query, params={"path": path}).to_arrow_table()

@@ -1,9 +1,10 @@
-"""The pairs of one acquire partition: uid, alt caption, and the image's bytes."""
+"""The pairs of one acquire partition: uid, a caption, and the image's bytes."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from os import cpu_count
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from neuclip.acquire.raw import ROWS
+from neuclip.acquire.texts import TEXTS
 from neuclip.shards.raw_images import RawImages
 from neuclip.stages.committed import committed_file
 
 CHUNK = 1024
 """Pairs in hand at once."""
 _MOST_THREADS = 16
-_COLUMNS = ["uid", "captions", "status", "member", "offset", "size"]
+_COLUMNS = ["uid", "status", "member", "offset", "size"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Pair:
 
     uid: str
     caption: str | None
-    """The first alt caption, None where it is missing or blank."""
+    """The first one of the source that was asked for, None where it has none."""
     member: str | None
     offset: int
     size: int
@@ -41,15 +43,22 @@ class Partition:
     """Reads the image file of a pair that has one; called by several threads."""
 
 
-def read_partition(folder_uri: str) -> Partition:
-    """Read a committed acquire partition."""
+def read_partition(folder_uri: str, texts_uri: str, source: str | None) -> Partition:
+    """Read a committed acquire partition.
+
+    Args:
+        texts_uri: the part with its texts.
+        source: whose captions are wanted; None leaves them out.
+    """
     images = RawImages([folder_uri])
 
     def read(pair: Pair) -> bytes:
         place: dict[str, Any] = {"member": pair.member, "offset": pair.offset}
         return images.read({**place, "size": pair.size, "partition": 0})
 
-    return Partition(list(_read_pairs(committed_file(folder_uri, ROWS))), read)
+    rows = committed_file(folder_uri, ROWS)
+    captions = _captions(texts_uri, source) if source is not None else repeat(None)
+    return Partition(list(_read_pairs(rows, captions)), read)
 
 
 @contextmanager
@@ -65,15 +74,21 @@ def chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         yield pairs[start : start + CHUNK]
 
 
-def _read_pairs(rows: Path) -> Iterator[Pair]:
+def _captions(texts_uri: str, source: str) -> Iterator[str | None]:
+    with pq.ParquetFile(committed_file(texts_uri, TEXTS)) as file:
+        for batch in file.iter_batches(CHUNK, columns=["captions"]):
+            for captions in batch["captions"].to_pylist():
+                yield dict(captions or ()).get(source, [None])[0]
+
+
+def _read_pairs(rows: Path, captions: Iterator[str | None]) -> Iterator[Pair]:
     with pq.ParquetFile(rows) as file:
         for batch in file.iter_batches(CHUNK, columns=_COLUMNS):
             for row in batch.to_pylist():
-                alts: list[str] = dict(row["captions"] or ()).get("alt") or [""]
                 is_there = row["status"] == "success"
                 yield Pair(
                     uid=row["uid"],
-                    caption=alts[0] if alts[0] and alts[0].strip() else None,
+                    caption=next(captions),
                     member=row["member"] if is_there else None,
                     offset=row["offset"] if is_there else 0,
                     size=row["size"] if is_there else 0,

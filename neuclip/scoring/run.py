@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.raw import partition_folders
+from neuclip.acquire.raw import partition_folders, text_folders
+from neuclip.acquire.texts import count_texts, require_source, source_digest
 from neuclip.curate.pool import SCORES, ScoreFolders
 from neuclip.curate.scores import (
     SCORE_VERSION,
@@ -19,6 +20,7 @@ from neuclip.curate.scores import (
     PHash,
     ScoreConfig,
     score_settings,
+    source_of,
 )
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.progress import Progress
@@ -30,11 +32,20 @@ from neuclip.scoring.scorer import Scored, Scorer
 from neuclip.scoring.tmars import TMarsScorer
 from neuclip.stages.keys import stage_key
 from neuclip.stages.ledger import make_ledger
+from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import name_of
 
 STAGE = "score"
+
+
+@dataclass(frozen=True)
+class Acquired:
+    """Where a partition and its texts lie."""
+
+    uri: str
+    texts_uri: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,12 @@ def run_scores(
 
     Raises: CheckpointError: for a model folder that cannot be read. NumericsError: for a model with broken weights.
     """
-    partitions = partition_folders(acquire_uri)
+    folders = zip(partition_folders(acquire_uri), text_folders(acquire_uri), strict=True)
+    partitions = [Acquired(*uris) for uris in folders]
+    sources = count_texts(read_manifest(partition.texts_uri) for partition in partitions)
+    for score in scores:
+        if (source := source_of(score)) is not None:
+            require_source(source, sources, place=f"score {score.name}")
     found = [
         _run_score(score, partitions, root=root, progress=progress, done=done, total=len(scores))
         for done, score in enumerate(scores)
@@ -67,7 +83,7 @@ def run_scores(
 
 def _run_score(
     score: ScoreConfig,
-    partitions: Sequence[str],
+    partitions: Sequence[Acquired],
     *,
     root: str,
     progress: Progress,
@@ -77,16 +93,19 @@ def _run_score(
     scorer = make_scorer(score)
     folders: list[str] = []
     records: list[dict[str, Any]] = []
-    for number, partition_uri in enumerate(partitions):
+    for number, partition in enumerate(partitions):
         progress(
             STAGE,
             done=done * len(partitions) + number,
             total=total * len(partitions),
             note=f"{score.name}: partition {number + 1} of {len(partitions)}",
         )
-        identity = _identity(score, scorer.model, partition_uri, root)
+        identity = _identity(score, scorer.model, partition, root)
         manifest, _ = commit_stage(
-            identity, lambda workspace, uri=partition_uri: _score_partition(scorer, uri, workspace)
+            identity,
+            lambda workspace, partition=partition: _score_partition(
+                scorer, source_of(score), partition, workspace
+            ),
         )
         folders.append(identity.uri)
         records.append({**manifest.summary, "without_value": manifest.ledger.dropped})
@@ -108,17 +127,22 @@ def make_scorer(score: ScoreConfig) -> Scorer:
             return TMarsScorer(score)
 
 
-def _identity(score: ScoreConfig, model: str, partition_uri: str, root: str) -> StageIdentity:
+def _identity(score: ScoreConfig, model: str, partition: Acquired, root: str) -> StageIdentity:
+    """Return the identity of a score of a partition; one that looks at images alone does not depend on texts."""
     section = score_settings(score)
-    inputs = {"model": model, "partition": name_of(partition_uri)}
+    inputs = {"model": model, "partition": name_of(partition.uri)}
+    if (source := source_of(score)) is not None:
+        inputs["texts"] = source_digest(read_manifest(partition.texts_uri), source)
     key = stage_key(STAGE, SCORE_VERSION, section, inputs)
     return StageIdentity(STAGE, SCORE_VERSION, key, section, inputs, root, part=True)
 
 
-def _score_partition(scorer: Scorer, partition_uri: str, workspace: Workspace) -> Outcome:
-    partition = read_partition(partition_uri)
+def _score_partition(
+    scorer: Scorer, source: str | None, acquired: Acquired, workspace: Workspace
+) -> Outcome:
+    partition = read_partition(acquired.uri, acquired.texts_uri, source)
     scored = scorer.score(partition)
-    return commit_scores(partition, scored, scorer.record(), workspace, where=partition_uri)
+    return commit_scores(partition, scored, scorer.record(), workspace, where=acquired.uri)
 
 
 def commit_scores(

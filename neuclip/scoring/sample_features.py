@@ -1,12 +1,12 @@
 """Features of training samples, read from the shards that they are packed in."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from neuclip.curate.scores import ModelScore
 from neuclip.index.features import FeatureBatch
@@ -15,7 +15,7 @@ from neuclip.scoring.clip import ClipModel
 from neuclip.shards.members import TRAIN
 from neuclip.stages.keys import digest
 
-_COLUMNS = ["split", "sample_id", "shard", "image_offset", "image_size", "json_offset", "json_size"]
+_COLUMNS = ["split", "sample_id", "shard", "image_offset", "image_size", "text_offset", "text_size"]
 _AT_ONCE = 1024
 _CACHE_GB = 20.0
 """For shards of a remote root."""
@@ -24,7 +24,7 @@ _Row = dict[str, Any]
 
 
 class ShardEncoder:
-    """Encodes image and first alt caption of training samples by a model folder.
+    """Encodes image and alt text of training samples by a model folder; the text feature of one without is zero.
 
     Raises: CheckpointError: for a model folder that cannot be read.
     """
@@ -61,7 +61,10 @@ class ShardEncoder:
             files.open(row["shard"]).read(row["image_offset"], row["image_size"]) for row in rows
         )
         readable = [row for row, is_good in zip(rows, decoded, strict=True) if is_good]
-        texts = self._clip.text_features([_caption(files, row) for row in readable])
+        alts = [_alt(files, row) for row in readable]
+        told = [place for place, alt in enumerate(alts) if alt is not None]
+        texts = torch.zeros_like(images)
+        texts[told] = self._clip.text_features([alts[place] or "" for place in told])
         return FeatureBatch(
             np.array([row["sample_id"] for row in readable], dtype=np.int64),
             images.float().numpy(),
@@ -69,7 +72,7 @@ class ShardEncoder:
         )
 
 
-def _caption(files: ShardFiles, row: _Row) -> str:
-    record = json.loads(files.open(row["shard"]).read(row["json_offset"], row["json_size"]))
-    captions: dict[str, list[str]] = record["captions"]
-    return (captions.get("alt") or next(iter(captions.values())))[0]
+def _alt(files: ShardFiles, row: _Row) -> str | None:
+    if row["text_offset"] is None:
+        return None
+    return files.open(row["shard"]).read(row["text_offset"], row["text_size"]).decode()

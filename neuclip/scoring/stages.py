@@ -1,6 +1,7 @@
 """The two stages that compute something of images before they do their own work: curate its scores, index features."""
 
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
 from neuclip.curate import config as curate
@@ -11,8 +12,10 @@ from neuclip.index import config as index
 from neuclip.index.config import IndexConfig
 from neuclip.loading.set_inputs import fingerprint_sets
 from neuclip.stages.keys import fingerprint
-from neuclip.stages.stage import Job, Stage, Trace, Views
+from neuclip.stages.manifest import PARTS
+from neuclip.stages.stage import Erasures, Job, Stage, Trace, Views
 from neuclip.stages.workspace import Outcome, Workspace
+from neuclip.storage.uris import join
 
 if TYPE_CHECKING:
     import duckdb
@@ -85,6 +88,7 @@ def _index(job: Job[IndexConfig], workspace: Workspace) -> Outcome:
     return run_index(
         job.config,
         shard_uri=job.above["shard"],
+        caption_uri=job.above["caption"],
         root=job.root,
         encoder=None if features is None else ShardEncoder(features),
         force=job.force,
@@ -110,6 +114,15 @@ def _add_index_views(
     connection.execute(f"ATTACH '{path}' AS sample_index (READ_ONLY)")
     for view in _OF_THE_INDEX:
         connection.execute(f"CREATE VIEW {view} AS SELECT * FROM sample_index.{view}")  # noqa: S608
+
+
+def _index_erasures(stage_uri: str, uids: Collection[str]) -> Erasures:
+    from neuclip.index.erase import erase_side_part, find_side_parts
+
+    return {
+        part: partial(erase_side_part, join(stage_uri, PARTS, part), rows)
+        for part, rows in find_side_parts(stage_uri, uids).items()
+    }
 
 
 def _tell_of_curate(pair: "Pair", uri: str) -> "Told":
@@ -142,10 +155,11 @@ INDEX = Stage(
     version=index.STAGE_VERSION,
     purpose="Build the sample index.",
     run=_index,
-    above=("shard",),
+    above=("caption", "shard"),
     inputs=_index_inputs,
     fed_by="shard",
     trace=Trace(stays="uids, and features if the index has some", through="shard"),
+    erasures=_index_erasures,
     views=Views(_OF_THE_INDEX, _add_index_views),
     tell=_tell_of_index,
 )

@@ -30,6 +30,7 @@ def run_select(
     *,
     train_uri: str,
     shard_uri: str,
+    index_uri: str,
     workspace: Workspace,
     progress: Progress,
 ) -> Outcome:
@@ -43,7 +44,7 @@ def run_select(
         raise DataError(
             f"no checkpoint in {join(train_uri, _CHECKPOINTS)}; run the train stage to its end first"
         )
-    pairs = read_selection_split(shard_uri, max_samples=config.max_samples)
+    pairs = read_selection_split(shard_uri, index_uri, max_samples=config.max_samples)
     folders: dict[int, Path] = {}
     scores: list[CheckpointScore] = []
     for done, name in enumerate(names):

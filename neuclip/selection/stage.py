@@ -12,6 +12,7 @@ def _run(job: Job[SelectConfig], workspace: Workspace) -> Outcome:
         job.config,
         train_uri=job.above["train"],
         shard_uri=job.above["shard"],
+        index_uri=job.above["index"],
         workspace=workspace,
         progress=job.progress,
     )
@@ -22,6 +23,6 @@ SELECT = Stage(
     version=STAGE_VERSION,
     purpose="Choose the checkpoint.",
     run=_run,
-    above=("shard", "train"),
+    above=("shard", "index", "train"),
     trace=Trace(stays="the weights of the model, which learnt from the pairs", through="train"),
 )

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from neuclip.foundation.config import Section
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 """Raised when the stage's output for the same recipe and inputs changes."""
 
 

@@ -53,5 +53,5 @@ def _fill(name: str, content: bytes) -> bytes:
         return bytes(len(content))
     record = json.loads(content)
     kept = {name: record[name] for name in ("uid", "sample_id")}
-    text = json.dumps({**kept, "captions": {"alt": [""]}}, separators=(",", ":")).encode()
+    text = json.dumps(kept, separators=(",", ":")).encode()
     return text.ljust(len(content)) if len(text) <= len(content) else bytes(len(content))

@@ -29,7 +29,7 @@ def take_over(
 ) -> History:
     """Find the earlier run, of the same settings, of which most pairs can stay where they are.
 
-    Its parts are taken over in order as long as every pair of a part is still kept with the same captions and image.
+    Its parts are taken over in order as long as every pair of a part is still kept with the same alt text and image.
     Of runs that keep as many, the newest counts. Appended pairs so leave all ids as they were, also at a root where
     other rules were tried in between.
 

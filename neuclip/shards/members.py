@@ -22,13 +22,15 @@ MEMBER_SCHEMA = pa.schema(
         "image_size": pa.int64(),
         "json_offset": pa.int64(),
         "json_size": pa.int64(),
+        "text_offset": pa.int64(),
+        "text_size": pa.int64(),
         "width": pa.int32(),
         "height": pa.int32(),
         "image_sha256": pa.string(),
-        "sources": pa.list_(pa.string()),
     }
 )
-"""A row. shard: path of the tar below the root's `shard` folder; sample_id: null in the held-out split."""
+"""A row. shard: path of the tar below the root's `shard` folder; sample_id: null in the held-out split; text: the
+alt text, null where there is none. The samples of a shard stand in its order."""
 
 
 class MemberTable:

@@ -90,17 +90,16 @@ class Packer:
         content: bytes,
         suffix: str,
     ) -> dict[str, Any]:
-        """Write the three members of a sample and return its row of the member table."""
+        """Write the members of a sample, no .txt where there is no alt text, and return its row of the member table."""
         uid, sample_id = pair["uid"], None
         if split == TRAIN:
             sample_id = self._next_id
             self._next_id += 1
-        captions: dict[str, list[str]] = dict(sorted(pair["captions"]))
-        text = _record(pair, sample_id, captions)
-        alt = captions.get("alt") or next(iter(captions.values()))
+        record = _record(pair, sample_id)
         image_offset = tar.add(f"{uid}.{suffix}", content)
-        json_offset = tar.add(f"{uid}.json", text)
-        tar.add(f"{uid}.txt", alt[0].encode())
+        json_offset = tar.add(f"{uid}.json", record)
+        alt = None if pair["alt"] is None else pair["alt"].encode()
+        text_offset = None if alt is None else tar.add(f"{uid}.txt", alt)
         return {
             "split": split,
             "sample_id": sample_id,
@@ -110,22 +109,22 @@ class Packer:
             "image_offset": image_offset,
             "image_size": len(content),
             "json_offset": json_offset,
-            "json_size": len(text),
+            "json_size": len(record),
+            "text_offset": text_offset,
+            "text_size": None if alt is None else len(alt),
             "width": pair["width"],
             "height": pair["height"],
             "image_sha256": hashlib.sha256(content).hexdigest(),
-            "sources": list(captions),
         }
 
 
-def _record(pair: dict[str, Any], sample_id: int | None, captions: dict[str, list[str]]) -> bytes:
+def _record(pair: dict[str, Any], sample_id: int | None) -> bytes:
     record = {
         "uid": pair["uid"],
         "sample_id": sample_id,
         "url": pair["url"],
         "width": pair["width"],
         "height": pair["height"],
-        "captions": captions,
     }
     return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 

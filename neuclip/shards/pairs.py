@@ -1,7 +1,7 @@
 """The pairs that enter the stage, in DuckDB: known by uid and content, in the groups that are packed together."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.randomness import keyed_hash
-from neuclip.storage.tables import fill_from_files
+from neuclip.storage.tables import few_at_once
 
 _ORDER, _SPLIT = 0, 1
 _BATCH_ROWS = 1 << 20
@@ -20,18 +20,20 @@ _PACKED_AT_ONCE = 1024
 
 _UID = "('0x' || c.uid[1:16])::UBIGINT AS uid_hi, ('0x' || c.uid[17:32])::UBIGINT AS uid_lo"
 
-_JOINED = """
-    FROM read_parquet($captions) c JOIN fetched r ON c.uid = r.uid"""
+_KEPT = "CREATE TABLE kept AS SELECT uid FROM read_parquet($verdicts) WHERE kept"
 
 _FETCHED = """
-    SELECT uid, url, width, height, sha256, member, "offset", size,
-        $first + list_position($files, filename) - 1 AS partition
-    FROM read_parquet($files, filename = true) WHERE status = 'success'"""
+    SELECT r.uid, r.url, r.width, r.height, r.sha256, r.member, r."offset", r.size, t.alt,
+        $first + list_position($files, r.filename) - 1 AS partition, r.uid = t.uid AS is_beside
+    FROM read_parquet($files, filename = true) r
+    POSITIONAL JOIN (SELECT uid, captions['alt'][1] AS alt FROM read_parquet($texts)) t
+    SEMI JOIN kept k ON r.uid = k.uid
+    WHERE r.status = 'success'"""
 
 _KEYS = f"""
     CREATE TABLE keys AS SELECT {_UID}, md5_number_lower(to_json({{
-        'captions': list_sort(map_entries(c.captions)), 'url': r.url, 'width': r.width, 'height': r.height,
-        'size': r.size, 'sha256': r.sha256}})::VARCHAR) AS content {_JOINED}"""
+        'alt': c.alt, 'url': c.url, 'width': c.width, 'height': c.height,
+        'size': c.size, 'sha256': c.sha256}})::VARCHAR) AS content FROM fetched c"""  # noqa: S608
 
 _TAKE = """
     CREATE OR REPLACE TABLE entering AS
@@ -52,36 +54,47 @@ _TWICE = "SELECT uid_hi, uid_lo FROM keys GROUP BY ALL HAVING count(*) > 1 ORDER
 _CONTENT = "SELECT uid_hi, uid_lo, content FROM entering ORDER BY uid_hi, uid_lo"
 
 _PACKED = f"""
-    SELECT uid, url, width, height, captions, partition, member, "offset", size
-    FROM (
-        SELECT c.uid, {_UID}, r.url, r.width, r.height, c.captions, r.partition, r.member, r."offset", r.size
-        {_JOINED})
+    SELECT uid, url, width, height, alt, partition, member, "offset", size
+    FROM (SELECT c.*, {_UID} FROM fetched c)
     JOIN placed p USING (uid_hi, uid_lo) WHERE p.held_out = $held_out ORDER BY p.rank, uid"""  # noqa: S608
 
 
 class Pairs:
     """All kept pairs of a run.
 
-    A pair's `content` is 64 bits of a hash of its captions, its URL and what acquire says of its image.
+    A pair's `content` is 64 bits of a hash of its alt text, its URL and what acquire says of its image.
 
-    Raises: IntegrityError: if captions and outcome rows do not hold the same uids, each once.
+    Args:
+        verdicts: curate's verdicts.
+        rows: acquire's outcome rows, a table for each partition.
+        texts: the texts of each partition, row by row beside its rows.
+    Raises: IntegrityError: if verdicts and outcome rows do not hold the same uids, each once.
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, captions: Path, rows: list[Path]
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        verdicts: Path,
+        rows: Sequence[Path],
+        texts: Sequence[Path],
     ) -> None:
         self._connection = connection
-        self._inputs = {"captions": str(captions)}
-        fill_from_files(connection, "fetched", _FETCHED, rows)
-        connection.execute(_KEYS, self._inputs)
+        connection.execute(_KEPT, {"verdicts": str(verdicts)})
+        for first, files in few_at_once(rows):
+            beside = [str(path) for path in texts[first : first + len(files)]]
+            verb = "INSERT INTO fetched" if first else "CREATE TABLE fetched AS"
+            parameters = {"files": files, "texts": beside, "first": first}
+            connection.execute(f"{verb} {_FETCHED}", parameters)
+        connection.execute(_KEYS)
         connection.execute('CREATE TABLE taken (uid_hi UBIGINT, uid_lo UBIGINT, "group" BIGINT)')
         self.count = self._number("SELECT count(*) FROM keys")
-        self._check(captions)
+        self._check(verdicts)
 
-    def _check(self, captions: Path) -> None:
-        expected = self._number("SELECT count(*) FROM read_parquet($1)", [str(captions)])
+    def _check(self, verdicts: Path) -> None:
+        expected = self._number("SELECT count(*) FROM kept")
         distinct = self._number("SELECT count(*) FROM (SELECT DISTINCT uid_hi, uid_lo FROM keys)")
-        if not self.count == expected == distinct:
+        misplaced = self._number("SELECT count(*) FROM fetched WHERE NOT is_beside")
+        if misplaced or not self.count == expected == distinct:
             twice = self._connection.execute(_TWICE).fetchall()
             example = (
                 f"; a uid that is there twice is {int(twice[0][0]):016x}{int(twice[0][1]):016x}"
@@ -89,9 +102,9 @@ class Pairs:
                 else ""
             )
             raise IntegrityError(
-                f"{captions} has {expected} pairs, of which acquire's outcome rows hold {self.count} as fetched with "
-                f"{distinct} different uids{example}. The tables must hold the same pairs, each once: "
-                "run `--from acquire --force`"
+                f"{verdicts} keeps {expected} pairs, of which acquire's outcome rows hold {self.count} as fetched with "
+                f"{distinct} different uids, and the texts of {misplaced} are another pair's{example}. The tables must "
+                "hold the same pairs, each once: run `--from acquire --force`"
             )
 
     def whole_groups(self, pairs_path: Path) -> list[int]:
@@ -176,7 +189,7 @@ class Pairs:
 
     def packed(self, *, held_out: bool) -> Iterator[dict[str, Any]]:
         """Yield the chosen pairs of a split in the order they are packed in."""
-        parameters = {**self._inputs, "held_out": held_out}
+        parameters = {"held_out": held_out}
         with self._connection.cursor() as reading:
             for batch in reading.sql(_PACKED, params=parameters).to_arrow_reader(_PACKED_AT_ONCE):
                 yield from batch.to_pylist()

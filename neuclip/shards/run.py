@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from neuclip.acquire.raw import partition_folders, rows_paths
-from neuclip.captions.files import CAPTIONS
+from neuclip.acquire.raw import partition_folders, rows_paths, texts_paths
+from neuclip.curate.files import VERDICTS
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
 from neuclip.shards.config import STAGE_VERSION, ShardConfig
@@ -31,7 +31,7 @@ def run_shard(
     seed: int,
     root: str,
     acquire_uri: str,
-    caption_uri: str,
+    curate_uri: str,
     workspace: Workspace,
     progress: Progress,
     force: bool = False,
@@ -55,8 +55,8 @@ def run_shard(
     section = {**config.keyed(), "seed": seed}
     images = RawImages(partition_folders(acquire_uri))
     with connect(workspace.scratch) as connection:
-        captions = committed_file(caption_uri, CAPTIONS)
-        pairs = Pairs(connection, captions, rows_paths(acquire_uri))
+        verdicts = committed_file(curate_uri, VERDICTS)
+        pairs = Pairs(connection, verdicts, rows_paths(acquire_uri), texts_paths(acquire_uri))
         history = take_over(pairs, parent_of(workspace.uri), section, force=force)
         parts = _Parts(config, section, root, pairs, images, progress, force=force)
         for group, key in enumerate(history.parts):

@@ -13,7 +13,7 @@ from neuclip.storage.uris import join, name_of, parent_of
 
 MANIFEST = "manifest.json"
 PARTS = "parts"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _PROOF = "sha256_of_the_rest"
 

@@ -2,13 +2,19 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from neuclip.stages.ledger import Ledger
 from neuclip.stages.manifest import MANIFEST, FileRecord, Manifest
+from neuclip.storage.cache import local_copy
 from neuclip.storage.files import get_file, put_file, write_bytes
+from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import is_local, join, local_part
 
 TAKEDOWNS_NOTE = "takedowns"
@@ -79,3 +85,29 @@ class OpenFolder:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         self._records[name] = FileRecord(name=name, size_bytes=path.stat().st_size, sha256=sha256)
+
+
+def uids_in(table_uri: str, wanted: Collection[str]) -> set[str]:
+    """Return those of some uids that have a row in a Parquet file."""
+    found: set[str] = set()
+    with pq.ParquetFile(local_copy(table_uri)) as file:
+        for batch in file.iter_batches(columns=["uid"]):
+            found.update(uid for uid in batch["uid"].to_pylist() if uid in wanted)
+    return found
+
+
+def blank_rows(
+    folder: OpenFolder, name: str, uids: Collection[str], *, keep: Collection[str] = ("uid",)
+) -> None:
+    """Take the content of some pairs from the rows of a Parquet file: numbers and texts become null, maps empty."""
+    table: ArrowTable = pq.read_table(local_copy(join(folder.uri, name)))
+    is_named = pc.is_in(table["uid"], pa.array(sorted(uids), pa.string()))  # pyright: ignore[reportAttributeAccessIssue]
+    if not pc.any(is_named).as_py():  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    for place, column in enumerate(table.column_names):
+        if column not in keep:
+            kind = table.schema.field(column).type
+            nothing = pa.scalar([] if pa.types.is_nested(kind) else None, kind)
+            blanked = pc.if_else(is_named, nothing, table[column])  # pyright: ignore[reportAttributeAccessIssue]
+            table = table.set_column(place, column, blanked)
+    folder.replace(name, lambda path: pq.write_table(table, path, compression="zstd"))

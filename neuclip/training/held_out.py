@@ -13,8 +13,8 @@ class HeldOut:
     Raises: DataError: if the split is too small, which the select stage could not use either.
     """
 
-    def __init__(self, shard_uri: str, *, max_samples: int) -> None:
-        self._pairs = read_selection_split(shard_uri, max_samples=max_samples)
+    def __init__(self, shard_uri: str, index_uri: str, *, max_samples: int) -> None:
+        self._pairs = read_selection_split(shard_uri, index_uri, max_samples=max_samples)
 
     def recall(self, trainer: Trainer) -> float:
         """Return the mean recall@1 of both directions, 0..1, of the weights a checkpoint publishes.

@@ -62,7 +62,7 @@ class _Run:
             NormalizerProbe(probe, samples, count=order.count, seed=job.seed) if probe else None
         )
         held_out = (
-            HeldOut(job.shard_uri, max_samples=self.config.held_out_samples)
+            HeldOut(job.shard_uri, job.index_uri, max_samples=self.config.held_out_samples)
             if self.config.keep_best
             else None
         )

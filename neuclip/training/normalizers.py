@@ -150,7 +150,8 @@ def open_checkpoint(
     section = dict(manifest.section)
     seed = section.pop("seed")
     config = TrainConfig.model_validate(section)
-    table = read_samples(join(root, "index", manifest.inputs["index"]))
+    index_uri = join(root, "index", manifest.inputs["index"])
+    table = read_samples(index_uri)
     folder = committed_folder(train_uri, f"checkpoints/{name_of(uri)}")
     record = read_record(folder)
     towers = load_towers(folder, device)
@@ -168,7 +169,9 @@ def open_checkpoint(
             "sample; estimators are compared at one temperature"
         )
     shard_uri = join(root, "shard", manifest.inputs["shard"])
-    samples = training_samples(config, table, towers, shard_uri=shard_uri, seed=seed)
+    samples = training_samples(
+        config, table, towers, shard_uri=shard_uri, index_uri=index_uri, seed=seed
+    )
     ids = permutation(table.count, seed=seed)[:max_samples].tolist()
     progress("normalizers", done=0, total=1, note=f"encoding {len(ids)} training samples")
     features = encode_samples(Encoders(towers), samples, ids, device)

@@ -9,6 +9,7 @@ import numpy as np
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import ConfigError
 from neuclip.index.reader import SampleTable, read_samples
+from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
@@ -55,7 +56,14 @@ def make_parts(job: TrainJob, world: World) -> Parts:
         total_steps=total_steps(config, order.count),
         world=world,
     )
-    samples = training_samples(config, table, towers, shard_uri=job.shard_uri, seed=job.seed)
+    samples = training_samples(
+        config,
+        table,
+        towers,
+        shard_uri=job.shard_uri,
+        index_uri=job.index_uri,
+        seed=job.seed,
+    )
     return Parts(order, trainer, samples)
 
 
@@ -75,9 +83,21 @@ def total_steps(config: TrainConfig, samples: int) -> int:
 
 
 def training_samples(
-    config: TrainConfig, table: SampleTable, towers: Towers, *, shard_uri: str, seed: int
+    config: TrainConfig,
+    table: SampleTable,
+    towers: Towers,
+    *,
+    shard_uri: str,
+    index_uri: str,
+    seed: int,
 ) -> ShardSamples:
     """Return the training samples with the transform of a recipe."""
+    captions = Captions(
+        index_uri,
+        weights=config.caption_sources,
+        seed=seed,
+        cache_gb=config.loader.cache_gb,
+    )
     return ShardSamples(
         ShardFiles(shard_uri, cache_gb=config.loader.cache_gb),
         table,
@@ -88,7 +108,7 @@ def training_samples(
             scaled_decode=config.loader.scaled_decode,
         ),
         tokenize=towers.tokenize,
-        caption_sources=config.caption_sources,
+        captions=captions,
         seed=seed,
     )
 

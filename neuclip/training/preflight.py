@@ -9,6 +9,7 @@ import torch
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import ConfigError, DataError, IntegrityError, nearest
 from neuclip.index.reader import read_samples
+from neuclip.index.side_files import count_texts
 from neuclip.launching.config import LaunchConfig
 from neuclip.loading.selection_split import read_selection_split
 from neuclip.shards.members import shard_files_uri, shard_records
@@ -34,13 +35,10 @@ class Preflight:
     """The checks of one training run, each a function that says what it found.
 
     Each raises a NeuclipError that says what to change, if the run would fail.
-
-    Args:
-        caption_uri: committed caption stage.
     """
 
-    def __init__(self, job: TrainJob, *, caption_uri: str) -> None:
-        self._job, self._config, self._caption_uri = job, job.config, caption_uri
+    def __init__(self, job: TrainJob) -> None:
+        self._job, self._config = job, job.config
 
     @property
     def inputs(self) -> dict[str, Callable[[], str]]:
@@ -85,21 +83,27 @@ class Preflight:
         )
 
     def captions(self) -> str:
-        """Check that the recipe's caption sources exist."""
-        known: dict[str, int] = dict(read_manifest(self._caption_uri).summary["pairs_by_source"])
+        """Check that the recipe's caption sources exist, and their side files in full size."""
+        known = count_texts(self._job.index_uri)
         for source in self._config.caption_sources:
             if source not in known:
                 raise DataError(
                     f"train.caption_sources names {source!r}, which no sample has; sources of the samples: "
-                    f"{', '.join(known)}.{nearest(source, known)}"
+                    f"{', '.join(known)}.{nearest(source, known)} A column of the table becomes a source by "
+                    "acquire.caption_columns, and caption.derive makes others; take the source out of "
+                    "train.caption_sources if its column was removed"
                 )
         return ", ".join(
-            f"{source}: {known[source]} pairs" for source in self._config.caption_sources
+            f"{source}: {known[source]} texts" for source in self._config.caption_sources
         )
 
     def held_out(self) -> str:
         """Check that there are pairs to choose a checkpoint by."""
-        pairs = read_selection_split(self._job.shard_uri, max_samples=self._config.held_out_samples)
+        pairs = read_selection_split(
+            self._job.shard_uri,
+            self._job.index_uri,
+            max_samples=self._config.held_out_samples,
+        )
         return f"{len(pairs)} pairs to measure checkpoints on"
 
     def shared_memory(self) -> str:

@@ -36,7 +36,6 @@ def run_train(
     seed: int,
     index_uri: str,
     shard_uri: str,
-    caption_uri: str,
     workspace: Workspace,
     progress: Progress,
 ) -> Outcome:
@@ -52,7 +51,7 @@ def run_train(
         shard_uri=absolute(shard_uri),
         run_uri=absolute(workspace.uri),
     )
-    for what, check in Preflight(job, caption_uri=caption_uri).inputs.items():
+    for what, check in Preflight(job).inputs.items():
         log.info("preflight, %s: %s", what, check())
     restarts = Restarts(allowed=config.launch.max_restarts)
     # Where every machine reads and writes: the scratch folder at the root, or a place in object storage.

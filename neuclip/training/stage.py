@@ -21,7 +21,6 @@ def _run(job: Job[TrainConfig], workspace: Workspace) -> Outcome:
         seed=job.seed,
         index_uri=job.above["index"],
         shard_uri=job.above["shard"],
-        caption_uri=job.above["caption"],
         workspace=workspace,
         progress=job.progress,
     )
@@ -39,7 +38,7 @@ def _preflight(job: Job[TrainConfig]) -> Checks:
         shard_uri=job.above["shard"],
         run_uri=job.uri,
     )
-    return Preflight(train_job, caption_uri=job.above["caption"]).all
+    return Preflight(train_job).all
 
 
 def _add_views(
@@ -65,7 +64,7 @@ TRAIN = Stage(
     version=STAGE_VERSION,
     purpose="Train the towers.",
     run=_run,
-    above=("caption", "shard", "index"),
+    above=("shard", "index"),
     fed_by="index",
     is_seeded=True,
     resumes=True,
