@@ -6,7 +6,7 @@ import math
 def judge_plainly(rows, recipe):
     """Return uid -> reason of every row that came home, None for those that are kept."""
     home = [row for row in rows if not row["failed"]]
-    reasons = {row["uid"]: None if _has_text(row["alt"]) else "no_caption" for row in home}
+    reasons = {row["uid"]: None if _has_any_text(row) else "no_caption" for row in home}
     for rule in recipe:
         alive = [row for row in home if reasons[row["uid"]] is None]
         for row in alive:
@@ -14,8 +14,8 @@ def judge_plainly(rows, recipe):
     return reasons
 
 
-def _has_text(text):
-    return text is not None and text.strip() != ""
+def _has_any_text(row):
+    return any(text is not None and text.strip() != "" for text in (row["alt"], row["rewrite"]))
 
 
 def _reason(rule, row, alive, home):
@@ -40,6 +40,18 @@ def _column(rule, row, alive, home):
     return _outside(value, rule)
 
 
+def _of_text(measure):
+    """Return a rule over the first text of a source; a pair without one passes unless the rule says otherwise."""
+
+    def drops(rule, row, alive, home):
+        text = row[rule.get("source", "alt")]
+        if text is None:
+            return "missing" if rule.get("missing") == "drop" else False
+        return _outside(measure(text), rule)
+
+    return drops
+
+
 def _top_fraction(rule, row, alive, home):
     values = sorted(
         (other[rule["column"]] for other in home if not _is_missing(other[rule["column"]])),
@@ -59,7 +71,7 @@ def _is_worse(row, others, key, preference):
 
 def _preference(name):
     if name == "longest_caption":
-        return lambda row: -len(row["alt"])
+        return lambda row: math.inf if row["alt"] is None else -len(row["alt"])
     if name == "largest_image":
         return lambda row: -row["size"][0] * row["size"][1]
     way, column = name.split()
@@ -68,8 +80,8 @@ def _preference(name):
 
 
 _KINDS = {
-    "caption_words": lambda rule, row, alive, home: _outside(len(row["alt"].split()), rule),
-    "caption_characters": lambda rule, row, alive, home: _outside(len(row["alt"]), rule),
+    "caption_words": _of_text(lambda text: len(text.split())),
+    "caption_characters": _of_text(len),
     "image_side": lambda rule, row, alive, home: _outside(min(row["size"]), rule),
     "aspect_ratio": lambda rule, row, alive, home: (
         max(row["size"]) > rule["max"] * min(row["size"])

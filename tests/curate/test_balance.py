@@ -11,10 +11,11 @@ from neuclip.foundation.progress import silent
 from neuclip.stages.workspace import StageIdentity, commit_stage
 
 
-def kept(root, partitions, metadata, most, seed=0, key="k"):
+def kept(root, partitions, metadata, most, seed=0, key="k", **more):
     (root / "metadata.txt").write_text("\n".join(metadata), encoding="utf-8")
     acquire_uri = commit_acquired(root, partitions, key=f"acquired-{key}")
     rule = {"kind": "balance", "metadata": str(root / "metadata.txt"), "most_per_entry": most}
+    rule |= more
     config = CurateConfig.model_validate({"rules": [rule]})
     identity = StageIdentity("curate", 1, key, {}, {}, str(root))
     commit_stage(
@@ -66,6 +67,21 @@ def test_the_draw_is_by_seed_and_uid_alone(tmp_path):
     first = kept(tmp_path, [pairs], ["cat"], 20, key="a")
     assert kept(tmp_path, [pairs[40:], pairs[:40]], ["cat"], 20, key="b") == first
     assert kept(tmp_path, [pairs], ["cat"], 20, seed=1, key="c") != first
+
+
+def test_the_texts_of_another_source_are_matched_by_their_first(tmp_path):
+    pairs = [
+        Pair(0, {"alt": ["a cat"], "rewrite": ["a dog", "a cat"]}),
+        Pair(1, {"alt": ["a dog"], "rewrite": ["The CAT"]}),
+        Pair(2, {"rewrite": ["one cat"]}),
+        Pair(3, {"alt": ["a cat"]}),
+        Pair(4, {"alt": ["a cat"], "rewrite": ["", "a cat"]}),
+    ]
+    found = kept(tmp_path, [pairs[:2], pairs[2:]], ["cat"], 100, source="rewrite")
+    assert found == {pairs[1].uid, pairs[2].uid}
+    assert kept(tmp_path, [pairs], ["cat"], 100, key="alt") == {
+        pair.uid for pair in pairs if pair.captions.get("alt") == ["a cat"]
+    }
 
 
 def test_metadata_without_entries_is_refused(tmp_path):

@@ -39,7 +39,7 @@ def alt(text):
 
 EXPECTED = [
     (Pair(0, alt("a red ball")), None),
-    (Pair(1, {"rewrite": ["no alt here"]}), "no_caption"),
+    (Pair(1, {"rewrite": ["no alt here"]}), None),
     (Pair(2, alt(" \u3000\u00a0 ")), "no_caption"),
     (Pair(3, alt("a b")), "too_short"),
     (Pair(4, alt("x" * 20 + " " + "y" * 20)), "too_long"),
@@ -56,6 +56,10 @@ EXPECTED = [
     (Pair(15, alt("x"), picture=0), "too_short"),
     (Pair(16, alt("two\u00a0words")), None),
     (Pair(17, alt("un\u00addivided"), picture=17), "too_few_words"),
+    (Pair(18, {"rewrite": [" \t"], "alt": [""]}), "no_caption"),
+    (Pair(19, {}, unusable={"alt": 1, "rewrite": 2}), "no_caption"),
+    (Pair(20, {"alt": [" "], "rewrite": ["", "\u2003", "a second text"]}, picture=20), "too_short"),
+    (Pair(21, {"rewrite": ["", "\u2003", "a third text"]}, unusable={"alt": 1}), None),
 ]
 
 
@@ -108,8 +112,8 @@ def test_all_failures_of_a_pair_are_told_not_only_the_first(tmp_path):
     assert failed[EXPECTED[15][0].uid] == ["too_short", "too_few_words"]
     steps = {step["reason"]: step for step in json.loads(_funnel(uri))["steps"]}
     assert steps["too_few_words"]["dropped"] == 2
-    assert steps["too_few_words"]["alone"] == 4  # the blank one and number 15 too
-    assert steps["too_few_words"]["overlap"] == {"no_caption": 1, "too_short": 2}
+    assert steps["too_few_words"]["alone"] == 6  # the blank ones (2, 18, 20) and number 15 too
+    assert steps["too_few_words"]["overlap"] == {"no_caption": 2, "too_short": 4}
     assert steps["duplicate_images"]["alone"] == 2  # number 15 has the picture of number 0
 
 
@@ -117,9 +121,88 @@ def _funnel(uri):
     return Path(uri, "funnel.json").read_text()
 
 
-def test_no_rules_keep_every_pair_with_a_caption(tmp_path):
+def test_no_rules_keep_every_pair_with_a_text_of_any_source(tmp_path):
     uri = judge(tmp_path, [[pair for pair, _ in EXPECTED]], config())
-    assert read_manifest(uri).ledger.dropped == {"no_caption": 2}
+    assert read_manifest(uri).ledger.dropped == {"no_caption": 3}
+    dropped = {uid for uid, reason in reasons(uri).items() if reason}
+    assert dropped == {pair.uid for pair, reason in EXPECTED if reason == "no_caption"}
+
+
+SOURCES = [
+    Pair(0, {"alt": ["one two three"], "rewrite": ["x", "one two three"]}),
+    Pair(1, {"alt": ["https://x.org"], "rewrite": ["a fine text"]}),
+    Pair(2, {"rewrite": ["https://x.org"]}),
+    Pair(3, {"alt": ["a fine text"]}, unusable={"rewrite": 1}),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({"kind": "caption_words", "min": 2}, [None, "caption_words", None, None]),
+        (
+            {"kind": "caption_words", "min": 2, "missing": "drop"},
+            [None, "caption_words", "caption_words_missing", None],
+        ),
+        (
+            {"kind": "caption_words", "min": 2, "source": "rewrite"},
+            ["caption_words", None, "caption_words", None],
+        ),
+        (
+            {"kind": "caption_characters", "name": "brief", "max": 11, "source": "rewrite"}
+            | {"missing": "drop"},
+            [None, None, "brief", "brief_missing"],
+        ),
+        ({"kind": "caption_noise"}, [None, "caption_noise", None, None]),
+        (
+            {"kind": "caption_noise", "source": "rewrite", "missing": "drop"},
+            [None, None, "caption_noise", "caption_noise_missing"],
+        ),
+        (
+            {"kind": "sql", "keep": "captions['rewrite'][2] = alt"},
+            [None, "sql", "sql", "sql"],
+        ),
+    ],
+)
+def test_a_rule_looks_at_the_first_text_of_the_source_it_names(tmp_path, rule, expected):
+    uri = judge(tmp_path, [SOURCES[:2], SOURCES[2:]], config(rule))
+    assert [reasons(uri)[pair.uid] for pair in SOURCES] == expected
+    counted = {reason: expected.count(reason) for reason in expected if reason}
+    assert read_manifest(uri).ledger.dropped == counted
+
+
+@pytest.mark.parametrize("kind", ["caption_words", "caption_characters", "caption_noise", "balance"])
+def test_a_source_that_no_pair_has_is_told_with_the_nearest_one(tmp_path, kind):
+    (tmp_path / "entries.txt").write_text("fine\n")
+    of_kind = {
+        "caption_words": {"min": 2},
+        "caption_characters": {"min": 2},
+        "caption_noise": {},
+        "balance": {"metadata": str(tmp_path / "entries.txt")},
+    }
+    rule = {"kind": kind, "source": "rewrites", **of_kind[kind]}
+    with pytest.raises(ConfigError) as caught:
+        judge(tmp_path, [SOURCES], config({"kind": "image_side", "min": 1}, rule))
+    said = str(caught.value)
+    assert f"curate.rules.1 ({kind}) names the caption source 'rewrites'" in said
+    assert "sources here: alt, rewrite" in said
+    assert "Did you mean 'rewrite'?" in said
+    assert "acquire.caption_columns" in said
+    assert not list(tmp_path.glob("curate/k/manifest.json"))
+
+
+def test_a_source_of_which_every_text_is_unusable_is_one(tmp_path):
+    pairs = [Pair(0, alt("a red ball"), unusable={"rewrite": 2}), Pair(1, alt("a blue ball"))]
+    rule = {"kind": "caption_words", "min": 2, "source": "rewrite"}
+    assert set(reasons(judge(tmp_path, [pairs], config(rule))).values()) == {None}
+    with pytest.raises(DataError, match=r"none of 2 pairs .*2 caption_words_missing"):
+        judge(tmp_path, [pairs], config({**rule, "missing": "drop"}), key="b")
+
+
+def test_rules_over_alt_texts_pass_a_table_without_any(tmp_path):
+    pairs = [Pair(n, {"long": [f"a text about number {n}"]}) for n in range(3)]
+    rule = {"kind": "caption_words", "min": 99}
+    assert set(reasons(judge(tmp_path, [pairs], config(rule))).values()) == {None}
 
 
 def test_keeping_nothing_is_an_error_that_says_why(tmp_path):

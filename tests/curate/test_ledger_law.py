@@ -13,7 +13,7 @@ from made.acquired import Pair, commit_acquired
 
 from neuclip.curate.config import CurateConfig
 from neuclip.curate.run import run_curate
-from neuclip.foundation.errors import DataError
+from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.progress import silent
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import StageIdentity, commit_stage
@@ -40,6 +40,7 @@ scores = st.none() | st.just(math.nan) | st.sampled_from([0.0, 0.25, 0.5, 0.75, 
 rows = st.fixed_dictionaries(
     {
         "alt": st.none() | texts,
+        "rewrite": st.none() | texts,
         "size": st.tuples(st.integers(8, 24), st.integers(8, 24)),
         "picture": st.integers(0, 4),
         "url": st.integers(0, 3),
@@ -49,10 +50,22 @@ rows = st.fixed_dictionaries(
 )
 
 bounds = st.tuples(st.integers(1, 6), st.integers(0, 6))
-rule = st.one_of(
+of_text = st.one_of(
     bounds.map(lambda b: {"kind": "caption_words", "min": b[0], "max": b[0] + b[1]}),
     st.integers(1, 4).map(lambda n: {"kind": "caption_words", "min": n}),
     bounds.map(lambda b: {"kind": "caption_characters", "min": b[0], "max": b[0] + 3 * b[1]}),
+)
+source = st.sampled_from(
+    [
+        {},
+        {"missing": "drop"},
+        {"source": "alt", "missing": "keep"},
+        {"source": "rewrite"},
+        {"source": "rewrite", "missing": "drop"},
+    ]
+)
+rule = st.one_of(
+    st.tuples(of_text, source).map(lambda parts: {**parts[0], **parts[1]}),
     st.integers(8, 20).map(lambda n: {"kind": "image_side", "min": n}),
     st.sampled_from([1, 1.5, 2]).map(lambda r: {"kind": "aspect_ratio", "max": r}),
     st.tuples(st.sampled_from([0.0, 0.5]), st.sampled_from(["drop", "keep"])).map(
@@ -81,6 +94,10 @@ def test_kept_and_dropped_by_the_first_failing_rule_add_up(tmp_path, rows, recip
         expected = judge_plainly([_plain(row) for row in numbered], recipe)
     except LookupError:
         expected = {}
+    if _names_a_source_of_none(recipe, rows):
+        with pytest.raises(ConfigError, match="'rewrite', which no pair has a text of"):
+            _judge(tmp_path, [numbered], recipe)
+        return
     cut = data.draw(st.integers(0, len(rows)))
     order = data.draw(st.permutations(numbered))
     in_two = [part for part in (numbered[:cut], numbered[cut:]) if part]
@@ -131,12 +148,17 @@ def _judge(root, partitions, recipe):
     return verdicts, read_manifest(identity.uri).ledger
 
 
+def _names_a_source_of_none(recipe, rows):
+    is_named = any(rule.get("source") == "rewrite" for rule in recipe)
+    return is_named and all(row["rewrite"] is None for row in rows)
+
+
 def _doubles(part):
     return pa.array([row["score"] for row in part], pa.float64())
 
 
 def _pair(row):
-    captions = {} if row["alt"] is None else {"alt": [row["alt"]]}
+    captions = {name: [row[name]] for name in ("alt", "rewrite") if row[name] is not None}
     return Pair(
         row["number"],
         captions,

@@ -3,7 +3,15 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from neuclip.curate.scores import ClipScore, Embedding, Language, PHash, ScoreConfig, score_settings
+from neuclip.curate.scores import (
+    ClipScore,
+    Embedding,
+    Language,
+    PHash,
+    ScoreConfig,
+    score_settings,
+    source_of,
+)
 
 SCORES = TypeAdapter(list[ScoreConfig])
 
@@ -39,6 +47,23 @@ def test_an_unknown_kind_and_a_missing_model_are_refused():
         SCORES.validate_python([{"kind": "phsh"}])
     with pytest.raises(ValidationError, match="model"):
         SCORES.validate_python([{"kind": "clip_score"}])
+
+
+def test_scores_of_texts_alone_have_a_source():
+    every = SCORES.validate_python(
+        [
+            {"kind": "language"},
+            {"kind": "clip_score", "model": "m", "source": "rewrite"},
+            {"kind": "tmars", "model": "m", "source": "rewrite"},
+            {"kind": "phash"},
+            {"kind": "embedding", "model": "m"},
+        ]
+    )
+    assert [source_of(score) for score in every] == ["alt", "rewrite", "rewrite", None, None]
+    assert score_settings(every[1])["source"] == "rewrite"
+    for kind in ("phash", "embedding"):
+        with pytest.raises(ValidationError, match="source"):
+            SCORES.validate_python([{"kind": kind, "model": "m", "source": "alt"}])
 
 
 def test_where_a_model_lies_and_how_fast_it_is_asked_are_not_in_the_settings():
