@@ -16,7 +16,6 @@ import torch
 from bench.loading import pipelines
 from bench.loading.data import PART, SAMPLES, commit_shards, photographs
 from neuclip.foundation.randomness import generator
-from neuclip.index.reader import SampleTable
 from neuclip.loading.images import decode_pixels
 from neuclip.towers.transforms import training_pixels
 
@@ -31,12 +30,13 @@ def main() -> None:
     torch.set_num_threads(1)
     contents = photographs()
     with tempfile.TemporaryDirectory() as folder:
-        uri, table = commit_shards(folder, contents)
-        samples = pipelines.samples_of(uri, table)
-        shards = Path(uri).parent / PART
+        data = commit_shards(folder, contents)
+        samples = pipelines.samples_of(data)
+        shards = Path(data.shard_uri).parent / PART
         _tell_reading(samples, shards, contents)
+        _tell_captions(samples, pipelines.samples_with_captions_in_the_tar(data))
         _tell_loading(samples, shards, contents)
-        _tell_remote(samples, table, contents)
+        _tell_remote(samples, contents)
 
 
 def _tell_reading(samples: pipelines.ShardSamples, folder: Path, contents: list[bytes]) -> None:
@@ -48,6 +48,22 @@ def _tell_reading(samples: pipelines.ShardSamples, folder: Path, contents: list[
         f"reading without decode, {size / 1024:.0f} KiB a sample: ours {_told(ours)} samples/s a core "
         f"({statistics.median(ours) * size / 1e9:.1f} GB/s), webdataset {_told(theirs)}, "
         f"median ratio {_ratio(ours, theirs):.1f}"
+    )
+
+
+def _tell_captions(side: pipelines.ShardSamples, in_tar: pipelines.ShardSamples) -> None:
+    """Tell what captions in side files cost against captions in the records of the tars, all else the same."""
+    side_loads, tar_loads = _rates(
+        lambda: _count(pipelines.ours(side, workers=0)),
+        lambda: _count(pipelines.ours(in_tar, workers=0)),
+    )
+    side_reads, tar_reads = _rates(
+        lambda: pipelines.read_captions(side), lambda: pipelines.read_captions(in_tar)
+    )
+    print(
+        f"captions from side files against captions in the tars: loading {_told(side_loads)} and {_told(tar_loads)} "
+        f"samples/s a core, median ratio {_ratio(side_loads, tar_loads):.3f}; reading without decode or tokens "
+        f"{_told(side_reads)} and {_told(tar_reads)}, median ratio {_ratio(side_reads, tar_reads):.2f}"
     )
 
 
@@ -70,15 +86,12 @@ def _tell_loading(samples: pipelines.ShardSamples, folder: Path, contents: list[
     )
 
 
-def _tell_remote(
-    samples: pipelines.ShardSamples, table: SampleTable, contents: list[bytes]
-) -> None:
+def _tell_remote(samples: pipelines.ShardSamples, contents: list[bytes]) -> None:
     def local() -> int:
         return _count(pipelines.ours(samples, workers=WORKERS_OF_REMOTE))
 
     with _bucket() as (root, cache):
-        uri, _ = commit_shards(root, contents)
-        there = pipelines.samples_of(uri, table)
+        there = pipelines.samples_of(commit_shards(root, contents))
 
         def remote() -> int:
             shutil.rmtree(cache, ignore_errors=True)

@@ -4,12 +4,22 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from neuclip.index.reader import SampleTable
+from neuclip.index.side_files import (
+    SHARD_PART,
+    SIDE_FILES,
+    SIDE_FILES_SCHEMA,
+    texts_name,
+    write_texts,
+)
 from neuclip.shards.tar import TarShard
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
@@ -43,8 +53,17 @@ _WORDS = [
 ]
 
 
-def commit_shards(root: str, contents: list[bytes]) -> tuple[str, SampleTable]:
-    """Write the shards below a root of any kind; return the stage's folder and where the samples lie."""
+@dataclass(frozen=True)
+class Data:
+    """Committed shards, where their samples lie, and the index with their texts."""
+
+    shard_uri: str
+    table: SampleTable
+    index_uri: str
+
+
+def commit_shards(root: str, contents: list[bytes]) -> Data:
+    """Write shards and side files below a root of any kind."""
     names = [f"{PART}/shard-{number:06d}.tar" for number in range(SHARDS)]
     places = []
 
@@ -61,7 +80,38 @@ def commit_shards(root: str, contents: list[bytes]) -> tuple[str, SampleTable]:
     identity = StageIdentity("shard", 1, "key", {}, {}, root)
     commit_stage(identity, lambda _: Outcome(ledger=ledger, parts=[part.key]))
     shard = np.repeat(np.arange(SHARDS, dtype=np.int32), SAMPLES_PER_SHARD)
-    return identity.uri, SampleTable(names, shard, *np.array(places, dtype=np.int64).T)
+    first = np.arange(SHARDS, dtype=np.int64) * SAMPLES_PER_SHARD
+    table = SampleTable(names, first, shard, *np.array(places, dtype=np.int64).T)
+    return Data(identity.uri, table, _commit_texts(root, names))
+
+
+def _commit_texts(root: str, names: list[str]) -> str:
+    """Commit the side files of source `alt`, and the index that lists them; return the index."""
+    part = StageIdentity("index", 1, "texts", {}, {SHARD_PART: Path(PART).name}, root, part=True)
+    rows = [{"source": "alt", "shard_part": Path(PART).name, "part": part.key, "texts": SAMPLES}]
+
+    def texts(workspace: Workspace) -> Outcome:
+        for number, name in enumerate(names):
+            first = number * SAMPLES_PER_SHARD
+            captions = [[caption_of(first + row)] for row in range(SAMPLES_PER_SHARD)]
+            path = workspace.output / texts_name(name)
+            write_texts(path, captions, source="alt", shard=name)
+        return Outcome(make_ledger(SAMPLES, SAMPLES, {}))
+
+    def listed(workspace: Workspace) -> Outcome:
+        table = pa.Table.from_pylist(rows, schema=SIDE_FILES_SCHEMA)
+        pq.write_table(table, workspace.output / SIDE_FILES)
+        return Outcome(make_ledger(SAMPLES, SAMPLES, {}))
+
+    commit_stage(part, texts)
+    index = StageIdentity("index", 1, "key", {}, {}, root)
+    commit_stage(index, listed)
+    return index.uri
+
+
+def caption_of(sample_id: int) -> str:
+    """Return the caption of a sample: twelve words."""
+    return " ".join(np.random.default_rng(sample_id).choice(_WORDS, 12))
 
 
 def photographs() -> list[bytes]:
@@ -92,8 +142,7 @@ def _encoded(image: Image.Image) -> bytes:
 
 
 def _add(tar: TarShard, sample_id: int, content: bytes) -> tuple[int, int, int, int]:
-    draw = np.random.default_rng(sample_id)
-    caption = " ".join(draw.choice(_WORDS, 12))
+    caption = caption_of(sample_id)
     uid = f"{sample_id:032x}"
     record = {"uid": uid, "sample_id": sample_id, "captions": {"alt": [caption]}}
     text = json.dumps(record).encode()

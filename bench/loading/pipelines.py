@@ -4,8 +4,9 @@ import argparse
 import functools
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -15,9 +16,9 @@ import webdataset as wds
 from open_clip.transform import image_transform
 from torch import Tensor
 
-from bench.loading.data import SAMPLES, SAMPLES_PER_SHARD, SHARDS
-from neuclip.index.reader import SampleTable
+from bench.loading.data import SAMPLES, SAMPLES_PER_SHARD, SHARDS, Data
 from neuclip.loading.batches import load_batches
+from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
@@ -38,15 +39,44 @@ open_clip_train.data.tar_file_expander = functools.partial(
 )
 
 
-def samples_of(uri: str, table: SampleTable) -> ShardSamples:
-    return ShardSamples(
-        ShardFiles(uri, cache_gb=1),
-        table,
+def samples_of(data: Data, kind: type[ShardSamples] = ShardSamples) -> ShardSamples:
+    return kind(
+        ShardFiles(data.shard_uri, cache_gb=1),
+        data.table,
         to_pixels=functools.partial(training_pixels, image_px=IMAGE_PX),
         tokenize=tokenize,
-        caption_sources={"alt": 1.0},
+        captions=Captions(data.index_uri, weights={"alt": 1.0}, seed=0, cache_gb=1),
         seed=0,
     )
+
+
+def samples_with_captions_in_the_tar(data: Data) -> ShardSamples:
+    """Return the samples as they were read before there were side files: each record holds its captions."""
+    return samples_of(data, _FromTar)
+
+
+class _FromTar(ShardSamples):
+    """Takes captions from the record that is read with each image."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.captions = _InRecord()  # type: ignore[assignment]
+
+    def _read(self, sample_ids: Sequence[int]) -> Iterator[Any]:
+        for found in super()._read(sample_ids):
+            self.captions.record = found[-1]
+            yield found
+
+
+class _InRecord:
+    record: dict[str, Any]
+
+    def choose(self, shard: str, row: int, *, epoch: int, sample_id: int) -> str:
+        del shard, row, epoch, sample_id
+        return self.record["captions"]["alt"][0]
+
+    def close_all_but(self, shards: Sequence[str]) -> None:
+        """Nothing is open."""
 
 
 def ours(samples: ShardSamples, *, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -84,6 +114,16 @@ def read_ours(samples: ShardSamples) -> int:
     for step in range(SAMPLES // BATCH):
         ids = [sample_id for _, sample_id in order.batch(step)]
         count += sum(1 for _ in samples._read(ids))
+    return count
+
+
+def read_captions(samples: ShardSamples) -> int:
+    """Read images and captions of an epoch in training order; return its samples."""
+    order, count = _order(), 0
+    for step in range(SAMPLES // BATCH):
+        ids = [sample_id for _, sample_id in order.batch(step)]
+        for place, shard, row, *_ in samples._read(ids):
+            count += bool(samples.captions.choose(shard, row, epoch=0, sample_id=ids[place]))
     return count
 
 

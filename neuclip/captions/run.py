@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.raw import partition_folders, rows_paths, text_folders, texts_paths
-from neuclip.acquire.texts import count_texts, source_digest
+from neuclip.acquire.texts import count_texts
 from neuclip.captions.config import CaptionConfig
 from neuclip.captions.files import PARTS_FILE, PARTS_SCHEMA
 from neuclip.captions.parts import PartSettings, commit_part, read_part
@@ -49,16 +49,14 @@ def run_caption(
         IntegrityError: if partitions and verdicts do not hold the same pairs.
     """
     partitions = partition_folders(acquire_uri)
-    texts = [read_manifest(uri) for uri in text_folders(acquire_uri)]
-    of_table = count_texts(texts)
-    _check_sources(config, of_table)
+    _check_sources(config, count_texts(map(read_manifest, text_folders(acquire_uri))))
     kept = SubsetFile(str(committed_file(curate_uri, SUBSET)))
     settings = PartSettings(root, config.max_per_source, force)
     work = _Work(config, settings, kept)
     beside = zip(rows_paths(acquire_uri), texts_paths(acquire_uri), strict=True)
     for number, (rows, text_file) in enumerate(beside):
         progress(STAGE, done=number, total=len(partitions), note="gathering texts")
-        work.do(name_of(partitions[number]), _Partition(rows, text_file, texts[number], kept))
+        work.do(name_of(partitions[number]), _Partition(rows, text_file, kept))
     expected = read_manifest(curate_uri).ledger.out
     if work.pairs != expected:
         raise IntegrityError(
@@ -77,8 +75,7 @@ def run_caption(
 class _Partition:
     """The kept pairs of one partition, and their texts."""
 
-    def __init__(self, rows: Any, texts: Any, text_part: Manifest, kept: SubsetFile) -> None:  # noqa: ANN401
-        self.text_part = text_part
+    def __init__(self, rows: Path, texts: Path, kept: SubsetFile) -> None:
         table = pq.read_table(rows, columns=["uid", "status"])
         uids: list[str] = table["uid"].to_pylist()
         is_there = np.array([status == "success" for status in table["status"].to_pylist()], bool)
@@ -106,7 +103,6 @@ class _Work:
     def do(self, name: str, partition: _Partition) -> None:
         """Make the parts of a partition: of the table's sources by name, then those that are derived."""
         self.pairs += len(partition.uids)
-        pairs = digest(partition.uids)
         parts: dict[str, Manifest] = {}
         for source in sorted(
             {source for row in partition.captions for source in row} | set(partition.unusable)
@@ -116,12 +112,11 @@ class _Work:
                 for uid, row in zip(partition.uids, partition.captions, strict=True)
                 if source in row
             ]
-            texts = source_digest(partition.text_part, source)
             parts[source] = commit_part(
                 self._settings,
                 source=source,
                 partition=name,
-                made_of={"partition": name, "pairs": pairs, "texts": texts},
+                made_of={"texts": digest(of_pairs), "unusable": partition.unusable[source]},
                 pairs=of_pairs,
                 unusable=partition.unusable[source],
             )

@@ -50,45 +50,58 @@ def run_index(
     """
     shard = read_manifest(shard_uri)
     model = encoder.model if encoder is not None else None
-    earlier = None if force else _earlier(parent_of(workspace.uri), config, model, shard.parts)
+    stage_uri = parent_of(workspace.uri)
+    earlier = None if force else _earlier(stage_uri, config, model, shard.parts)
     reused: list[str] = earlier.summary["parts"] if earlier is not None else []
     path = workspace.output / INDEX
     if earlier is not None:
-        shutil.copyfile(committed_file(join(parent_of(workspace.uri), earlier.key), INDEX), path)
+        shutil.copyfile(committed_file(join(stage_uri, earlier.key), INDEX), path)
     with IndexDatabase(path, scratch=workspace.scratch) as database:
         for first in range(len(reused), len(shard.parts), _PARTS_AT_ONCE):
             progress(STAGE, done=first, total=len(shard.parts), note="adding parts")
             keys = shard.parts[first : first + _PARTS_AT_ONCE]
-            parts = [_open_part(part_uri(shard_uri, key)) for key in keys]
-            database.add_parts(parts)
-            if encoder is not None:
-                for part, members in parts:
-                    features = part_features(
-                        encoder, shard_uri, part, root=root, members=members, force=force
-                    )
-                    database.add_features(features, model=encoder.model)
+            _add(database, keys, shard_uri, encoder, root=root, force=force)
         database.check(shard.ledger.out)
-        if encoder is not None and config.clusters is not None:
-            fill_clusters(database.connection, model=encoder.model, clusters=config.clusters)
-    count = shard.ledger.out
-    progress(STAGE, done=len(shard.parts), total=len(shard.parts), note=f"{count} samples")
+        if model is not None and config.clusters is not None:
+            fill_clusters(database.connection, model=model, clusters=config.clusters)
     texts = build_text_files(
         shard_uri,
         caption_uri,
         root=root,
         workspace=workspace,
-        earlier=_earlier_texts(parent_of(workspace.uri)),
+        earlier=[] if force else _of_this_version(stage_uri),
         progress=progress,
         force=force,
     )
+    count = shard.ledger.out
+    progress(STAGE, done=len(shard.parts), total=len(shard.parts), note=f"{count} samples")
     summary = {
         "samples": count,
-        "texts": texts,
+        **texts,
         "parts": shard.parts,
         "reused_parts": len(reused),
         "features_model": model,
     }
     return Outcome(ledger=make_ledger(count, count, {}), summary=summary)
+
+
+def _add(
+    database: IndexDatabase,
+    keys: list[str],
+    shard_uri: str,
+    encoder: SampleEncoder | None,
+    *,
+    root: str,
+    force: bool,
+) -> None:
+    """Add some parts, with the features of their samples if there is a model."""
+    parts = [_open_part(part_uri(shard_uri, key)) for key in keys]
+    database.add_parts(parts)
+    if encoder is None:
+        return
+    for part, members in parts:
+        features = part_features(encoder, shard_uri, part, root=root, members=members, force=force)
+        database.add_features(features, model=encoder.model)
 
 
 def _open_part(uri: str) -> tuple[Manifest, Path]:
@@ -98,13 +111,12 @@ def _open_part(uri: str) -> tuple[Manifest, Path]:
     return part, committed_file(uri, MEMBERS)
 
 
-def _earlier_texts(stage_uri: str) -> dict[str, list[str]]:
-    """Return what side files of texts were made of -> their parts, of all committed indexes."""
-    return {
-        texts["made_of"]: texts["parts"]
+def _of_this_version(stage_uri: str) -> list[Manifest]:
+    return [
+        manifest
         for manifest in committed_manifests(stage_uri)
-        for texts in manifest.summary["texts"].values()
-    }
+        if manifest.stage_version == STAGE_VERSION
+    ]
 
 
 def _earlier(
@@ -113,8 +125,8 @@ def _earlier(
     """Return the committed index of these settings that holds most of the first parts, and nothing else."""
     fitting = [
         manifest
-        for manifest in committed_manifests(stage_uri)
-        if (manifest.stage_version, manifest.section) == (STAGE_VERSION, config.keyed())
+        for manifest in _of_this_version(stage_uri)
+        if manifest.section == config.keyed()
         and manifest.summary["features_model"] == model
         and manifest.summary["parts"] == parts[: len(manifest.summary["parts"])]
     ]

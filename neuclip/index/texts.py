@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.captions.files import TEXTS, text_parts
+from neuclip.captions.files import TEXTS, read_parts
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.progress import Progress
 from neuclip.index.side_files import (
@@ -26,11 +26,10 @@ from neuclip.shards.files import MEMBERS
 from neuclip.stages.committed import committed_file
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import make_ledger
-from neuclip.stages.manifest import Manifest, part_uri, read_manifest, verify_sizes
-from neuclip.stages.open_folder import TAKEDOWNS_NOTE
+from neuclip.stages.manifest import Manifest, is_committed, part_uri, read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
-from neuclip.storage.tables import connect, fill_from_files
-from neuclip.storage.uris import name_of
+from neuclip.storage.tables import connect, few_at_once
+from neuclip.storage.uris import join, name_of, parent_of
 
 STAGE = "index"
 TEXTS_VERSION = 1
@@ -47,6 +46,7 @@ _SHARDS = """
 _TEXTS = f"""
     SELECT {_UID}, list(text ORDER BY k) AS texts
     FROM read_parquet($files) WHERE status = 'ok' GROUP BY uid"""  # noqa: S608
+_NO_TEXTS = "CREATE TABLE texts (uid_hi UBIGINT, uid_lo UBIGINT, texts VARCHAR[])"
 _WITHOUT_SAMPLE = "SELECT count(*) FROM texts ANTI JOIN places USING (uid_hi, uid_lo)"
 _IN_ORDER = """
     SELECT place, texts FROM places JOIN texts USING (uid_hi, uid_lo) ORDER BY place"""
@@ -61,44 +61,45 @@ class _Shard:
     samples: int
 
 
+@dataclass(frozen=True)
+class _Known:
+    """Side parts of an earlier index that can be taken over, and the caption parts that are still to be read."""
+
+    side_parts: list[str]
+    """For the first parts of the shards."""
+    unread: list[str]
+
+
 def build_text_files(
     shard_uri: str,
     caption_uri: str,
     *,
     root: str,
     workspace: Workspace,
-    earlier: Mapping[str, list[str]],
+    earlier: Sequence[Manifest],
     progress: Progress,
     force: bool = False,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
     """Commit the side files of every source of texts, and list them in `side_files.parquet`.
 
     Args:
-        earlier: what the files of indexes before this one were made of -> their parts: a source whose texts and shards
-            are the same is not read again.
-    Returns: source -> what its files were made of, and their parts; for the summary of the index.
+        earlier: indexes at this root: what they hold of the same shards and texts is not read again.
+    Returns: for the summary of the index: `captions`, the key of the caption stage, and `texts`, source -> side parts,
+        one for each part of the shards.
     Raises: IntegrityError: for texts of pairs that are no samples.
     """
     shard = read_manifest(shard_uri)
-    done: dict[str, dict[str, Any]] = {}
+    rows = read_parts(caption_uri)
+    builder = _Builder(shard_uri, caption_uri, root, workspace.scratch, force=force)
     made: dict[str, list[Manifest]] = {}
-    sources = text_parts(caption_uri)
-    builder = _Builder(shard_uri, root, workspace.scratch, force=force)
-    for number, (source, folders) in enumerate(sources.items()):
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    for number, source in enumerate(sources):
         progress(STAGE, done=number, total=len(sources), note=f"texts of source {source}")
-        made_of = digest(
-            {
-                "version": TEXTS_VERSION,
-                "shards": shard.parts,
-                "texts": [[source, name_of(uri), _taken_down(uri)] for uri in folders],
-            }
-        )
-        if made_of in earlier and not force:
-            made[source] = [_verified(part_uri(workspace.uri, key)) for key in earlier[made_of]]
-        else:
-            made[source] = builder.build(source, folders)
-        done[source] = {"made_of": made_of, "parts": [part.key for part in made[source]]}
-    rows = [
+        of_source = [row for row in rows if row["source"] == source]
+        known = _known(earlier, source, of_source, shard.parts, caption_uri)
+        made[source] = [_verified(part_uri(workspace.uri, key)) for key in known.side_parts]
+        made[source] += builder.build(source, known.unread, first=len(known.side_parts))
+    listed = [
         {
             "source": source,
             "shard_part": part.inputs[SHARD_PART],
@@ -108,14 +109,39 @@ def build_text_files(
         for source, parts in made.items()
         for part in parts
     ]
-    table = pa.Table.from_pylist(rows, schema=SIDE_FILES_SCHEMA)
+    table = pa.Table.from_pylist(listed, schema=SIDE_FILES_SCHEMA)
     pq.write_table(table, workspace.output / SIDE_FILES)
-    return done
+    texts = {source: [part.key for part in parts] for source, parts in made.items()}
+    return {"captions": name_of(caption_uri), "texts": texts}
 
 
-def _taken_down(part_uri: str) -> list[int]:
-    """Return the takedowns that changed a part after its commit: its key does not tell of them."""
-    return read_manifest(part_uri).summary.get(TAKEDOWNS_NOTE, [])
+def _known(
+    earlier: Sequence[Manifest],
+    source: str,
+    of_source: Sequence[Mapping[str, str]],
+    shard_parts: Sequence[str],
+    caption_uri: str,
+) -> _Known:
+    """Find the index that has most of the shards with the same texts.
+
+    It may be taken over if its shards are the first of these, all its texts of the source are still there, and further
+    texts are of partitions that it did not know: then they belong to the shards after its own.
+    """
+    best = _Known([], [row["part"] for row in of_source])
+    now = {row["part"] for row in of_source}
+    for index in earlier:
+        side_parts: list[str] = index.summary["texts"].get(source, [])
+        caption_then = join(parent_of(caption_uri), index.summary["captions"])
+        is_first = index.summary["parts"] == list(shard_parts[: len(side_parts)])
+        if len(side_parts) <= len(best.side_parts) or not (is_first and is_committed(caption_then)):
+            continue
+        then = read_parts(caption_then)
+        read = {row["part"] for row in then if row["source"] == source}
+        partitions = {row["partition"] for row in then}
+        unread = [row for row in of_source if row["part"] not in read]
+        if read <= now and not any(row["partition"] in partitions for row in unread):
+            best = _Known(side_parts, [row["part"] for row in unread])
+    return best
 
 
 def _verified(part_uri: str) -> Manifest:
@@ -127,34 +153,42 @@ def _verified(part_uri: str) -> Manifest:
 class _Builder:
     """Puts the texts of sources into the order of the shards, in DuckDB, which spills to disk."""
 
-    def __init__(self, shard_uri: str, root: str, scratch: Path, *, force: bool) -> None:
-        self._root, self._scratch, self._force = root, scratch, force
-        self._shard, self._shard_uri = read_manifest(shard_uri), shard_uri
-        self._shards: list[_Shard] = []
+    def __init__(
+        self, shard_uri: str, caption_uri: str, root: str, scratch: Path, *, force: bool
+    ) -> None:
+        self._shard_uri, self._caption_uri, self._root = shard_uri, caption_uri, root
+        self._shard, self._scratch, self._force = read_manifest(shard_uri), scratch, force
 
-    def build(self, source: str, folders: Sequence[str]) -> list[Manifest]:
-        """Commit the side files of one source, a part for each part of the shards."""
+    def build(self, source: str, caption_parts: Sequence[str], *, first: int) -> list[Manifest]:
+        """Commit the side files of one source for the parts of the shards from the first-th on."""
+        if first == len(self._shard.parts):
+            return []
         with connect(self._scratch) as connection:
-            self._place(connection)
-            paths = [committed_file(uri, TEXTS) for uri in folders]
-            fill_from_files(connection, "texts", _TEXTS, paths)
+            shards = self._place(connection, self._shard.parts[first:])
+            folders = [part_uri(self._caption_uri, part) for part in caption_parts]
+            paths = [committed_file(folder, TEXTS) for folder in folders]
+            connection.execute(_NO_TEXTS)
+            for _, files in few_at_once(paths):
+                connection.execute(f"INSERT INTO texts {_TEXTS}", {"files": files})
             self._require_samples(connection, source)
             texts = _Stream(connection)
             return [
-                self._commit(source, part, [s for s in self._shards if s.part == part], texts)
-                for part in self._shard.parts
+                self._commit(source, part, [s for s in shards if s.part == part], texts)
+                for part in self._shard.parts[first:]
             ]
 
-    def _place(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Fill table `places` with every packed pair by its number, counted through all shards."""
+    def _place(self, connection: duckdb.DuckDBPyConnection, parts: Sequence[str]) -> list[_Shard]:
+        """Fill table `places` with the pairs of parts by number, counted through all of them; return their shards."""
         connection.execute("CREATE TABLE places (uid_hi UBIGINT, uid_lo UBIGINT, place BIGINT)")
-        self._shards, first = [], 0
-        for part in self._shard.parts:
+        shards: list[_Shard] = []
+        first = 0
+        for part in parts:
             members = str(committed_file(part_uri(self._shard_uri, part), MEMBERS))
             connection.execute(_PLACES, {"members": members, "first": first})
             for name, count in connection.execute(_SHARDS, {"members": members}).fetchall():
-                self._shards.append(_Shard(part, str(name), int(count)))
+                shards.append(_Shard(part, str(name), int(count)))
                 first += int(count)
+        return shards
 
     def _require_samples(self, connection: duckdb.DuckDBPyConnection, source: str) -> None:
         """Refuse texts of pairs that were not packed, except for those whose image could not be read there."""

@@ -64,16 +64,15 @@ class Captions:
         return next((texts[0] for texts in every if texts), "")
 
     def texts(self, source: str, shard: str, row: int) -> list[str]:
-        """Return the texts of a sample by its place in a shard; none of a source that the shard has no file of.
+        """Return the texts of a sample by its place in a shard; none of a source that is not there.
 
         Raises: IntegrityError: for a side file that is missing or damaged.
         """
+        if source not in self._files:
+            return []
         side = self._open.get((source, shard))
         if side is None:
-            files = self._files.get(source)
-            if files is None or shard not in files:
-                return []
-            path, content = files.map(shard)
+            path, content = self._files[source].map(shard)
             side = SideTexts(path, content, source=source, shard=shard)
             self._open[source, shard] = side
         return side.of(row)
@@ -81,7 +80,7 @@ class Captions:
     def named(self, shard: str) -> Iterator[MappedFiles]:
         """Yield the files of the weighed sources, which are fetched with a shard."""
         for source, weight in self._weights.items():
-            if weight > 0 and source in self._files and shard in self._files[source]:
+            if weight > 0 and source in self._files:
                 yield self._files[source]
 
     def close_all_but(self, shards: Iterable[str]) -> None:

@@ -40,10 +40,6 @@ class MappedFiles:
         """Tell whether files have to be fetched."""
         return any(not is_local(uri) for uri, _ in self._records.values())
 
-    def __contains__(self, name: str) -> bool:
-        """Tell whether there is a file of this name."""
-        return name in self._records
-
     def map(self, name: str) -> tuple[Path, mmap.mmap]:
         """Map a file, fetching it first where need be.
 

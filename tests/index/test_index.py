@@ -14,7 +14,6 @@ from neuclip.index.reader import read_samples
 def test_the_index_names_every_training_sample(tmp_path):
     pairs = some_pairs(60)
     packed = pack(tmp_path, [pairs])
-    captions = {pair.uid: pair.captions for pair in pairs}
     tables = ("features", "clusters", "signals")
     members = [
         m
@@ -23,14 +22,13 @@ def test_the_index_names_every_training_sample(tmp_path):
     ]
     with duckdb.connect(f"{packed.index}/index.duckdb", read_only=True) as connection:
         rows = connection.execute(
-            "SELECT sample_id, uid, uid_hi, uid_lo, shard, sources FROM samples ORDER BY sample_id"
+            "SELECT sample_id, uid, uid_hi, uid_lo, shard FROM samples ORDER BY sample_id"
         ).fetchall()
         for table in tables:
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]
     assert [row[:2] for row in rows] == [(m["sample_id"], m["uid"]) for m in members]
-    for _, uid, high, low, _, sources in rows:
+    for _, uid, high, low, _ in rows:
         assert f"{high:016x}{low:016x}" == uid
-        assert sources == sorted(captions[uid])
 
 
 def test_the_reader_finds_every_image(tmp_path):

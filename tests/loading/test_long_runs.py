@@ -16,6 +16,7 @@ from PIL import Image
 from training.runs import ARCHITECTURE
 
 from neuclip.loading.batches import load_batches
+from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
@@ -46,7 +47,7 @@ def samples_of(shards: MadeShards, *, to_pixels, tokenize):
         shards.table,
         to_pixels=to_pixels,
         tokenize=tokenize,
-        caption_sources={"alt": 1.0},
+        captions=Captions(shards.index, weights={"alt": 1.0}, seed=1, cache_gb=1),
         seed=1,
     )
 

@@ -19,6 +19,7 @@ from made.packed import pack
 from neuclip.foundation.errors import IntegrityError
 from neuclip.index.reader import read_samples
 from neuclip.loading.batches import load_batches
+from neuclip.loading.captions import Captions
 from neuclip.loading.images import decode_rgb
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
@@ -31,7 +32,7 @@ def pixels(content, draw):
 
 
 def record_of(samples, sample_id):
-    ((_, _, record),) = samples._read([sample_id])
+    ((*_, record),) = samples._read([sample_id])
     return record
 
 
@@ -45,7 +46,7 @@ def samples_of(packed, sources=None, seed=0):
         read_samples(packed.index),
         to_pixels=pixels,
         tokenize=tokens,
-        caption_sources=sources or {"alt": 1.0},
+        captions=Captions(packed.index, weights=sources or {"alt": 1.0}, seed=seed, cache_gb=1),
         seed=seed,
     )
 
@@ -117,14 +118,17 @@ def test_an_image_is_that_of_its_sample(packed):
 
 def test_captions_are_drawn_by_weight_and_keyed_by_epoch(packed):
     samples = samples_of(packed, {"alt": 1.0, "rewrite": 3.0})
-    record = record_of(samples, 5)
-    drawn = [samples._choose_caption(record, epoch=e, sample_id=5) for e in range(2000)]
+    pair = {pair.uid: pair for pair in some_pairs(80)}[record_of(samples, 5)["uid"]]
+    table = read_samples(packed.index)
+    shard = int(table.shard[5])
+    place = (table.shards[shard], 5 - int(table.first[shard]))
+    drawn = [samples.captions.choose(*place, epoch=e, sample_id=5) for e in range(2000)]
     counts = collections.Counter(drawn)
-    alt, (one, two) = record["captions"]["alt"][0], record["captions"]["rewrite"]
+    alt, (one, two) = pair.captions["alt"][0], pair.captions["rewrite"]
     assert abs(counts[alt] / 2000 - 0.25) < 0.04
     assert abs(counts[one] / 2000 - 0.375) < 0.05
     assert counts[alt] + counts[one] + counts[two] == 2000
-    assert drawn[7] == samples._choose_caption(record, epoch=7, sample_id=5)
+    assert drawn[7] == samples.captions.choose(*place, epoch=7, sample_id=5)
 
 
 def test_a_corrupt_image_is_named_and_its_place_filled(tmp_path, caplog):

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from neuclip.acquire.listing import LISTING_SCHEMA
+from neuclip.acquire.texts import commit_texts
 from neuclip.shards.tar import TarShard
 from neuclip.stages.ledger import add_ledgers, make_ledger
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
@@ -18,7 +21,6 @@ ROWS = pa.schema(
     {
         "uid": pa.string(),
         "url": pa.string(),
-        "captions": pa.map_(pa.string(), pa.list_(pa.string())),
         "status": pa.string(),
         "reason": pa.string(),
         "detail": pa.string(),
@@ -34,6 +36,15 @@ ROWS = pa.schema(
 )
 
 
+TEXTS = pa.schema(
+    {
+        "uid": pa.string(),
+        "captions": pa.map_(pa.string(), pa.list_(pa.string())),
+        "unusable": pa.map_(pa.string(), pa.int32()),
+    }
+)
+
+
 @dataclass
 class Pair:
     """One row of the table and what became of it."""
@@ -45,6 +56,7 @@ class Pair:
     url: str | None = None
     failed: str | None = None
     content: bytes | None = None
+    unusable: dict[str, int] = field(default_factory=dict)
     uid: str = field(init=False)
 
     def __post_init__(self):
@@ -79,8 +91,9 @@ def commit_acquired(
     columns: list[dict[str, list]] | None = None,
 ) -> str:
     """Commit partitions and the stage, with kept columns if there are some; return the stage's URI."""
-    keys, ledgers = [], []
+    keys, ledgers, texts = [], [], []
     for number, pairs in enumerate(partitions):
+        texts.append(commit_made_texts(root, pairs))
         identity = StageIdentity("acquire", 1, f"{key}-part{number}", {}, {}, str(root), part=True)
         manifest, _ = commit_stage(identity, lambda w, p=pairs: _fill(w, p))
         keys.append(identity.key)
@@ -95,6 +108,7 @@ def commit_acquired(
         places = [
             {
                 "part": part,
+                "texts": texts[n],
                 "file": "made.parquet",
                 "first_row": 1000 * n,
                 "rows": len(p),
@@ -102,18 +116,32 @@ def commit_acquired(
             }
             for n, (part, p, led) in enumerate(zip(keys, partitions, ledgers, strict=True))
         ]
-        pq.write_table(pa.Table.from_pylist(places), workspace.output / "partitions.parquet")
+        listing = pa.Table.from_pylist(places, schema=LISTING_SCHEMA)
+        pq.write_table(listing, workspace.output / "partitions.parquet")
         return Outcome(add_ledgers(ledgers), parts=keys)
 
     commit_stage(identity, fill)
     return identity.uri
 
 
+def commit_made_texts(root: Path, pairs: list[Pair]) -> str:
+    """Commit the texts of some pairs, as acquire does; return the key of the part."""
+    rows = [[pair.uid, pair.captions, pair.unusable] for pair in pairs]
+    key = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:20]
+    columns = {
+        "uid": [pair.uid for pair in pairs],
+        "captions": [list(pair.captions.items()) for pair in pairs],
+        "unusable": [list(pair.unusable.items()) for pair in pairs],
+    }
+    commit_texts(key, pa.table(columns, schema=TEXTS), root=str(root), of="made.parquet")
+    return key
+
+
 def _fill(workspace: Workspace, pairs: list[Pair]) -> Outcome:
     rows, dropped = [], {}
     with TarShard(workspace.output / "images.tar") as tar:
         for pair in pairs:
-            row = {"uid": pair.uid, "url": pair.url, "captions": list(pair.captions.items())}
+            row = {"uid": pair.uid, "url": pair.url}
             if pair.failed:
                 dropped[pair.failed] = dropped.get(pair.failed, 0) + 1
                 rows.append({**row, "status": "failed", "reason": pair.failed})

@@ -48,7 +48,7 @@ def fill(planned: list[dict], folder: Path, failed_for: FailedFor) -> Account:
     with tarfile.open(folder / "images.tar", "w") as tar:
         for number, row in enumerate(planned):
             outcome = dict.fromkeys(ROWS_SCHEMA.names)
-            outcome |= {name: row[name] for name in ("uid", "url", "captions")}
+            outcome |= {name: row[name] for name in ("uid", "url")}
             reason = row["reason"] or failed_for(row["uid"])
             if reason is not None:
                 dropped[reason] = dropped.get(reason, 0) + 1

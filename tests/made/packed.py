@@ -62,7 +62,12 @@ def pack(
     caption_uri = commit(
         "caption",
         lambda w: run_caption(
-            caption or CaptionConfig(), acquire_uri=acquire_uri, curate_uri=curate_uri, **places(w)
+            caption or CaptionConfig(),
+            root=str(root),
+            acquire_uri=acquire_uri,
+            curate_uri=curate_uri,
+            force=force,
+            **places(w),
         ),
     )
     shard_uri = commit(
@@ -72,7 +77,7 @@ def pack(
             seed=seed,
             root=str(root),
             acquire_uri=acquire_uri,
-            caption_uri=caption_uri,
+            curate_uri=curate_uri,
             force=force,
             **places(w),
         ),
@@ -82,7 +87,13 @@ def pack(
     index_uri = commit(
         "index",
         lambda w: run_index(
-            config, shard_uri=shard_uri, root=str(root), encoder=encoder, force=force, **places(w)
+            config,
+            shard_uri=shard_uri,
+            caption_uri=caption_uri,
+            root=str(root),
+            encoder=encoder,
+            force=force,
+            **places(w),
         ),
         index.STAGE_VERSION,
         config.keyed(),

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from made.committed import commit_by_hand
+from made.side_files import commit_side_files
 from towers.tiny import COLOURS, picture, tiny_towers, train_a_little, write_tar
 
 from neuclip.foundation.errors import DataError, IntegrityError, NumericsError
@@ -57,6 +58,7 @@ def commit_shards(base, parts):
     commit_stage(
         StageIdentity("shard", 1, "key", {}, {}, str(base)), lambda _: Outcome(ledger, parts=keys)
     )
+    commit_side_files(base, {"human": {}})
 
 
 @pytest.fixture
@@ -71,6 +73,7 @@ def select(stages, workspace, **config):
         SelectConfig(**config),
         train_uri=str(stages / "train"),
         shard_uri=str(stages / "shard" / "key"),
+        index_uri=str(stages / "index" / "index-key"),
         workspace=workspace,
         progress=silent,
     )
@@ -115,6 +118,7 @@ def test_a_split_that_is_too_small_says_what_to_do(stages, workspace, tmp_path):
             SelectConfig(),
             train_uri=str(stages / "train"),
             shard_uri=str(tmp_path / "shard" / "key"),
+            index_uri=str(tmp_path / "index" / "index-key"),
             workspace=workspace,
             progress=silent,
         )
@@ -126,6 +130,7 @@ def test_no_checkpoint_and_half_a_checkpoint_are_refused(stages, workspace, tmp_
             SelectConfig(),
             train_uri=str(tmp_path / "train"),
             shard_uri=str(stages / "shard" / "key"),
+            index_uri=str(stages / "index" / "index-key"),
             workspace=workspace,
             progress=silent,
         )
@@ -152,6 +157,7 @@ def test_broken_weights_are_refused(stages, workspace, tmp_path):
             SelectConfig(),
             train_uri=str(tmp_path / "train"),
             shard_uri=str(stages / "shard" / "key"),
+            index_uri=str(stages / "index" / "index-key"),
             workspace=workspace,
             progress=silent,
         )

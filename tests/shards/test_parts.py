@@ -13,6 +13,7 @@ import pytest
 from made.acquired import Pair, some_pairs
 from made.packed import pack
 
+from neuclip.acquire.raw import rows_paths, texts_paths
 from neuclip.curate.config import CurateConfig
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.randomness import keyed_hash
@@ -114,8 +115,11 @@ def test_training_visits_every_sample_of_all_parts_once(tmp_path):
 
 
 def test_held_out_pairs_come_in_the_order_of_the_parts(tmp_path):
-    one = read_selection_split(pack(tmp_path, [FIRST], key="one").shard, max_samples=1000)
-    two = read_selection_split(pack(tmp_path, [FIRST, SECOND], key="two").shard, max_samples=1000)
+    def held_out(packed):
+        return read_selection_split(packed.shard, packed.index, max_samples=1000)
+
+    one = held_out(pack(tmp_path, [FIRST], key="one"))
+    two = held_out(pack(tmp_path, [FIRST, SECOND], key="two"))
     assert [pair.key for pair in two[: len(one)]] == [pair.key for pair in one]
     assert len(two) > len(one)
 
@@ -243,17 +247,27 @@ def test_a_uid_that_was_fetched_twice_is_refused(tmp_path):
         pack(tmp_path, [FIRST, [again]])
 
 
-def test_captions_of_pairs_that_acquire_does_not_have_are_refused(tmp_path):
+def test_verdicts_on_pairs_that_acquire_does_not_have_are_refused(tmp_path):
     packed = pack(tmp_path, [FIRST])
-    rows = Path(packed.acquire).parent / "parts" / "acquired-key-part0" / "rows.parquet"
-    captions = pq.read_table(f"{packed.caption}/captions.parquet")
-    strange = captions.slice(0, 1).set_column(0, "uid", [["f" * 32]])
-    pq.write_table(
-        pa.concat_tables([captions, strange], promote_options="default"),
-        tmp_path / "captions.parquet",
-    )
+    verdicts = pq.read_table(f"{packed.curate}/verdicts.parquet")
+    strange = verdicts.slice(0, 1).set_column(0, "uid", [["f" * 32]])
+    pq.write_table(pa.concat_tables([verdicts, strange]), tmp_path / "verdicts.parquet")
+    rows, texts = rows_paths(packed.acquire), texts_paths(packed.acquire)
     with (
         connect(tmp_path) as connection,
-        pytest.raises(IntegrityError, match=r"has 61 pairs, of which .* 60 as fetched"),
+        pytest.raises(IntegrityError, match=r"keeps 61 pairs, of which .* 60 as fetched"),
     ):
-        Pairs(connection, tmp_path / "captions.parquet", [rows])
+        Pairs(connection, tmp_path / "verdicts.parquet", rows, texts)
+
+
+def test_texts_that_are_not_beside_their_rows_are_refused(tmp_path):
+    packed = pack(tmp_path, [FIRST])
+    texts = pq.read_table(texts_paths(packed.acquire)[0])
+    shifted = texts.take([*range(1, len(texts)), 0])
+    pq.write_table(shifted, tmp_path / "texts.parquet")
+    verdicts = Path(packed.curate, "verdicts.parquet")
+    with (
+        connect(tmp_path) as connection,
+        pytest.raises(IntegrityError, match="texts of 60 are another pair's"),
+    ):
+        Pairs(connection, verdicts, rows_paths(packed.acquire), [tmp_path / "texts.parquet"])

@@ -54,9 +54,12 @@ def test_offsets_lead_to_the_bytes_that_tarfile_finds(tmp_path):
             assert (info.mtime, info.uid, info.gid) == (0, 0, 0)
             file.seek(member["json_offset"])
             record = json.loads(file.read(member["json_size"]))
-            assert member["sources"] == sorted(record["captions"])
+            assert set(record) == {"uid", "sample_id", "url", "width", "height"}
             assert record["uid"] == member["uid"]
             assert record["sample_id"] == member["sample_id"]
+            file.seek(member["text_offset"])
+            text = tar.extractfile(f"{member['uid']}.txt").read()
+            assert file.read(member["text_size"]) == text
             file.seek(member["image_offset"])
             content = file.read(member["image_size"])
             assert hashlib.sha256(content).hexdigest() == member["image_sha256"]
@@ -76,8 +79,17 @@ def test_webdataset_reads_every_sample_once(tmp_path):
     assert len(samples) == len(by_uid) == 50
     for pair in pairs:
         assert by_uid[pair.uid]["txt"].decode() == pair.captions["alt"][0]
-        assert json.loads(by_uid[pair.uid]["json"])["captions"] == pair.captions
         assert by_uid[pair.uid]["png"] == png(pair.number, pair.size)
+
+
+def test_a_pair_without_an_alt_text_is_packed_without_a_txt(tmp_path):
+    pairs = [*some_pairs(30), Pair(77, {"human": ["a cat on a mat", "a cat"]})]
+    packed = pack(tmp_path, [pairs])
+    (row,) = [m for m in members_of(packed) if m["uid"] == pairs[-1].uid]
+    assert (row["text_offset"], row["text_size"]) == (None, None)
+    with tarfile.open(folder_of(packed) / row["shard"]) as tar:
+        names = [name for name in tar.getnames() if name.startswith(row["uid"])]
+    assert names == [row["image_member"], f"{row['uid']}.json"]
 
 
 def test_sample_ids_are_dense_in_the_order_of_the_shards(tmp_path):

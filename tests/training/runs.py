@@ -72,7 +72,6 @@ def train(root: Path, packed, config: TrainConfig, *, key="k", seed=5, progress=
             seed=seed,
             index_uri=packed.index,
             shard_uri=packed.shard,
-            caption_uri=packed.caption,
             workspace=w,
             progress=progress,
         ),

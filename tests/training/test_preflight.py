@@ -21,7 +21,7 @@ def preflight(packed, tmp_path, **changes):
         shard_uri=packed.shard,
         run_uri=str(tmp_path / "train" / "k"),
     )
-    return Preflight(job, caption_uri=packed.caption)
+    return Preflight(job)
 
 
 def test_a_sound_run_is_told_what_it_will_be(packed, tmp_path):
@@ -29,7 +29,7 @@ def test_a_sound_run_is_told_what_it_will_be(packed, tmp_path):
     assert found["samples"].startswith(
         "169 samples; 32 steps of 16 from 4 streams, 16 for each of 1"
     )
-    assert found["captions"] == "alt: 180 pairs, rewrite: 180 pairs"
+    assert found["captions"] == "alt: 180 texts, rewrite: 360 texts"
     assert found["held out"] == "11 pairs to measure checkpoints on"
     assert found["one batch"].startswith("16 pairs through cpu in ")
     assert " GB are free" in found["one batch"]
