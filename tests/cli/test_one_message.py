@@ -311,11 +311,27 @@ COMMITTED = {
         ],
         ["manifest.json"],
     ),
-    "half a table of captions": (
+    "half a table of texts": (
         lambda made: made.run(
-            broken(made, "caption/*/captions.parquet"), more=("--only", "shard", "--force")
+            broken(made, "acquire/parts/*/texts.parquet"), more=("--only", "caption", "--force")
         ),
-        ["captions.parquet"],
+        ["acquire/parts/", "texts.parquet"],
+    ),
+    "half a part of captions": (
+        lambda made: made.run(
+            broken(made, "caption/parts/*/texts.parquet"), more=("--only", "index", "--force")
+        ),
+        ["caption/parts/", "texts.parquet"],
+    ),
+    "half a list of caption parts": (
+        lambda made: made.run(
+            broken(made, "caption/*/parts.parquet"), more=("--only", "index", "--force")
+        ),
+        ["caption/", "parts.parquet"],
+    ),
+    "half a side file": (
+        lambda made: made.run(broken(made, "index/parts/*/*.arrow"), more=("--only", "train")),
+        ["index/parts/", ".arrow"],
     ),
     "half an index": (
         lambda made: made.run(broken(made, "index/*/index.duckdb"), more=("--only", "train")),

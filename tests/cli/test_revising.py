@@ -47,7 +47,15 @@ def test_what_was_made_with_the_pairs_is_a_table(lake, tmp_path):
     (tmp_path / "uids.txt").write_text(f"{uid(1)}\n")
     result = invoke("takedown", str(lake.root), "--uids", str(tmp_path / "uids.txt"))
     assert result.exit_code == 0, result.stderr
-    assert "captions.parquet" in result.stdout
+    rows = [line.split()[:3] for line in result.stdout.splitlines()]
+    for cells in (["score", "1", "numbers"], ["curate", "1", "verdicts,"], ["caption", "1", "nothing:"]):
+        assert rows.count(cells) == 1
+    report = json.loads(
+        invoke("takedown", str(lake.root), "--uids", str(tmp_path / "uids.txt"), "--json").stdout
+    )
+    stays = {place["stage"]: place["stays"] for place in report["contained"]}
+    assert stays["curate"] == "verdicts, which name uids alone"
+    assert stays["caption"] == "nothing: the texts were erased"
     assert "Weights cannot be made to forget" in result.stdout.replace("\n", " ")
 
 

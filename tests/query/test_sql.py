@@ -42,10 +42,27 @@ def test_every_view_holds_what_was_committed(asked):
     members = pq.read_table(f"{asked.uris['shard']}/members.parquet").to_pylist()
     train = {m["uid"]: m["sample_id"] for m in members if m["split"] == "train"}
     assert dict(ask(asked, "SELECT uid, sample_id FROM samples")) == train
-    texts = ask(asked, "SELECT captions['alt'][1] FROM captions")
-    assert len(texts) == len(members) + 1  # one has no picture
+    assert {
+        uid: (dict(captions), dict(unusable))
+        for uid, captions, unusable in ask(asked, "SELECT uid, captions, unusable FROM texts")
+    } == {pair.uid: (pair.captions, pair.unusable) for pair in everyone}
+    kept = {v["uid"] for v in verdicts if v["kept"]}
+    assert len(kept) == len(members) + 1  # one has no picture
+    found = ask(asked, "SELECT uid, source, k, text, status FROM captions")
+    assert sorted(map(tuple, found)) == sorted(
+        (pair.uid, source, k, text, "ok")
+        for pair in everyone
+        if pair.uid in kept
+        for source, texts in pair.captions.items()
+        for k, text in enumerate(texts)
+    )
+    assert "captions" not in _columns(asked, "rows")
     for view in ("features", "clusters", "signals"):
         assert ask(asked, f"SELECT count(*) FROM {view}") == [[0]]
+
+
+def _columns(asked, view):
+    return run_query(asked.recipe, f"SELECT * FROM {view}", limit=1).columns
 
 
 def test_views_can_be_joined_and_rules_named(asked):
@@ -103,7 +120,7 @@ def test_no_file_beside_the_views_is_read(asked, source):
         index=f"{asked.uris['index']}/index.duckdb",
         verdicts=f"{asked.uris['curate']}/verdicts.parquet",
     )
-    with pytest.raises(NeuclipError, match=r"only the views rows, verdicts|does not exist"):
+    with pytest.raises(NeuclipError, match=r"only the views rows, texts, verdicts|does not exist"):
         ask(asked, f"SELECT * FROM {source}")
 
 
@@ -115,7 +132,7 @@ def test_python_s_own_tables_are_not_seen(asked):
 
 
 def test_an_unknown_table_gets_the_list_of_views(asked):
-    with pytest.raises(ConfigError, match=r"Did you mean 'samples'\? Views: rows, verdicts, rules"):
+    with pytest.raises(ConfigError, match=r"Did you mean 'samples'\? Views: rows, texts, verdicts, rules"):
         ask(asked, "SELECT * FROM sample")
     with pytest.raises(ConfigError, match="the statement is not SQL"):
         ask(asked, "SELEC 1")
@@ -129,7 +146,7 @@ def test_a_stage_that_is_not_done_is_named(tmp_path):
         run_query(recipe, "SELECT * FROM rows", limit=1)
     do_stages(recipe, make_pairs(), ("curate",))
     assert run_query(recipe, "SELECT count(*) FROM verdicts", limit=1).rows == [[54]]
-    with pytest.raises(ConfigError, match=r"--only index`. Views now: rows, verdicts, rules"):
+    with pytest.raises(ConfigError, match=r"--only index`. Views now: rows, texts, verdicts, rules"):
         run_query(recipe, "SELECT * FROM samples", limit=1)
 
 
@@ -139,7 +156,7 @@ def command(asked, *words):
 
 
 def test_the_command_prints_rows_or_one_object(asked):
-    statement = "SELECT captions['alt'][1] AS text, 'nan'::DOUBLE AS x, DATE '2026-01-02' AS day FROM captions"
+    statement = "SELECT text, 'nan'::DOUBLE AS x, DATE '2026-01-02' AS day FROM captions"
     answer = command(asked, "query", statement, "--json", "--limit", "3")
     found = json.loads(answer.stdout)
     assert answer.stdout.count("\n") == 1
@@ -149,13 +166,11 @@ def test_the_command_prints_rows_or_one_object(asked):
         True,
     )
     assert found["rows"][0][1:] == ["nan", "2026-01-02"]
-    steered = command(asked, "query", f"{statement} WHERE captions['alt'][1] LIKE '%terminal%'")
+    steered = command(asked, "query", f"{statement} WHERE text LIKE '%terminal%'")
     assert steered.exit_code == 0
     assert "\x1b[31m" not in steered.stdout
     assert "\\x1b" in steered.stdout
-    whole = command(
-        asked, "query", f"{statement} WHERE captions['alt'][1] LIKE '%terminal%'", "--json"
-    )
+    whole = command(asked, "query", f"{statement} WHERE text LIKE '%terminal%'", "--json")
     assert json.loads(whole.stdout)["rows"][0][0] == STEERING
     refused = command(asked, "query", "DROP VIEW samples", "--json")
     assert refused.exit_code == 2

@@ -29,7 +29,7 @@ def partitions():
     lacking = [
         Pair(20, {"alt": ["never came"]}, failed="http_404"),
         Pair(21, {"alt": ["a broken file"]}, content=b"\xff\xd8\xff not a picture"),
-        Pair(22, {"alt": [" \n "]}, content=picture("red", seed=22)),
+        Pair(22, {}, content=picture("red", seed=22), unusable={"alt": 1}),
         Pair(23, {"rewrite": ["no alt text"]}, content=picture("blue", seed=23)),
     ]
     unicode = [

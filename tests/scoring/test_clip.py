@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -36,19 +37,22 @@ def features(model):
     tokenizer = open_clip.get_tokenizer(f"local-dir:{model}")
     network.eval()
 
-    def of(pair):
+    def of(pair, source="alt"):
         pixels = transform(Image.open(io.BytesIO(pair.content)).convert("RGB"))[None]
         with torch.no_grad():
             image = network.encode_image(pixels, normalize=True)[0]
-            text = network.encode_text(tokenizer([pair.captions["alt"][0]]), normalize=True)[0]
+            text = network.encode_text(tokenizer([pair.captions[source][0]]), normalize=True)[0]
         return image.numpy(), text.numpy()
 
     return of
 
 
-def has_both(pair):
-    alt = pair.captions.get("alt", [""])[0].strip()
-    return bool(alt) and not pair.failed and b"not a picture" not in (pair.content or b"")
+def has_image(pair):
+    return not pair.failed and b"not a picture" not in (pair.content or b"")
+
+
+def has_both(pair, source="alt"):
+    return source in pair.captions and has_image(pair)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 256])
@@ -64,6 +68,31 @@ def test_a_clip_score_is_open_clips_cosine(tmp_path, model, partitions, features
                 continue
             image, text = features(pair)
             assert row["l14"] == pytest.approx(float(image @ text), abs=1e-5)
+
+
+def test_a_source_is_scored_by_its_first_text(tmp_path, model, partitions, features):
+    """A pair may have texts of that source and no alt text."""
+    for number, pair in enumerate(partitions[1]):
+        if number % 2:
+            pair.captions["rewrite"] = [f"a drawing, number {number}", "another"]
+    config = ClipScore(kind="clip_score", model=str(model), source="rewrite")
+    found = score(tmp_path, config, partitions)
+    values = [row["clip_score"] for table in rows(found) for row in table]
+    pairs = [pair for part in partitions for pair in part]
+    scored = [pair for pair in pairs if has_both(pair, "rewrite")]
+    assert len(scored) == 4
+    assert {pair.number for pair in scored} >= {23}
+    for pair, value in zip(pairs, values, strict=True):
+        if pair not in scored:
+            assert value is None
+            continue
+        image, text = features(pair, "rewrite")
+        assert value == pytest.approx(float(image @ text), abs=1e-5)
+    assert found.record["without_value"] == {
+        "not_acquired": 1,
+        "undecodable_image": 1,
+        "no_caption": len(pairs) - 6,
+    }
 
 
 def test_rows_without_a_value_are_counted_by_reason(tmp_path, model, partitions):
@@ -82,24 +111,33 @@ def test_rows_without_a_value_are_counted_by_reason(tmp_path, model, partitions)
     assert len(found.record["model"]) == 64
 
 
-def test_features_lie_beside_the_table_row_for_row(tmp_path, model, partitions, features):
+def test_features_of_images_lie_beside_the_table_row_for_row(
+    tmp_path, model, partitions, features
+):
+    """A pair counts by its image alone, whatever its texts."""
     found = score(tmp_path, Embedding(kind="embedding", model=str(model)), partitions)
     assert found.columns == ()
     for pairs, folder in zip(partitions, found.folders, strict=True):
-        images, texts = (np.load(f"{folder}/{side}_features.npy") for side in ("image", "text"))
-        assert images.shape == texts.shape == (len(pairs), 32)
+        assert sorted(path.name for path in Path(folder).iterdir()) == [
+            "image_features.npy",
+            "manifest.json",
+            "scores.parquet",
+        ]
+        images = np.load(f"{folder}/image_features.npy")
+        assert images.shape == (len(pairs), 32)
         assert images.dtype == np.float16
         assert [row["uid"] for row in pq.read_table(f"{folder}/scores.parquet").to_pylist()] == [
             pair.uid for pair in pairs
         ]
-        for pair, image, text in zip(pairs, images, texts, strict=True):
-            if has_both(pair):
-                expected = features(pair)
-                np.testing.assert_allclose(image, expected[0], atol=1e-3)
-                np.testing.assert_allclose(text, expected[1], atol=1e-3)
+        for pair, image in zip(pairs, images, strict=True):
+            if has_image(pair):
+                expected, _ = features(Pair(0, {"alt": ["any"]}, content=pair.content))
+                np.testing.assert_allclose(image, expected, atol=1e-3)
             else:
-                assert bool(image.any()) == (pair.number in (22, 23))
-                assert bool(text.any()) == (pair.number in (20, 21))
+                assert not image.any()
+    first, second = (read_manifest(folder).ledger for folder in found.folders)
+    assert (first.out, first.dropped) == (3, {"not_acquired": 1, "undecodable_image": 1})
+    assert (second.out, second.dropped) == (len(partitions[1]), {})
 
 
 def changed(model, folder, change):
@@ -130,6 +168,36 @@ def test_a_score_that_is_not_finite_is_null_and_counted(tmp_path, model):
         Pair(n, {"alt": [text]}, content=picture("red"))
         for n, text in enumerate(["fine", "an overflow here", "fine again"])
     ]
+    found = score(tmp_path, ClipScore(kind="clip_score", model=str(broken)), [pairs])
+    ledger = read_manifest(found.folders[0]).ledger
+    assert (ledger.out, ledger.dropped) == (2, {"not_finite": 1})
+    assert [row["clip_score"] is None for row in rows(found)[0]] == [False, True, False]
+    found = score(tmp_path, Embedding(kind="embedding", model=str(broken)), [pairs])
+    ledger = read_manifest(found.folders[0]).ledger
+    assert (ledger.out, ledger.dropped) == (3, {})
+    assert np.load(f"{found.folders[0]}/image_features.npy").any(axis=1).all()
+
+
+def test_an_image_whose_features_are_not_finite_is_counted_and_zero(tmp_path, model):
+    """A weight so large that what one picture has much of overflows, and what another has little of does not."""
+    pairs = [
+        Pair(n, {"alt": ["fine"]}, content=picture(colour))
+        for n, colour in enumerate(["gray", "red", "gray"])
+    ]
+    network, _, transform = open_clip.create_model_and_transforms(f"local-dir:{model}")
+    network.eval()
+    network.visual.proj = None
+    with torch.no_grad():
+        gray, red = (
+            network.encode_image(transform(Image.open(io.BytesIO(pair.content)))[None])[0].abs()
+            for pair in pairs[:2]
+        )
+    place = int((red - gray).argmax())
+    largest = torch.finfo(torch.float32).max / float((red[place] + gray[place]) / 2)
+    assert np.isfinite(np.float32(largest))
+    broken = changed(
+        model, tmp_path / "large", lambda w: w["visual.proj"][place].fill_(largest)
+    )
     for config in (
         ClipScore(kind="clip_score", model=str(broken)),
         Embedding(kind="embedding", model=str(broken)),
@@ -137,11 +205,9 @@ def test_a_score_that_is_not_finite_is_null_and_counted(tmp_path, model):
         found = score(tmp_path, config, [pairs])
         ledger = read_manifest(found.folders[0]).ledger
         assert (ledger.out, ledger.dropped) == (2, {"not_finite": 1})
-    values = [row["clip_score"] for row in rows(score(tmp_path, ClipScore(
-        kind="clip_score", model=str(broken)), [pairs]))[0]]  # fmt: skip
-    assert [value is None for value in values] == [False, True, False]
-    assert not np.load(f"{found.folders[0]}/text_features.npy")[1].any()
-    assert np.load(f"{found.folders[0]}/image_features.npy")[1].any()
+    features = np.load(f"{found.folders[0]}/image_features.npy")
+    assert np.isfinite(features).all()
+    assert not features[1].any()
 
 
 def test_the_same_model_elsewhere_is_the_same_score_and_another_is_not(tmp_path, model, partitions):

@@ -65,13 +65,15 @@ def test_samples_are_described_as_pairs_are(tmp_path, sets, model):
     phash, tiny = run_scores(scores[:2], root=root, acquire_uri=uri, progress=silent)
     for score, files in (
         (phash, ("hashes", "pictures")),
-        (tiny, ("image_features", "text_features")),
+        (tiny, ("image_features",)),
     ):
         for name in files:
             ours = np.load(f"{found[0].scores[score.name]}/{name}.npy")
             np.testing.assert_array_equal(ours[:3], np.load(f"{score.folders[0]}/{name}.npy"))
             assert len(ours) == 4
     assert np.load(f"{found[1].scores['tiny']}/image_features.npy").any()
+    assert read_manifest(found[0].scores["tiny"]).ledger.dropped == {"undecodable_image": 1}
+    assert read_manifest(found[1].scores["tiny"]).ledger.dropped == {}
 
 
 def test_a_set_is_scored_once_and_again_when_it_changes(tmp_path, sets):

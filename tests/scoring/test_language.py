@@ -25,8 +25,8 @@ TEXTS = [
 ]
 
 
-def language(root, pairs, name="language"):
-    config = Language(kind="language", name=name)
+def language(root, pairs, name="language", source="alt"):
+    config = Language(kind="language", name=name, source=source)
     uri = commit_acquired(root, [pairs], key=name)
     found = run_scores([config], root=str(root), acquire_uri=uri, progress=silent)[0]
     return found, pq.read_table(f"{found.folders[0]}/scores.parquet").to_pylist()
@@ -45,16 +45,22 @@ def test_the_language_is_fasttexts_of_the_whole_caption_as_written(tmp_path):
     assert [row["lang"] for row in rows[:4]] == ["en", "de", "fr", "ja"]
 
 
-def test_a_caption_counts_though_its_image_did_not_come_and_a_blank_one_does_not(tmp_path):
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("alt", ["de", "ja", None, None, None]), ("rewrite", [None, "fr", "en", None, None])],
+)
+def test_the_first_caption_of_the_source_counts_though_its_image_did_not_come(
+    tmp_path, source, expected
+):
     pairs = [
         Pair(0, {"alt": [TEXTS[1]]}, failed="http_404"),
-        Pair(1, {"alt": ["  \t"]}),
-        Pair(2, {"alt": []}),
-        Pair(3, {"rewrite": [TEXTS[0]]}),
+        Pair(1, {"alt": [TEXTS[3], TEXTS[0]], "rewrite": [TEXTS[2], TEXTS[1]]}),
+        Pair(2, {"rewrite": [TEXTS[0]]}, failed="timeout"),
+        Pair(3, {}, unusable={"alt": 1, "rewrite": 1}),
         Pair(4, {}),
     ]
-    found, rows = language(tmp_path, pairs)
-    assert [row["language"] for row in rows] == ["de", None, None, None, None]
+    found, rows = language(tmp_path, pairs, source=source)
+    assert [row["language"] for row in rows] == expected
     assert [row["uid"] for row in rows] == [pair.uid for pair in pairs]
     ledger = read_manifest(found.folders[0]).ledger
-    assert (ledger.entered, ledger.out, ledger.dropped) == (5, 1, {"no_caption": 4})
+    assert (ledger.entered, ledger.out, ledger.dropped) == (5, 2, {"no_caption": 3})

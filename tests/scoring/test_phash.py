@@ -2,6 +2,7 @@
 
 import imagehash
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made.acquired import Pair, commit_acquired
@@ -84,7 +85,16 @@ def test_what_is_there_is_not_decoded_again(tmp_path, partitions, monkeypatch):
     commit_acquired(tmp_path, [[new]], key="more")
     parts = ["acquired-part0", "acquired-part1", "more-part0"]
     longer = StageIdentity("acquire", 1, "longer", {}, {}, str(tmp_path))
-    commit_stage(longer, lambda _: Outcome(make_ledger(14, 14, {}), parts=parts))
+
+    def list_all(workspace):
+        tables = [
+            pq.read_table(tmp_path / "acquire" / key / "partitions.parquet")
+            for key in ("acquired", "more")
+        ]
+        pq.write_table(pa.concat_tables(tables), workspace.output / "partitions.parquet")
+        return Outcome(make_ledger(14, 14, {}), parts=parts)
+
+    commit_stage(longer, list_all)
     found = run_scores(
         [PHash(kind="phash", name="phash")],
         root=str(tmp_path),

@@ -69,7 +69,7 @@ def test_the_score_is_open_clips_of_the_masked_picture(tmp_path, model, detect):
         Pair(1, {"alt": ["a blue ball"]}, content=file_of(sign(text=""))),
         Pair(2, {"alt": ["gone"]}, failed="http_404"),
         Pair(3, {"alt": ["broken"]}, content=b"broken"),
-        Pair(4, {"alt": [" "]}, content=file_of(sign())),
+        Pair(4, {"rewrite": ["green tea"]}, content=file_of(sign())),
     ]
     uri = commit_acquired(tmp_path, [pairs])
     scores = [
