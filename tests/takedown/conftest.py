@@ -46,12 +46,48 @@ def url_of(number: int) -> str:
 
 
 def caption_of(number: int) -> str:
-    return f"secret words of pair {number}"
+    return f"secret words of pair {number:03d}"
+
+
+def texts_of(number: int) -> dict[str, list[str]]:
+    """Return the texts that the table gives a pair, by source: not every pair has a title."""
+    texts = {
+        "alt": [caption_of(number)],
+        "rewrite": [
+            f"a first secret rewrite {number:03d}. It has a second sentence {number:03d}.",
+            f"another secret rewrite {number:03d}",
+        ],
+    }
+    return texts | ({"title": [f"secret title {number:03d}"]} if number % 2 else {})
+
+
+def derived_of(number: int) -> dict[str, list[str]]:
+    """Return the texts that the caption stage makes of them."""
+    texts = texts_of(number)
+    long, brief = texts["rewrite"]
+    first, second = long.split(". ")
+    made = {"sentences": [f"{first}.", second, brief]}
+    if "title" in texts:
+        made["both"] = [f"{texts['title'][0]}: {texts['alt'][0]}"]
+    return made
+
+
+def unusable_of(number: int) -> dict[str, int]:
+    """Return the endless titles of a pair."""
+    return {"title": 1} if number % 20 == 2 else {}
 
 
 def table_rows(count: int) -> list[dict]:
+    endless = "secret" * 20_000
     return [
-        {"uid": uid(n), "url": url_of(n), "caption": caption_of(n), "tag": f"tag {n}"}
+        {
+            "uid": uid(n),
+            "url": url_of(n),
+            "caption": caption_of(n),
+            "rewrites": texts_of(n)["rewrite"],
+            "title": endless if unusable_of(n) else texts_of(n).get("title", [None])[0],
+            "tag": f"tag {n}",
+        }
         for n in range(count)
     ]
 
@@ -64,12 +100,19 @@ def make_lake(base: Path, root: str | None = None, failed: dict[int, str] = FAIL
             "table": table,
             "partition_rows": 10,
             "keep_columns": ["tag"],
+            "caption_columns": {"rewrite": "rewrites", "title": "title"},
         },
         "evaluate.sets": [],
         "curate": {
             "rules": [{"kind": "caption_words", "min": 2}],
             "scores": [{"kind": "phash", "name": "ph"}],
             "decontaminate": None,
+        },
+        "caption": {
+            "derive": [
+                {"kind": "sentences", "source": "sentences", "of": "rewrite"},
+                {"kind": "template", "source": "both", "text": "{title}: {alt}"},
+            ]
         },
         "shard": {"samples_per_shard": 20, "selection_share": 0.2},
     }

@@ -2,15 +2,33 @@
 
 import json
 import tarfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
-from made.fetched import picture_of
-from takedown.conftest import FAILED, PAIRS, Lake, caption_of, table_rows, url_of
+from made.fetched import commit_fetched, picture_of
+from pyarrow import ipc
+from takedown.conftest import (
+    FAILED,
+    PAIRS,
+    Lake,
+    caption_of,
+    derived_of,
+    make_lake,
+    table_rows,
+    texts_of,
+    unusable_of,
+    url_of,
+)
 
+import neuclip.acquire.erase as acquire_erase
+import neuclip.captions.erase as captions_erase
+import neuclip.index.erase as index_erase
 import neuclip.shards.erase as shards_erase
 import neuclip.takedown.run as takedown_run
+from neuclip.acquire.raw import texts_paths
 from neuclip.acquire.refusals import read_takedowns
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import silent
@@ -46,6 +64,15 @@ def rows_of(lake: Lake, acquire_key: str) -> list[dict]:
     ]
 
 
+def acquired_texts(lake: Lake, acquire_key: str) -> dict[str, tuple[dict, dict]]:
+    """Return uid -> texts that can be used by source, and how many cannot."""
+    return {
+        row["uid"]: (dict(row["captions"]), dict(row["unusable"]))
+        for path in texts_paths(str(lake.root / "acquire" / acquire_key))
+        for row in pq.read_table(path).to_pylist()
+    }
+
+
 def committed_folders(root: Path) -> list[Path]:
     return [path.parent for path in sorted(root.rglob("manifest.json"))]
 
@@ -79,20 +106,117 @@ def test_nothing_of_a_pair_is_left_where_bytes_can_be_erased(lake):
     erasable = [*lake.root.glob("acquire/parts/*/*"), *lake.root.glob("shard/parts/*/*.tar")]
     content = b"".join(path.read_bytes() for path in erasable)
     rows = rows_of(lake, acquired)
+    told = acquired_texts(lake, acquired)
+    assert list(told) == [row["uid"] for row in rows]
     for number in range(PAIRS):
         row = rows[number]
         here = [picture_of(uid(number)) in content, url_of(number).encode() in content]
         if number in GONE:
             assert here == [False, False]
             assert (row["status"], row["reason"], row["url"]) == ("failed", "taken_down", None)
-            assert (row["uid"], dict(row["captions"]), row["detail"]) == (uid(number), {}, None)
+            assert (row["uid"], row["detail"]) == (uid(number), None)
+            assert told[uid(number)] == ({}, {})
         elif number in FAILED:
             assert (row["reason"], row["url"]) == (FAILED[number], url_of(number))
         else:
             assert here == [True, True]
-            assert dict(row["captions"]) == {"alt": [caption_of(number)]}
+        if number not in GONE:
+            assert told[uid(number)] == (texts_of(number), unusable_of(number))
     assert (report.rows, report.images) == (len(GONE), len(GONE) - 1)  # one had failed
     assert report.not_found == [uid(999), "http://nowhere.example.org/x"]
+
+
+def test_no_byte_of_a_pair_is_found_below_the_root(lake):
+    """Every file is searched, raw and decoded, for texts of all sources, what was made of them, and the image."""
+    wanted = {needle: n for n in range(PAIRS) for needle in needles(n)}
+    before = search(lake.root, wanted)
+    for needle, number in wanted.items():
+        assert before[needle] == _kinds_with(needle, number), (number, needle)
+    report = take_down(lake)
+    check_manifests(lake.root)
+    after = search(lake.root, wanted)
+    for needle, number in wanted.items():
+        expected = set() if number in GONE else before[needle]
+        assert after[needle] == expected, (number, needle)
+    assert {Path(uri).relative_to(lake.root).parts[:2] for uri in report.erased} == {
+        (stage, "parts") for stage in ("acquire", "caption", "shard", "index")
+    }
+    texts = [part for part in report.erased if Path(part, "texts.parquet").exists()]
+    assert {Path(part).parent.parent.name for part in texts} == {"acquire", "caption"}
+    assert len([part for part in texts if "/acquire/" in part]) == 4  # partitions of ten
+    lake.run()
+    again = search(lake.root, wanted)
+    for needle, number in wanted.items():
+        assert again[needle] == after[needle], (number, needle)
+
+
+def test_a_row_that_repeats_a_uid_loses_its_texts_too(tmp_path):
+    """Its texts are others, and lie where those of the first row do."""
+    lake = make_lake(tmp_path, failed={})
+    rows = table_rows(PAIRS)
+    rows[45] |= {"uid": uid(5)}
+    write_table(Path(lake.table), rows)
+    acquire = lake.recipe.acquire.model_copy(update={"on_duplicate_uid": "keep_first"})
+    recipe = lake.recipe.model_copy(update={"acquire": acquire})
+    commit_fetched(acquire, recipe.root)
+    run_stage(recipe, "acquire")
+    words = [text.encode() for n in (5, 45) for texts in texts_of(n).values() for text in texts]
+    assert all(search(lake.root, words).values())
+    take_down(lake, Wanted([uid(5)], [], []))
+    assert not any(search(lake.root, words).values())
+    check_manifests(lake.root)
+
+
+def needles(number: int) -> list[bytes]:
+    """Return what must be found nowhere: every text of a pair, given or made, and pieces of its image."""
+    texts = [*texts_of(number).values(), *derived_of(number).values()]
+    picture = picture_of(uid(number))
+    assert len(picture) > 100
+    pieces = [picture[start : start + 20] for start in range(41, len(picture) - 32, 20)]
+    return [*(text.encode() for several in texts for text in several), *pieces]
+
+
+def search(root: Path, wanted: Iterable[bytes]) -> dict[bytes, set[str]]:
+    """Return each content -> kinds of files below a root that have it, raw or as their reader decodes them."""
+    found: dict[bytes, set[str]] = {needle: set() for needle in wanted}
+    for path in sorted(root.rglob("*")):
+        if not path.is_file():
+            continue
+        content = b"\n".join([path.read_bytes(), *_decoded(path)])
+        kind = f"{path.relative_to(root).parts[0]} {path.suffix}"
+        for needle, kinds in found.items():
+            if needle in content:
+                kinds.add(kind)
+    return found
+
+
+def _decoded(path: Path) -> Iterator[bytes]:
+    if path.suffix == ".parquet":
+        yield str(pq.read_table(path).to_pylist()).encode()
+    elif path.suffix == ".arrow":
+        yield str(ipc.open_file(path).read_all().to_pylist()).encode()
+    elif path.suffix == ".duckdb":
+        with duckdb.connect(str(path), read_only=True) as connection:
+            for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
+                yield str(connection.execute(f'SELECT * FROM "{table}"').fetchall()).encode()
+
+
+def _kinds_with(needle: bytes, number: int) -> set[str]:
+    """Return the kinds of files that have a text or a piece of an image of a pair before any takedown."""
+    if number in FAILED:
+        given = [text.encode() for texts in texts_of(number).values() for text in texts]
+        return {"acquire .parquet"} if any(needle in text for text in given) else set()
+    if needle in picture_of(uid(number)):
+        return {"acquire .tar", "shard .tar"}
+    derived = [text.encode() for texts in derived_of(number).values() for text in texts]
+    everywhere = {"caption .parquet", "index .arrow"}
+    if needle == caption_of(number).encode():
+        return {"acquire .parquet", "shard .tar", *everywhere}
+    if needle in derived and not any(
+        needle in text.encode() for texts in texts_of(number).values() for text in texts
+    ):
+        return everywhere
+    return {"acquire .parquet", *everywhere}
 
 
 def test_kept_columns_and_accounts_follow(lake):
@@ -137,16 +261,25 @@ def test_what_was_taken_down_is_refused_when_the_table_grows(lake):
     """Oracle: rows by each of the three lists in a partition that is new."""
     take_down(lake)
     more = [
-        {"uid": uid(100), "url": "http://x.bad.example.org/1", "caption": "c", "tag": ""},
+        {
+            "uid": uid(100),
+            "url": "http://x.bad.example.org/1",
+            "caption": caption_of(100),
+            "rewrites": texts_of(100)["rewrite"],
+            "title": "secret title 100",
+            "tag": "",
+        },
         {"uid": uid(999), "url": "http://fine.example.org/1", "caption": "c", "tag": ""},
         {"uid": uid(101), "url": "https://nowhere.example.org/x", "caption": "c", "tag": ""},
     ]
     write_table(Path(lake.table), [*table_rows(PAIRS), *more])
     run_stage(lake.recipe, "acquire")
     rows = rows_of(lake, lake.uri("acquire").name)[PAIRS:]
-    assert [(row["reason"], row["url"], dict(row["captions"])) for row in rows] == [
-        ("refused", None, {})
-    ] * 3
+    assert [(row["reason"], row["url"]) for row in rows] == [("refused", None)] * 3
+    told = acquired_texts(lake, lake.uri("acquire").name)
+    assert [told[uid(number)] for number in (100, 999, 101)] == [({}, {})] * 3
+    assert told[uid(0)] == (texts_of(0), {})
+    assert not any(search(lake.root, needles(100)).values())
 
 
 def test_the_same_lists_again_change_nothing(lake):
@@ -160,34 +293,45 @@ def test_the_same_lists_again_change_nothing(lake):
     assert [place.stage for place in again.contained]
 
 
-@pytest.mark.parametrize("step", range(8))
-def test_a_takedown_that_is_ended_at_any_step_is_finished_by_the_next(lake, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("module", "name", "which"),
+    [
+        (takedown_run, "revise", 1),
+        (takedown_run, "erase_part", 1),
+        (takedown_run, "erase_part", 3),
+        (takedown_run, "update_stage", 1),
+        (acquire_erase, "erase_texts", 1),
+        (acquire_erase, "erase_texts", 4),
+        (captions_erase, "erase_part", 1),
+        (captions_erase, "erase_part", 7),
+        (shards_erase, "erase_from_shards", 1),
+        (index_erase, "erase_side_part", 1),
+        (index_erase, "erase_side_part", 3),
+        (takedown_run, "_write", 2),  # the first is the record itself
+    ],
+)
+def test_a_takedown_that_is_ended_at_any_step_is_finished_by_the_next(
+    lake, monkeypatch, module, name, which
+):
     """Oracle: the same end as of one that was not ended; until then acquire refuses to run."""
-    steps = dict.fromkeys(("revise", "erase_part", "update_stage", "_write"), takedown_run)
-    steps["erase_from_shards"] = shards_erase
-    calls = 0
+    calls, work = 0, getattr(module, name)
 
-    def ended(work):
-        def call(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == step + 2:  # the record is the first
-                if work.__name__ != "_write":
-                    monkeypatch.setattr(
-                        "neuclip.stages.open_folder.OpenFolder.close", _killed
-                    )  # files changed, manifest not
-                    work(*args, **kwargs)
-                raise _KilledError
+    def ended(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls < which:
+            return work(*args, **kwargs)
+        if name in ("revise", "_write"):
+            raise _KilledError
+        with monkeypatch.context() as half:  # files changed, manifest not
+            half.setattr("neuclip.stages.open_folder.OpenFolder.close", _killed)
             return work(*args, **kwargs)
 
-        return call
-
     with monkeypatch.context() as patched:
-        monkeypatch = patched
-        for name, module in steps.items():
-            patched.setattr(module, name, ended(getattr(module, name)))
+        patched.setattr(module, name, ended)
         with pytest.raises(_KilledError):
             take_down(lake)
+    assert calls == which
     with pytest.raises(DataError, match="run `neuclip takedown"):
         run_stage(lake.recipe, "acquire", force=True)
     report = take_down(lake, Wanted([], [], []))
@@ -198,8 +342,8 @@ def test_a_takedown_that_is_ended_at_any_step_is_finished_by_the_next(lake, monk
     lake.run()
     packed = pq.read_table(lake.uri("shard") / "members.parquet")["uid"].to_pylist()
     assert not {uid(n) for n in GONE} & set(packed)
-    content = b"".join(path.read_bytes() for path in tars_below(lake.root))
-    assert not any(picture_of(uid(n)) in content for n in GONE)
+    for number in GONE:
+        assert not any(search(lake.root, needles(number)).values())
 
 
 class _KilledError(Exception):
@@ -225,6 +369,9 @@ def test_everything_made_with_the_pairs_is_listed(lake):
     assert places["shard", str(shard)] == packed == len(GONE) - 1
     assert places["caption", str(identify_before(lake, "caption"))] == packed
     assert places["index", str(identify_before(lake, "index"))] == packed
+    assert {place.stays for place in report.contained if place.stage == "caption"} == {
+        "nothing: the texts were erased"
+    }
     assert sum(stage == "score" for stage, _ in places) == 4  # partitions of ten with one of them
     alone = take_down(lake, Wanted([], ["https://good.example.org/4.png"], []))
     assert all(place.stage != "train" for place in alone.contained)
@@ -244,11 +391,8 @@ def test_old_shards_can_still_be_read_and_the_sample_counts_as_corrupt(lake):
     for row in erased:
         shard_file = files.open(row["shard"])
         record = json.loads(shard_file.read(row["json_offset"], row["json_size"]))
-        assert record == {
-            "uid": row["uid"],
-            "sample_id": row["sample_id"],
-            "captions": {"alt": [""]},
-        }
+        assert record == {"uid": row["uid"], "sample_id": row["sample_id"]}
+        assert not shard_file.read(row["text_offset"], row["text_size"]).strip()
         assert not any(shard_file.read(row["image_offset"], row["image_size"]))
 
 
