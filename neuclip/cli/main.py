@@ -216,6 +216,34 @@ def repair(
         _print_lines(repair_lines(done, report))
 
 
+@app.command(name="export-shards")
+def export_shards(
+    recipe: RecipeArgument,
+    folder: Annotated[str, typer.Argument(help="empty folder or URL that the tars are written to")],
+    sources: Annotated[
+        str, typer.Option(help="caption sources, by comma; the first that a sample has is its .txt")
+    ] = "alt",
+    overrides: SetOption = None,
+    *,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write the training samples as plain tars with the chosen texts, for other tools."""
+    from neuclip import export
+
+    set_up_logging(screen, verbose=verbose)
+    with explained(screen, as_json=as_json):
+        wanted = [source.strip() for source in sources.split(",")]
+        with LiveProgress(screen).shown() as progress:
+            done = export.export_shards(
+                _load(recipe, overrides), folder, sources=wanted, progress=progress
+            )
+        if as_json:
+            print_json(done.model_dump())
+            return
+        _print_lines(export.lines(done))
+
+
 @app.command()
 def takedown(
     place: Annotated[

@@ -77,8 +77,8 @@ class Captions:
             self._open[source, shard] = side
         return side.of(row)
 
-    def named(self, shard: str) -> Iterator[MappedFiles]:
-        """Yield the files of the weighed sources, which are fetched with a shard."""
+    def weighed(self) -> Iterator[MappedFiles]:
+        """Yield the files of the weighed sources, which are fetched with the shards of their names."""
         for source, weight in self._weights.items():
             if weight > 0 and source in self._files:
                 yield self._files[source]

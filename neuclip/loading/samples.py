@@ -104,7 +104,7 @@ class ShardSamples(Dataset[Batch]):
     def fetch(self, name: str) -> None:
         """Fetch a shard of a remote root, and the texts that belong to it."""
         self.files.fetch(name)
-        for texts in self.captions.named(name):
+        for texts in self.captions.weighed():
             texts.fetch(name)
 
     def require_room(self, names: Sequence[str], *, processes: int) -> None:
@@ -116,7 +116,7 @@ class ShardSamples(Dataset[Batch]):
         Raises: ConfigError: saying how much is needed.
         """
         beside = sum(
-            texts.size_bytes([name]) for name in names for texts in self.captions.named(name)
+            texts.size_bytes([name]) for name in names for texts in self.captions.weighed()
         )
         needed_gb = (self.files.size_bytes(names) + beside) * processes / GB
         if needed_gb > self.files.cache_gb:
