@@ -11,15 +11,16 @@ from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.listing import known_slices
 from neuclip.acquire.partitions import plan
 from neuclip.acquire.refusals import Refusals
-from tests.acquire.tables import uid, write_table
+from tests.acquire.tables import committed_rows, planned_rows, uid, write_table
 
 CUT = 4
 
 
-def rows(first: int, last: int, word: str = "pair") -> list[dict]:
+def rows(first: int, last: int, word: str = "pair", told: str = "pair") -> list[dict]:
     """Rows that are failed before anything is fetched, so that a run of them commits real partitions at once."""
     return [
-        {"uid": uid(n), "url": f"ftp://a/{n}", "caption": f"{word} {n}"} for n in range(first, last)
+        {"uid": uid(n), "url": f"ftp://a/{word}/{n}", "caption": f"{told} {n}"}
+        for n in range(first, last)
     ]
 
 
@@ -68,6 +69,21 @@ def test_changed_rows_in_the_middle_change_their_partition_alone(acquire, first,
     second = again(acquire, tmp_path, changed)
     assert [key in first.parts for key in second.parts] == [True, False, True]
     assert cuts(second, tmp_path / "root") == cuts(first, tmp_path / "root")
+
+
+def test_changed_texts_change_no_partition_and_the_texts_of_one_alone(acquire, first, tmp_path):
+    changed = [*rows(0, 5), *rows(5, 6, told="another"), *rows(6, 10)]
+    second = again(acquire, tmp_path, changed)
+    assert second.parts == first.parts
+    before, after = (
+        pq.read_table(tmp_path / "root/acquire" / manifest.key / "partitions.parquet")[
+            "texts"
+        ].to_pylist()
+        for manifest in (first, second)
+    )
+    assert [key in before for key in after] == [True, False, True]
+    told = committed_rows(f"{tmp_path}/root/acquire/{second.key}")
+    assert [row["captions"]["alt"] for row in told] == [[row["caption"]] for row in changed]
 
 
 def test_rows_put_before_others_or_taken_out_leave_the_rest_alone(acquire, first, tmp_path):
@@ -137,10 +153,11 @@ def test_what_was_taken_down_changes_no_key_and_is_not_planned(tmp_path):
     plain = plan(config, stage_version=1, folder=tmp_path / "plain")
     refusing = plan(config, stage_version=1, folder=tmp_path / "refusing", taken_down=gone)
     assert [part.key for part in refusing] == [part.key for part in plain]
-    found = [row for part in refusing for row in part.rows()]
+    found = planned_rows(refusing)
     assert [row["reason"] for row in found] == ["refused", "refused", "refused", None]
     assert [row["url"] for row in found[:3]] == [None] * 3
-    assert [dict(row["captions"]) for row in found[:3]] == [{}] * 3
+    assert [row["captions"] for row in found] == [{}, {}, {}, {"alt": ["c"]}]
+    assert [part.texts_key for part in refusing] == [part.texts_key for part in plain]
     assert [part.num_to_fetch for part in refusing] == [0, 1]
     kept = pa.concat_tables(pq.read_table(part.columns_path) for part in refusing[1:])
     assert kept["k"].to_pylist() == [None, 3]

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.reasons import REASONS
-from tests.acquire.tables import uid, write_table
+from tests.acquire.tables import committed_rows, uid, write_table
 from tests.egress.cases import Case, hostile_cases
 from tests.egress.limits import peak_memory_bytes, strict
 from tests.servers.hostile import hostile_web
@@ -112,7 +111,7 @@ def run(acquire, tmp_path_factory):
     parts = [folder / "root" / "acquire" / "parts" / part for part in manifest.parts]
     return SimpleNamespace(
         manifest=manifest,
-        rows=[row for part in parts for row in pq.read_table(part / "rows.parquet").to_pylist()],
+        rows=committed_rows(f"{folder}/root/acquire/{manifest.key}"),
         parts=parts,
         table=rows,
         peaks=memory.peaks,
@@ -163,7 +162,10 @@ def test_the_tars_hold_the_successes_and_nothing_else(run):
 def test_captions_come_through_as_they_were(run):
     for row, planned in zip(run.rows, run.table, strict=True):
         caption = planned["caption"]
-        assert dict(row["captions"]) == ({"alt": [caption]} if caption else {})
+        assert row["captions"] == ({"alt": [caption]} if caption else {})
+        assert row["unusable"] == {}
+    texts = sum(1 for planned in run.table if planned["caption"])
+    assert run.manifest.summary["texts"] == {"alt": {"texts": texts, "unusable": 0}}
 
 
 def test_nobody_came_to_the_canary(run):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.demo.server import serving
-from tests.acquire.tables import uid, write_table
+from tests.acquire.tables import committed_rows, uid, write_table
 
 pytestmark = pytest.mark.slow  # the demo's journey and tests/egress are the quick ones
 
@@ -134,7 +134,10 @@ def test_every_row_gets_the_reason_its_url_was_made_for(two_runs):
     assert found == [((url or "").strip() or None, reason) for url, reason in two_runs.cases]
     assert rows[-1]["reason"] == "duplicate_uid"
     assert all((row["status"] == "success") == (row["reason"] is None) for row in rows)
-    assert dict(rows[0]["captions"]) == {"alt": ["pair 0"], "words": ["one"]}
+    told = committed_rows(f"{two_runs.root}/acquire/{two_runs.first.key}")
+    assert [row["captions"] for row in told] == [
+        {"alt": [f"pair {n}"], "words": ["one"]} for n in [*range(len(two_runs.cases)), 0]
+    ]
 
 
 def test_the_ledger_counts_every_row_of_the_table(two_runs):
@@ -164,6 +167,10 @@ def test_a_new_file_fetches_only_itself(two_runs):
     assert two_runs.second.parts[:-1] == two_runs.first.parts
     assert len(two_runs.first.parts) == 2
     assert two_runs.second.summary["reused"] == 2
+    assert two_runs.first.summary["texts"] == {
+        "alt": {"texts": len(two_runs.cases) + 1, "unusable": 0},
+        "words": {"texts": len(two_runs.cases) + 1, "unusable": 0},
+    }
     assert two_runs.second.ledger.out == 5
     assert {path: snapshot(path) for path in two_runs.before} == two_runs.before
 

@@ -15,6 +15,7 @@ from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
 
 from neuclip.acquire.config import AcquireConfig
+from neuclip.acquire.listing import KnownSlice
 from neuclip.acquire.partitions import plan
 from neuclip.acquire.slices import slices_of
 from neuclip.acquire.table import Row
@@ -23,7 +24,7 @@ from neuclip.foundation.ids import uid_of
 from neuclip.journey import identify, run_stage
 from neuclip.recipe import load_recipe
 from neuclip.stages.manifest import read_manifest
-from tests.acquire.tables import uid
+from tests.acquire.tables import committed_rows, planned_rows, uid
 
 A, B, C = "http://a/1", "http://a/2", "http://a/3"
 
@@ -42,7 +43,7 @@ def lines(*records) -> str:
 def planned(path: Path, **settings) -> list[dict]:
     config = AcquireConfig(table=str(path), **settings)
     parts = plan(config, stage_version=1, folder=path.parent / "plan")
-    rows = [row for part in parts for row in part.rows()]
+    rows = planned_rows(parts)
     assert sum(part.num_rows for part in parts) == len(rows)
     return rows
 
@@ -249,7 +250,7 @@ SOUND = {
 def test_every_row_of_an_odd_table_is_there(tmp_path, name):
     file, content, expected = SOUND[name]
     rows = planned(write(tmp_path, file, content))
-    found = [(row["url"], (dict(row["captions"]).get("alt") or [None])[0]) for row in rows]
+    found = [(row["url"], row["captions"].get("alt", [None])[0]) for row in rows]
     assert found == expected
     assert [row["uid"] for row in rows] == [uid_of(url or "", text or "") for url, text in expected]
 
@@ -418,7 +419,7 @@ def test_a_table_without_header_like_cc3m(tmp_path, suffix):
         tmp_path, f"t.{suffix}", gzip.compress(content) if suffix.endswith("gz") else content
     )
     rows = planned(path, columns=["caption", "url"])
-    assert [(row["url"], dict(row["captions"])["alt"]) for row in rows] == [
+    assert [(row["url"], row["captions"]["alt"]) for row in rows] == [
         (A, ["a picture"]),
         (B, ["another"]),
     ]
@@ -449,29 +450,108 @@ def test_the_names_of_columns_fetch_nothing_again(tmp_path):
     assert keys[0] == keys[1]
 
 
-def test_text_that_is_none_costs_its_row_only(tmp_path):
+def test_blank_texts_are_none(tmp_path):
+    """Oracle: Python's own notion of white space."""
+    blanks = ["", " ", "\t\n", "\u00a0\u3000", "\x1f\x85\u2028"]
+    content = lines(
+        *[{"url": A, "caption": [blank, f" {n} ", None]} for n, blank in enumerate(blanks)]
+    )
+    rows = planned(write(tmp_path, "t.jsonl", content + lines({"url": B, "caption": blanks})))
+    assert [row["captions"] for row in rows] == [{"alt": [f" {n} "]} for n in range(5)] + [{}]
+    assert [row["unusable"] for row in rows] == [{}] * 6
+    assert [row["reason"] for row in rows] == [None] * 6
+
+
+def test_text_that_is_none_costs_itself_only(tmp_path):
     content = (
         f"url\tcaption\n{A}\tn\0l\n{B}\t".encode()
         + b"caf\xe9\n"
         + f"{C}\tx\nhttp://\0\ty\n".encode()
     )
     rows = planned(write(tmp_path, "t.tsv", content))
-    assert [row["reason"] for row in rows] == [None, "bad_text", None, "bad_url"]
-    assert [dict(row["captions"])["alt"] for row in rows[:2]] == [["n\0l"], ["caf\ufffd"]]
+    assert [row["reason"] for row in rows] == [None, None, None, "bad_url"]
+    assert [row["captions"] for row in rows] == [
+        {"alt": ["n\0l"]},
+        {},
+        {"alt": ["x"]},
+        {"alt": ["y"]},
+    ]
+    assert [row["unusable"] for row in rows] == [{}, {"alt": 1}, {}, {}]
 
 
-def test_an_endless_caption_or_address_costs_its_row_only(tmp_path):
-    long = "x" * 200_000
+def test_an_endless_caption_costs_itself_only_and_an_endless_address_its_row(tmp_path):
+    """100,000 characters are the most that a text may have."""
+    most, long = "x" * 100_000, "x" * 100_001
     rows = planned(
         write(
             tmp_path,
             "t.jsonl",
-            lines({"url": A, "caption": long}, {"url": A + long, "caption": "y"}),
-        )
+            lines(
+                {"url": A, "caption": long, "more": ["y", long, "z", long]},
+                {"url": B, "caption": most, "more": long},
+                {"url": A + long, "caption": "y"},
+            ),
+        ),
+        caption_columns={"words": "more"},
     )
-    assert [row["reason"] for row in rows] == ["bad_text", "bad_url"]
-    assert dict(rows[0]["captions"]) == {}
-    assert len(rows[1]["url"]) == 8_000
+    assert [row["reason"] for row in rows] == [None, None, "bad_url"]
+    assert [row["captions"] for row in rows] == [
+        {"words": ["y", "z"]},
+        {"alt": [most]},
+        {"alt": ["y"]},
+    ]
+    assert [row["unusable"] for row in rows] == [{"alt": 1, "words": 2}, {"words": 1}, {}]
+    assert len(rows[2]["url"]) == 8_000
+
+
+def test_a_row_with_a_broken_text_is_fetched_and_the_text_counted(tmp_path):
+    """It goes on with the texts that it has; a pair without any is dropped by curate."""
+    long = "x" * 200_000
+    table = write(
+        tmp_path,
+        "t.jsonl",
+        lines(
+            {"url": A, "caption": "a caption", "more": ["y", long]},
+            {"url": B, "caption": "half \ud83d", "more": ["z"]},
+            {"url": C, "caption": long, "more": long},
+        ),
+    )
+    fields = {
+        "root": str(tmp_path / "lake"),
+        "acquire": {"table": str(table), "caption_columns": {"words": "more"}},
+        "evaluate.sets": [],
+        "curate": {"decontaminate": None, "rules": []},
+    }
+    recipe = load_recipe(DEMO_RECIPE, fields)
+    commit_fetched(recipe.acquire, recipe.root)
+    acquired = run_stage(recipe, "acquire").manifest
+    assert (acquired.ledger.entered, acquired.ledger.out, acquired.ledger.dropped) == (3, 3, {})
+    assert acquired.summary["texts"] == {
+        "alt": {"texts": 3, "unusable": 2},
+        "words": {"texts": 4, "unusable": 2},
+    }
+    rows = committed_rows(identify(recipe)["acquire"].uri)
+    assert [row["status"] for row in rows] == ["success"] * 3
+    assert [row["captions"] for row in rows] == [
+        {"alt": ["a caption"], "words": ["y"]},
+        {"words": ["z"]},
+        {},
+    ]
+    assert [row["unusable"] for row in rows] == [{"words": 1}, {"alt": 1}, {"alt": 1, "words": 1}]
+    curated = run_stage(recipe, "curate").manifest
+    assert curated.ledger.dropped == {"no_caption": 1}
+    verdicts = pq.read_table(f"{identify(recipe)['curate'].uri}/verdicts.parquet").to_pylist()
+    assert [row["reason"] for row in verdicts] == [None, None, "no_caption"]
+    told = run_stage(recipe, "caption").manifest
+    assert told.ledger.out == 2
+    assert {name: counts["texts"] for name, counts in told.summary["sources"].items()} == {
+        "alt": 1,
+        "words": 2,
+    }
+    assert {name: counts["unusable"] for name, counts in told.summary["sources"].items()} == {
+        "alt": 1,
+        "words": 1,
+    }
 
 
 def test_kept_columns_have_one_type_in_all_partitions(tmp_path):
@@ -504,9 +584,26 @@ def test_rows_of_much_text_make_smaller_partitions():
     assert max(sizes) < 700
 
 
+def test_another_column_of_much_text_cuts_no_partition_anew(tmp_path):
+    """A first run would have cut such rows; they are cut along what is known."""
+    rows = [{"uid": uid(n), "url": f"http://a/{n}", "caption": "x"} for n in range(700)]
+    plain = write(tmp_path, "t.parquet", parquet(pa.Table.from_pylist(rows)))
+    config = AcquireConfig(table=str(plain), partition_rows=1_000)
+    (before,) = plan(config, stage_version=1, folder=tmp_path / "plan")
+    known = {before.first_uid: [KnownSlice(before.num_rows, before.key)]}
+    longer = [{**row, "more": "y" * 100_000} for row in rows]
+    write(tmp_path, "t.parquet", parquet(pa.Table.from_pylist(longer)))
+    config = config.model_copy(update={"caption_columns": {"words": "more"}})
+    (after,) = plan(config, stage_version=1, folder=tmp_path / "plan", known=known)
+    assert (after.key, after.num_rows) == (before.key, 700)
+    assert after.texts_key != before.texts_key
+    assert len(plan(config, stage_version=1, folder=tmp_path / "plan")) == 2
+
+
 MEASURED = """
 import resource, sys
 from pathlib import Path
+import pyarrow.parquet as pq
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.partitions import plan
 from neuclip.foundation.errors import DataError
@@ -517,7 +614,10 @@ for path in sorted(Path(sys.argv[1]).glob("t*")):
     parts = plan(config, stage_version=1, folder=Path(sys.argv[1], "plan"))
     reasons = {row["reason"] for part in parts for row in part.rows()}
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(path.name, sum(part.num_rows for part in parts), *reasons, grown // 1024)
+    texts = [row for part in parts for row in pq.read_table(part.texts_path).to_pylist()]
+    usable = sum(len(texts) for row in texts for _, texts in row["captions"])
+    lost = sum(count for row in texts for _, count in row["unusable"])
+    print(path.name, sum(part.num_rows for part in parts), *reasons, usable, lost, grown // 1024)
 """
 
 
@@ -568,15 +668,15 @@ def test_memory_is_bounded_by_bytes_not_by_rows(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
-    assert {name: words[:2] for name, words in found.items()} == {
-        "t0-repeated.parquet": ["3000", "bad_text"],
-        "t1-unused.parquet": ["20000", "None"],
-        "t2-deltas.parquet": ["200", "bad_text"],
-        "t3-plain.parquet": ["200", "bad_text"],
-        "t4-huge.parquet": ["1", "bad_text"],
-        "t6-lists.parquet": ["300", "bad_text"],
-        "t7-long.parquet": ["3000", "bad_text"],
-        "t5-many.jsonl.gz": ["3000", "None"],
+    assert {name: words[:4] for name, words in found.items()} == {
+        "t0-repeated.parquet": ["3000", "None", "0", "3000"],
+        "t1-unused.parquet": ["20000", "None", "20000", "0"],
+        "t2-deltas.parquet": ["200", "None", "0", "200"],
+        "t3-plain.parquet": ["200", "None", "0", "200"],
+        "t4-huge.parquet": ["1", "None", "0", "1"],
+        "t6-lists.parquet": ["300", "None", "300", "300"],
+        "t7-long.parquet": ["3000", "None", "0", "3000"],
+        "t5-many.jsonl.gz": ["3000", "None", "3000", "0"],
     }
     assert len(tables["t0-repeated.parquet"]) < 100_000
-    assert all(int(words[2]) < 700 for words in found.values()), found
+    assert all(int(words[4]) < 700 for words in found.values()), found

@@ -17,7 +17,7 @@ from neuclip.stages.keys import stage_key
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.revisions import revise, revised_inputs
 from neuclip.stages.workspace import scratch_folder
-from tests.acquire.tables import uid, write_table
+from tests.acquire.tables import committed_rows, uid, write_table
 
 BASE = {
     1: "timeout",
@@ -111,6 +111,28 @@ def test_retries_have_their_kept_columns_and_their_place_in_the_listing(
     assert [row["first_row"] for row in listed] == [0, 4, 8, None, None, None]
 
 
+def test_retries_have_the_texts_of_their_rows_and_those_of_a_later_column(
+    config, root, base, acquire
+):
+    """No server is there: a download would leave every row failed."""
+    commit_retries(config, str(root), failed_for=failing(FIRST_ROUND))
+    before = acquire(config, root, again=True)
+    told = committed_rows(f"{root}/acquire/{before.key}")
+    assert len(told) == 12 + 4
+    assert all(row["captions"] == {"alt": [f"pair {int(row['uid'], 16)}"]} for row in told)
+    assert before.summary["texts"] == {"alt": {"texts": 12, "unusable": 0}}
+    longer = [{**row, "long": [f"long {n}", "y" * 100_001]} for n, row in enumerate(rows(12))]
+    write_table(Path(config.table), longer)
+    after = acquire(config.model_copy(update={"caption_columns": {"words": "long"}}), root)
+    assert after.parts == before.parts
+    assert (after.ledger, after.summary["repaired"]) == (before.ledger, before.summary["repaired"])
+    for row in committed_rows(f"{root}/acquire/{after.key}"):
+        number = int(row["uid"], 16)
+        assert row["captions"] == {"alt": [f"pair {number}"], "words": [f"long {number}"]}
+        assert row["unusable"] == {"words": 1}
+    assert after.summary["texts"]["words"] == {"texts": 24, "unusable": 12}
+
+
 def test_a_second_round_follows_the_first(config, root, base, acquire):
     first = commit_retries(config, str(root), failed_for=failing(FIRST_ROUND))
     second = commit_retries(config, str(root))
@@ -153,9 +175,7 @@ def test_a_partition_that_is_fetched_again_as_a_whole_has_no_retries(config, roo
 def test_a_uid_with_two_outcomes_that_count_is_refused(config, root, base, acquire, numbers, words):
     with scratch_folder(str(root)) as scratch:
         (attempts,) = find_attempts(str(root / "acquire"), [part_manifest(root, base.parts[0])])
-        planned = [
-            {"uid": uid(n), "url": "http://a/1", "captions": [], "reason": None} for n in numbers
-        ]
+        planned = [{"uid": uid(n), "url": "http://a/1", "reason": None} for n in numbers]
         account = fill(planned, scratch / "made", lambda _: None)
         inputs = {REPAIRS: attempts.base.key, ROUND: "1"}
         commit_account(part_identity(config, attempts.next_key(), inputs, root=str(root)), account)

@@ -12,7 +12,7 @@ from neuclip.acquire.partitions import plan
 from neuclip.acquire.table import read_rows
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import uid_of
-from tests.acquire.tables import uid, write_table
+from tests.acquire.tables import planned_rows, uid, write_table
 
 ROWS = [
     {"uid": uid(10), "url": "http://a/1", "caption": "one"},
@@ -82,10 +82,56 @@ def test_partitions_are_named_by_what_they_hold(tmp_path):
     assert all([part.key for part in parts] == keys for parts in same)
     bigger = planned(tmp_path, table, partition_rows=2, image_size=99)
     assert not set(keys) & {part.key for part in bigger}
-    changed = write_table(tmp_path / "t.parquet", [*ROWS[:2], {**ROWS[2], "caption": "three"}])
-    recaptioned = [part.key for part in planned(tmp_path, changed, partition_rows=2)]
-    assert recaptioned[0] == keys[0]
-    assert recaptioned[1] != keys[1]
+    changed = write_table(tmp_path / "t.parquet", [*ROWS[:2], {**ROWS[2], "url": "http://a/4"}])
+    moved = [part.key for part in planned(tmp_path, changed, partition_rows=2)]
+    assert moved[0] == keys[0]
+    assert moved[1] != keys[1]
+
+
+def test_texts_name_their_own_parts_and_no_partition(tmp_path):
+    """Oracle: the texts of which rows differ."""
+    words = [{**row, "long": [f"long {n}", "longer"]} for n, row in enumerate(ROWS)]
+    variants = {
+        "plain": (ROWS, {}),
+        "another caption": ([*ROWS[:2], {**ROWS[2], "caption": "three"}], {}),
+        "one more column": (words, {"caption_columns": {"words": "long"}}),
+        "a column that is not asked for": (words, {}),
+        "by another name": (words, {"caption_columns": {"rewrite": "long"}}),
+        "lost": ([{**ROWS[0], "caption": "x" * 100_001}, *ROWS[1:]], {}),
+    }
+    found = {
+        name: planned(
+            tmp_path, write_table(tmp_path / "t.parquet", rows), partition_rows=2, **settings
+        )
+        for name, (rows, settings) in variants.items()
+    }
+    assert len({tuple(part.key for part in parts) for parts in found.values()}) == 1
+    texts = {name: [part.texts_key for part in parts] for name, parts in found.items()}
+    plain = texts.pop("plain")
+    assert texts.pop("a column that is not asked for") == plain
+    assert [key == before for key, before in zip(texts["another caption"], plain, strict=True)] == [
+        True,
+        False,
+    ]
+    assert [key == before for key, before in zip(texts["lost"], plain, strict=True)] == [
+        False,
+        True,
+    ]
+    for name in ("one more column", "by another name"):
+        assert not set(texts[name]) & set(plain)
+    assert not set(texts["one more column"]) & set(texts["by another name"])
+
+
+def test_a_derived_uid_holds_the_alt_text_alone(tmp_path):
+    """Without uids another alt text is another pair; texts of other columns are not."""
+    rows = [{"url": row["url"], "caption": row["caption"], "long": "x"} for row in ROWS]
+    table = write_table(tmp_path / "t.parquet", rows)
+    (plain,) = planned(tmp_path, table)
+    (more,) = planned(tmp_path, table, caption_columns={"words": "long"})
+    assert more.key == plain.key
+    rows[0]["caption"] = "another"
+    (other,) = planned(tmp_path, write_table(tmp_path / "t.parquet", rows))
+    assert other.key != plain.key
 
 
 def test_duplicate_uids_are_found_across_files(tmp_path):
@@ -158,7 +204,7 @@ def write_latin_parquet(path):
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet"])
-def test_bytes_that_are_not_utf8_cost_their_row_only(tmp_path, name):
+def test_bytes_that_are_not_utf8_cost_their_address_or_their_text_only(tmp_path, name):
     rows = [(b"http://a/1", b"one"), (b"http://a/" + LATIN, b"two"), (b"http://a/3", LATIN)]
     path = tmp_path / name
     if path.suffix == ".parquet":
@@ -168,21 +214,25 @@ def test_bytes_that_are_not_utf8_cost_their_row_only(tmp_path, name):
     else:
         mark = b"\t" if path.suffix == ".tsv" else b","
         path.write_bytes(b"\n".join(mark.join(row) for row in [(b"url", b"caption"), *rows]))
-    found = [row for part in planned(tmp_path, path) for row in part.rows()]
-    assert [row["reason"] for row in found] == [None, "bad_url", "bad_text"]
+    found = planned_rows(planned(tmp_path, path))
+    assert [row["reason"] for row in found] == [None, "bad_url", None]
     assert found[1]["url"] == "http://a/caf\ufffd"
-    assert dict(found[2]["captions"]) == {"alt": ["caf\ufffd"]}
+    assert [row["captions"] for row in found] == [{"alt": ["one"]}, {"alt": ["two"]}, {}]
+    assert [row["unusable"] for row in found] == [{}, {}, {"alt": 1}]
+    assert found[2]["uid"] == uid_of("http://a/3", "caf\ufffd")
 
 
-def test_half_a_character_in_json_costs_its_row_only(tmp_path):
+def test_half_a_character_in_json_costs_its_text_only(tmp_path):
     path = tmp_path / "t.jsonl"
     lines = [
-        '{"url": "http://a/1", "caption": "half \\ud83d"}',
+        '{"url": "http://a/1", "caption": "half \\ud83d", "more": ["\\ud83d", "whole", "\\udd25"]}',
         '{"url": "http://a/\\ud83d", "caption": "x"}',
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
-    found = [row for part in planned(tmp_path, path) for row in part.rows()]
-    assert [row["reason"] for row in found] == ["bad_text", "bad_url"]
+    found = planned_rows(planned(tmp_path, path, caption_columns={"words": "more"}))
+    assert [row["reason"] for row in found] == [None, "bad_url"]
+    assert [row["captions"] for row in found] == [{"words": ["whole"]}, {"alt": ["x"]}]
+    assert [row["unusable"] for row in found] == [{"alt": 1, "words": 2}, {}]
 
 
 def test_an_endless_url_is_not_asked_for(tmp_path):

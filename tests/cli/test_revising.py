@@ -48,7 +48,11 @@ def test_what_was_made_with_the_pairs_is_a_table(lake, tmp_path):
     result = invoke("takedown", str(lake.root), "--uids", str(tmp_path / "uids.txt"))
     assert result.exit_code == 0, result.stderr
     rows = [line.split()[:3] for line in result.stdout.splitlines()]
-    for cells in (["score", "1", "numbers"], ["curate", "1", "verdicts,"], ["caption", "1", "nothing:"]):
+    for cells in (
+        ["score", "1", "numbers"],
+        ["curate", "1", "verdicts,"],
+        ["caption", "1", "nothing:"],
+    ):
         assert rows.count(cells) == 1
     report = json.loads(
         invoke("takedown", str(lake.root), "--uids", str(tmp_path / "uids.txt"), "--json").stdout

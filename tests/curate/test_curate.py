@@ -171,7 +171,9 @@ def test_a_rule_looks_at_the_first_text_of_the_source_it_names(tmp_path, rule, e
     assert read_manifest(uri).ledger.dropped == counted
 
 
-@pytest.mark.parametrize("kind", ["caption_words", "caption_characters", "caption_noise", "balance"])
+@pytest.mark.parametrize(
+    "kind", ["caption_words", "caption_characters", "caption_noise", "balance"]
+)
 def test_a_source_that_no_pair_has_is_told_with_the_nearest_one(tmp_path, kind):
     (tmp_path / "entries.txt").write_text("fine\n")
     of_kind = {

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from made.acquired import Pair, commit_acquired
 from made.committed import commit_by_hand
+from made.side_files import commit_side_files
 from towers.tiny import COLOURS, picture, tiny_towers
 
+from neuclip.acquire.listing import PARTITIONS_FILE
+from neuclip.index.side_files import SIDE_FILES
 from neuclip.shards.members import MEMBER_SCHEMA
 from neuclip.shards.tar import TarShard
 from neuclip.stages.ledger import make_ledger
@@ -53,8 +57,10 @@ def make_journey(
             "started_at": f"2026-03-0{number + 1}T10:00:00+00:00",
             "wall_s": 3.7**number,
         }
-    _write_curation(base, uris["curate"], caption, pictures)
-    _write_shards(base / "shard" / uris["shard"].rsplit("/", 1)[1], caption, pictures or COLOURS)
+    _write_curation(base, uris, caption, pictures)
+    colours = list(pictures or COLOURS)
+    _write_shards(Path(uris["shard"]), pictures or COLOURS, colours)
+    _write_side_files(base, Path(uris["index"]), caption, colours)
     _write_training(base / "train" / uris["train"].rsplit("/", 1)[1])
     model_sha256 = _write_choice(base / "select" / uris["select"].rsplit("/", 1)[1])
     _write_scores(base / "evaluate" / uris["evaluate"].rsplit("/", 1)[1], model_sha256)
@@ -64,14 +70,16 @@ def make_journey(
     return uris
 
 
-def _write_curation(base, curate, caption, pictures):
+def _write_curation(base, uris, caption, pictures):
     """Two pairs, one of which a rule dropped; counts made up."""
+    acquire, curate = uris["acquire"], uris["curate"]
     texts = [caption.format(colour="a kept"), caption.format(colour="a dropped")]
     pairs = [
         Pair(number, {"alt": [text]}, content=b"broken" if pictures else None)
         for number, text in enumerate(texts)
     ]
-    commit_acquired(base, [pairs], key="made")
+    other = Path(commit_acquired(base, [pairs], key="made"))
+    shutil.copy(other / PARTITIONS_FILE, acquire)
     reasons = [None, "aspect_ratio"]
     rows = [
         {
@@ -109,25 +117,47 @@ def _write_curation(base, curate, caption, pictures):
     Path(curate, "funnel.json").write_text(json.dumps(funnel))
 
 
-def _write_shards(folder, caption, pictures):
+SHARDS = {
+    f"parts/part/shard-{shard:06d}.tar": range(20 * shard, 20 * shard + 20) for shard in range(2)
+}
+
+
+def _write_side_files(base, index, caption, colours):
+    """Every sample has an alt text, every other one another text; as committed by another index."""
+    names = {
+        sample_id: colours[sample_id % len(colours)] for ids in SHARDS.values() for sample_id in ids
+    }
+    texts = {
+        "alt": {
+            shard: [[caption.replace("{colour}", names[sample_id])] for sample_id in ids]
+            for shard, ids in SHARDS.items()
+        },
+        "rewrite": {
+            shard: [
+                [f"{names[sample_id]} surface with fine grain, evenly lit"] if sample_id % 2 else []
+                for sample_id in ids
+            ]
+            for shard, ids in SHARDS.items()
+        },
+    }
+    other = Path(commit_side_files(base, texts, key="made"))
+    shutil.copy(other / SIDE_FILES, index)
+
+
+def _write_shards(folder, pictures, colours):
     rows = []
     (folder.parent / "parts" / "part").mkdir(parents=True)
-    for shard in range(2):
-        name = f"parts/part/shard-{shard:06d}.tar"
+    for name, ids in SHARDS.items():
         with TarShard(folder.parent / name) as tar:
-            for place in range(20):
-                sample_id = shard * 20 + place
-                colour = list(pictures)[sample_id % len(pictures)]
+            for sample_id in ids:
+                colour = colours[sample_id % len(colours)]
                 uid = f"{sample_id:032x}"
                 image = (
                     pictures[colour]
                     if isinstance(pictures[colour], bytes)
                     else picture(colour, sample_id)
                 )
-                captions = {"alt": [caption.replace("{colour}", colour)]}
-                if sample_id % 2:
-                    captions["rewrite"] = [f"{colour} surface with fine grain, evenly lit"]
-                text = json.dumps({"uid": uid, "captions": captions}).encode()
+                text = json.dumps({"uid": uid, "sample_id": sample_id}).encode()
                 image_offset = tar.add(f"{uid}.jpg", image)
                 json_offset = tar.add(f"{uid}.json", text)
                 row = dict.fromkeys(MEMBER_SCHEMA.names)

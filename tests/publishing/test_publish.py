@@ -202,6 +202,12 @@ def test_samples_are_training_samples_with_their_own_captions(tmp_path):
     page = (output / "report.html").read_text()
     assert page.count('<figure>\n      <div class="picture">') == 40
     assert len(re.findall(r"only (?!a )\w+", page)) == 40
+    assert page.count("surface with fine grain") == 20
+    for figure in re.findall(
+        r"<figure>\n      <div class=\"picture\">.*?</figure>", page, re.DOTALL
+    ):
+        colours = set(re.findall(r"only (\w+)|(\w+) surface", figure))
+        assert len({name for pair in colours for name in pair if name}) == 1
 
 
 def test_a_stage_that_is_not_committed_is_named(tmp_path):

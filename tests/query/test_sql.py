@@ -132,7 +132,9 @@ def test_python_s_own_tables_are_not_seen(asked):
 
 
 def test_an_unknown_table_gets_the_list_of_views(asked):
-    with pytest.raises(ConfigError, match=r"Did you mean 'samples'\? Views: rows, texts, verdicts, rules"):
+    with pytest.raises(
+        ConfigError, match=r"Did you mean 'samples'\? Views: rows, texts, verdicts, rules"
+    ):
         ask(asked, "SELECT * FROM sample")
     with pytest.raises(ConfigError, match="the statement is not SQL"):
         ask(asked, "SELEC 1")
@@ -146,7 +148,9 @@ def test_a_stage_that_is_not_done_is_named(tmp_path):
         run_query(recipe, "SELECT * FROM rows", limit=1)
     do_stages(recipe, make_pairs(), ("curate",))
     assert run_query(recipe, "SELECT count(*) FROM verdicts", limit=1).rows == [[54]]
-    with pytest.raises(ConfigError, match=r"--only index`. Views now: rows, texts, verdicts, rules"):
+    with pytest.raises(
+        ConfigError, match=r"--only index`. Views now: rows, texts, verdicts, rules"
+    ):
         run_query(recipe, "SELECT * FROM samples", limit=1)
 
 

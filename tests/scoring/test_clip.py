@@ -111,9 +111,7 @@ def test_rows_without_a_value_are_counted_by_reason(tmp_path, model, partitions)
     assert len(found.record["model"]) == 64
 
 
-def test_features_of_images_lie_beside_the_table_row_for_row(
-    tmp_path, model, partitions, features
-):
+def test_features_of_images_lie_beside_the_table_row_for_row(tmp_path, model, partitions, features):
     """A pair counts by its image alone, whatever its texts."""
     found = score(tmp_path, Embedding(kind="embedding", model=str(model)), partitions)
     assert found.columns == ()
@@ -195,9 +193,7 @@ def test_an_image_whose_features_are_not_finite_is_counted_and_zero(tmp_path, mo
     place = int((red - gray).argmax())
     largest = torch.finfo(torch.float32).max / float((red[place] + gray[place]) / 2)
     assert np.isfinite(np.float32(largest))
-    broken = changed(
-        model, tmp_path / "large", lambda w: w["visual.proj"][place].fill_(largest)
-    )
+    broken = changed(model, tmp_path / "large", lambda w: w["visual.proj"][place].fill_(largest))
     for config in (
         ClipScore(kind="clip_score", model=str(broken)),
         Embedding(kind="embedding", model=str(broken)),

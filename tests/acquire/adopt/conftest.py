@@ -18,6 +18,7 @@ from neuclip.shards.raw_images import RawImages
 from neuclip.stages.keys import stage_key
 from neuclip.stages.manifest import Manifest
 from neuclip.stages.workspace import StageIdentity, commit_stage
+from tests.acquire.tables import committed_rows
 
 __all__ = ["s3_bucket", "s3_environment", "s3_url"]
 
@@ -36,6 +37,14 @@ class Adopted:
 
     def rows(self) -> list[dict[str, Any]]:
         return [row for path in rows_paths(self.uri) for row in pq.read_table(path).to_pylist()]
+
+    def texts(self) -> list[dict[str, list[str]]]:
+        """Return the texts of each row by source, those that can be used."""
+        return [row["captions"] for row in committed_rows(self.uri)]
+
+    def unusable(self) -> list[dict[str, int]]:
+        """Return how many texts of each row cannot be used, by source."""
+        return [row["unusable"] for row in committed_rows(self.uri)]
 
     def reasons(self) -> list[str | None]:
         return [row["reason"] for row in self.rows()]

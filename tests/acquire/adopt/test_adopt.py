@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from made.ready import Sample, add, failed, write_ready, write_resharded, write_table, write_tar
 
+import neuclip.acquire.adopt as adopt_module
 from neuclip.acquire.raw import partition_folders
 from neuclip.acquire.ready_shards import fingerprint_shards
 from neuclip.acquire.reasons import REASONS
@@ -38,7 +39,8 @@ def test_a_shard_becomes_a_part_and_its_tar_stays_where_it_is(adopt, tmp_path):
     ]
     assert (rows[2]["width"], rows[2]["height"]) == (30, 20)
     assert (rows[2]["original_width"], rows[2]["sha256"]) == (60, f"{2:064x}")
-    assert dict(rows[0]["captions"]) == {"alt": ["picture 3"]}
+    assert adopted.texts() == [{"alt": [f"picture {sample.number}"]} for sample in samples]
+    assert adopted.manifest.summary["texts"] == {"alt": {"texts": 4, "unusable": 0}}
     assert rows[1]["detail"] == "HTTP Error 404: Not Found"
     assert adopted.images() == {sample.uid: sample.image for sample in (samples[0], samples[2])}
     assert adopted.manifest.ledger.dropped == {"http_404": 1, "timeout": 1}
@@ -67,7 +69,7 @@ def test_columns_are_read_by_the_names_of_the_recipe_or_of_img2dataset(adopt, tm
         keep_columns=["score"],
     )
     row = adopted.rows()[0]
-    assert dict(row["captions"]) == {"alt": ["picture 1"], "rewrite": ["a", "b"]}
+    assert adopted.texts() == [{"alt": ["picture 1"], "rewrite": ["a", "b"]}]
     assert row["url"] == "http://127.0.0.1/1.png"
     kept = f"{adopted.uri}/columns/{adopted.manifest.parts[0]}.parquet"
     assert pq.read_table(kept).to_pylist() == [{"uid": row["uid"], "score": 0.5}]
@@ -241,7 +243,46 @@ def test_what_was_taken_down_at_the_root_stays_down(adopt, tmp_path):
     kept = f"{adopted.uri}/columns/{adopted.manifest.parts[0]}.parquet"
     assert {name for name, value in row.items() if value} == {"uid", "status", "reason"}
     assert row["reason"] == "refused"
+    assert adopted.texts() == [{"alt": ["picture 0"]}, {}]
     assert pq.read_table(kept)["score"].to_pylist() == [1, None]
+
+
+def test_another_column_of_texts_verifies_no_shard_anew(adopt, tmp_path, monkeypatch):
+    """Oracle: calls of what verifies a shard, and the bytes and times of the parts."""
+    verified = []
+    account_for = adopt_module.account_for
+    monkeypatch.setattr(
+        adopt_module,
+        "account_for",
+        lambda shard, *a, **k: verified.append(shard.name) or account_for(shard, *a, **k),
+    )
+    for number in range(2):
+        samples = [
+            Sample(2 * number + n, extra={"words": [f"word {2 * number + n}", "y" * 100_001]})
+            for n in range(2)
+        ]
+        write_ready(tmp_path / "ready", f"{number:05d}", samples)
+    first = adopt(tmp_path / "ready")
+    assert verified == ["00000", "00001"]
+    before = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for part in first.manifest.parts
+        for path in (tmp_path / "lake/acquire/parts" / part).iterdir()
+    }
+    more = adopt(tmp_path / "ready", caption_columns={"rewrite": "words"})
+    other = adopt(tmp_path / "ready", caption_columns={"by another name": "words", "url": "url"})
+    again = adopt(tmp_path / "ready", caption_columns={"rewrite": "words"}, max_failed_share=0.9)
+    assert verified == ["00000", "00001"]
+    assert first.manifest.parts == more.manifest.parts == other.manifest.parts
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
+    assert first.texts() == [{"alt": [f"picture {n}"]} for n in range(4)]
+    assert more.texts() == [{"alt": [f"picture {n}"], "rewrite": [f"word {n}"]} for n in range(4)]
+    assert more.unusable() == [{"rewrite": 1}] * 4
+    assert more.manifest.summary["texts"]["rewrite"] == {"texts": 8, "unusable": 4}
+    assert other.texts()[2]["by another name"] == ["word 2"]
+    assert other.texts()[2]["url"] == ["http://127.0.0.1/2.png"]
+    assert again.texts() == more.texts()
+    assert more.images() == first.images()
 
 
 def test_resharded_tars_without_tables(adopt, tmp_path):
@@ -281,7 +322,9 @@ def test_json_of_a_stranger_makes_a_row_whatever_it_holds(adopt, tmp_path):
     assert len({row["uid"] for row in rows}) == 6
     assert rows[4]["uid"] == uid_of("http://a/x", "a caption")
     assert rows[5]["uid"] == f"{0xABC:032x}"
-    assert dict(rows[5]["captions"]) == {"alt": ["from the text"]}
+    texts = [{}, {}, {"alt": ["x"]}, {}, {"alt": ["a caption"]}, {"alt": ["from the text"]}]
+    assert adopted.texts() == texts
+    assert adopted.unusable() == [{}] * 6
     problems = adopted.manifest.summary["problems"]["00000"]
     assert problems["samples without readable JSON"] == 4
     assert problems["values of 'uid' that are no text"] == 1

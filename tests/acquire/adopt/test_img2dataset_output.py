@@ -19,6 +19,7 @@ from neuclip.recipe import load_recipe
 from neuclip.shards.members import shard_records
 from neuclip.shards.raw_images import RawImages
 from neuclip.storage.files import list_files
+from tests.acquire.tables import committed_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -90,13 +91,14 @@ def test_every_row_of_the_table_has_one_outcome_and_successes_end_in_training_sh
     identities = identify(recipe)
     table = {row["uid"]: row for row in pq.read_table(downloaded.table).to_pylist()}
     acquired = identities["acquire"].uri
-    rows = [row for path in rows_paths(acquired) for row in pq.read_table(path).to_pylist()]
+    rows = committed_rows(acquired)
     assert sorted(row["uid"] for row in rows) == sorted(table)
     assert len(reports["acquire"].manifest.parts) == 3
     for row in rows:
         pair = table[row["uid"]]
         assert row["url"] == pair["url"]
-        assert dict(row["captions"]) == {"alt": [pair["caption"]], "rewrite": [pair["rewrite"]]}
+        assert row["captions"] == {"alt": [pair["caption"]], "rewrite": [pair["rewrite"]]}
+        assert row["unusable"] == {}
         expected = {"/missing/": "http_404", "/-/status/500": "http_5xx"}
         for part, reason in expected.items():
             assert part not in row["url"] or row["reason"] == reason

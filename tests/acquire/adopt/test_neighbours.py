@@ -15,6 +15,8 @@ from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import uid_of
 
 GOOD = Sample(0).image
+TAKEN = "captions of .txt and table or JSON that differ; the .txt is taken"
+UNUSABLE = "captions that cannot be used: .txt"
 
 
 def two_and(folder, name="00001", samples=None):
@@ -49,7 +51,7 @@ def test_a_null_in_a_table_costs_at_most_its_row(adopt, tmp_path, column):
         assert row["uid"] == uid_of(Sample(2).url, "picture 2")
     if column == "url":
         assert (row["uid"], row["url"]) == (Sample(2).uid, None)
-    assert dict(row["captions"]) == {"alt": ["picture 2"]}
+    assert adopted.texts() == [{"alt": [f"picture {n}"]} for n in range(6)]
 
 
 def test_nulls_everywhere_give_rows_of_their_own(adopt, tmp_path):
@@ -99,7 +101,8 @@ def test_a_byte_that_is_not_utf_8_costs_at_most_its_row(adopt, tmp_path, column)
     assert reasons_of(adopted, 0) == reasons_of(adopted, 2) == [None, None]
     expected = {"key": "missing_image", "status": "other_download"}.get(column)
     assert adopted.rows()[2]["reason"] == expected
-    assert dict(adopted.rows()[2]["captions"]) == {"alt": ["picture 2"]}
+    assert adopted.texts() == [{"alt": [f"picture {n}"]} for n in range(6)]
+    assert adopted.unusable() == [{}] * 6
 
 
 @pytest.mark.parametrize(
@@ -269,22 +272,22 @@ def test_a_bad_member_costs_nothing_else(adopt, tmp_path, number):
 
 
 @pytest.mark.parametrize(
-    ("text", "caption", "reason"),
+    ("text", "caption", "problem"),
     [
-        (b"from the text", ["from the text"], None),
-        (b" from the text\r\n", ["from the text"], None),
-        ("caf\u00e9 \u2028 \U0001f600".encode(), ["caf\u00e9 \u2028 \U0001f600"], None),
-        (b"", None, None),
-        (b" \n", None, None),
-        (b"caf\xe9", ["picture 0"], "bad_text"),
-        (b"x" * (1 << 20) + b"x", ["picture 0"], "bad_text"),
+        (b"from the text", ["from the text"], TAKEN),
+        (b" from the text\r\n", ["from the text"], TAKEN),
+        ("caf\u00e9 \u2028 \U0001f600".encode(), ["caf\u00e9 \u2028 \U0001f600"], TAKEN),
+        (b"", None, TAKEN),
+        (b" \n", None, TAKEN),
+        (b"caf\xe9", None, f"{UNUSABLE} that is not UTF-8"),
+        (b"x" * (1 << 20) + b"x", None, f"{UNUSABLE} of more than 1048576 bytes"),
         (None, ["picture 0"], None),
     ],
 )
 @pytest.mark.parametrize("has_table", [True, False])
-def test_the_caption_is_that_of_the_txt(adopt, tmp_path, text, caption, reason, has_table):
-    """Of a tar whose .txt and JSON differ, open_clip's trainer takes the .txt."""
-    samples = [Sample(0), Sample(1)]
+def test_the_caption_is_that_of_the_txt(adopt, tmp_path, text, caption, problem, has_table):
+    """Of a tar whose .txt and JSON differ, open_clip's trainer takes the .txt; a broken one costs itself alone."""
+    samples = [Sample(number, extra={"words": [f"word {number}"]}) for number in range(2)]
     (tmp_path / "in").mkdir()
     if has_table:
         write_ready(tmp_path / "in", "00000", samples)
@@ -294,15 +297,29 @@ def test_the_caption_is_that_of_the_txt(adopt, tmp_path, text, caption, reason, 
             add(tar, f"{sample.key}.json", json.dumps(sample.row()).encode())
             if text is not None and sample.number == 0:
                 add(tar, f"{sample.key}.txt", text)
-    adopted = adopt(tmp_path / "in", root=str(tmp_path / "a"))
-    row = adopted.rows()[0]
-    assert (dict(row["captions"]).get("alt"), row["reason"]) == (caption, reason)
-    assert row["uid"] == samples[0].uid
-    told = adopt(tmp_path / "in", root=str(tmp_path / "b"), adopted_caption="column").rows()[0]
-    assert (dict(told["captions"]), told["reason"]) == ({"alt": ["picture 0"]}, None)
-    if text is not None and reason is None:
-        words = "captions of .txt and table or JSON that differ; the .txt is taken"
-        assert adopted.manifest.summary["problems"]["00000"][words] == 1
+    more = {"caption_columns": {"rewrite": "words"}}
+    adopted = adopt(tmp_path / "in", root=str(tmp_path / "a"), **more)
+    is_lost = (problem or "").startswith(UNUSABLE)
+    alt = {} if caption is None else {"alt": caption}
+    assert adopted.texts() == [
+        alt | {"rewrite": ["word 0"]},
+        {"alt": ["picture 1"], "rewrite": ["word 1"]},
+    ]
+    assert adopted.unusable() == [{"alt": 1} if is_lost else {}, {}]
+    assert adopted.reasons() == [None, None]
+    assert [row["uid"] for row in adopted.rows()] == [sample.uid for sample in samples]
+    assert adopted.images() == {sample.uid: sample.image for sample in samples}
+    assert adopted.manifest.summary["texts"]["alt"] == {
+        "texts": 1 + (caption is not None) + is_lost,
+        "unusable": int(is_lost),
+    }
+    problems = adopted.manifest.summary["problems"].get("00000", {})
+    assert {words: count for words, count in problems.items() if "no .txt" not in words} == (
+        {problem: 1} if problem else {}
+    )
+    told = adopt(tmp_path / "in", root=str(tmp_path / "b"), adopted_caption="column", **more)
+    assert told.texts()[0] == {"alt": ["picture 0"], "rewrite": ["word 0"]}
+    assert (told.reasons(), told.unusable()) == ([None, None], [{}, {}])
 
 
 def test_pictures_and_captions_are_those_of_open_clips_trainer(adopt, tmp_path):
@@ -326,7 +343,8 @@ def test_pictures_and_captions_are_those_of_open_clips_trainer(adopt, tmp_path):
     adopted = adopt(tmp_path / "in")
     images = adopted.images()
     assert {
-        dict(row["captions"])["alt"][0]: images[row["uid"]] for row in adopted.rows()
+        texts["alt"][0]: images[row["uid"]]
+        for row, texts in zip(adopted.rows(), adopted.texts(), strict=True)
     } == expected
 
 
