@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 
 
+_MOST_S = 90
+
+
 @functools.cache
 def _load(path):
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
@@ -50,11 +53,15 @@ class RankPool:
     """Runs a case on ranks 0 .. size - 1."""
 
     def __init__(self, capacity):
+        self._capacity = capacity
+        self._start()
+
+    def _start(self):
         # A fork server imports torch once for all ranks.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch"])
         self._connections, self._processes = [], []
-        for _ in range(capacity):
+        for _ in range(self._capacity):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
             process.start()
@@ -72,7 +79,9 @@ class RankPool:
             connection.send_bytes(pickle.dumps(request))
         answers = []
         for rank, connection in enumerate(connections):
-            if not connection.poll(60):
+            if not connection.poll(_MOST_S):
+                self.close()  # a late answer would be taken for that to the next question
+                self._start()
                 pytest.fail(f"rank {rank} of {size} gave no answer to {name}")
             answers.append(pickle.loads(connection.recv_bytes()))
         failures = [text for is_done, text in answers if not is_done]
