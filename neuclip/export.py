@@ -57,18 +57,16 @@ def export_shards(
     Raises: ConfigError: if index and shards have not been made, a source is not there, or the folder holds other files.
     """
     identities = identify(recipe)
-    for stage in ("shard", "index"):
-        if not is_committed(identities[stage].uri):
-            raise ConfigError(
-                f"export needs stage {stage}, which has not been done with this recipe ({identities[stage].uri} is not "
-                "committed); run it first"
-            )
     shard_uri, index_uri = identities["shard"].uri, identities["index"].uri
+    if not is_committed(index_uri):
+        raise ConfigError(
+            f"an export needs the index, which has not been made with this recipe ({index_uri} is not committed); run "
+            "`--only index`, or the whole recipe"
+        )
     captions = Captions(index_uri, weights={}, seed=0, cache_gb=_CACHE_GB)
     _check_sources(sources, captions.sources)
     target = absolute(folder)
-    made_of = {"shard": identities["shard"].key, "index": identities["index"].key}
-    key = digest({**made_of, "sources": list(sources)})
+    key = digest({"index": identities["index"].key, "sources": list(sources)})
     export = Export(key=key, folder=target, sources=list(sources))
     if (done := _earlier(recipe, export)) is not None:
         return done

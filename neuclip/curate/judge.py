@@ -16,13 +16,10 @@ from neuclip.curate.groups import Dropped, drop_by_group
 from neuclip.curate.pool import Pool
 from neuclip.curate.rules import (
     Balance,
-    DuplicateImages,
-    DuplicatePairs,
     GroupRule,
-    NearDuplicateImages,
     OfText,
+    OverGroups,
     RowRule,
-    SemanticDuplicates,
     Sql,
     TopFraction,
     UidList,
@@ -35,13 +32,6 @@ from neuclip.storage.tables import ArrowColumn, ArrowTable
 
 Mask = Callable[[int, ArrowTable], npt.NDArray[np.bool_]]
 """(partition, position and uid of its pairs) -> which of them are dropped: what SQL over a row does not decide."""
-_GROUP_RULES = (
-    DuplicatePairs,
-    DuplicateImages,
-    NearDuplicateImages,
-    SemanticDuplicates,
-    Balance,
-)
 _MISPLACED = np.uint64(1 << MOST_REASONS)
 
 
@@ -83,7 +73,7 @@ class Judge:
         for place, rule in zip(places, rules, strict=True):  # all of them before any data is read
             if isinstance(rule, OfText | Balance):
                 require_source(rule.source, pool.sources, place=place)
-            if not isinstance(rule, (*_GROUP_RULES, UidList)) and reason_of(rule) not in given:
+            if not isinstance(rule, (OverGroups, UidList)) and reason_of(rule) not in given:
                 conditions = conditions_of(rule, pool.columns, defaultdict(float))
                 conditions += [Condition("", rule.keep)] if isinstance(rule, Sql) else []
                 check_columns(conditions, pool.columns, place)
@@ -166,7 +156,7 @@ class Judge:
 
     def _take(self, rule: RowRule | GroupRule, place: str, masks: Mapping[str, Mask]) -> None:
         reason = reason_of(rule)
-        if isinstance(rule, _GROUP_RULES):
+        if isinstance(rule, OverGroups):
             self._add(reason, place)
             self._group_rules[reason] = rule
         elif isinstance(rule, UidList):

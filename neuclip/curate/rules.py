@@ -172,7 +172,11 @@ Preference = Annotated[
 """What makes a pair the better one; `highest COLUMN` and `lowest COLUMN` for any column, nulls last."""
 
 
-class _Duplicates(_Named):
+class OverGroups(_Named):
+    """What rules that choose among pairs have; one that is added needs a case in groups.py."""
+
+
+class _Duplicates(OverGroups):
     best: list[Preference] = Field(
         default=["longest_caption"],
         description="which pair of a group is kept, first preference first: longest_caption, largest_image, "
@@ -180,7 +184,7 @@ class _Duplicates(_Named):
     )
 
 
-class DuplicatePairs(_Named):
+class DuplicatePairs(OverGroups):
     """Of pairs with the same URL and alt text keeps the lowest uid."""
 
     kind: Literal["duplicate_pairs"] = "duplicate_pairs"
@@ -226,7 +230,7 @@ class ImageCluster(_Named):
     clusters: int = Field(default=1000, ge=1, description="k-means clusters of the pool's images")
 
 
-class Balance(_Named):
+class Balance(OverGroups):
     """Thins out what is frequent: MetaCLIP's balancing over a list of words and phrases (arXiv 2309.16671).
 
     An entry matches a text that has its words side by side. A pair is kept with probability

@@ -82,7 +82,7 @@ def test_changed_texts_change_no_partition_and_the_texts_of_one_alone(acquire, f
         for manifest in (first, second)
     )
     assert [key in before for key in after] == [True, False, True]
-    told = committed_rows(f"{tmp_path}/root/acquire/{second.key}")
+    told = committed_rows(str(tmp_path / "root" / "acquire" / second.key))
     assert [row["captions"]["alt"] for row in told] == [[row["caption"]] for row in changed]
 
 

@@ -111,7 +111,7 @@ def run(acquire, tmp_path_factory):
     parts = [folder / "root" / "acquire" / "parts" / part for part in manifest.parts]
     return SimpleNamespace(
         manifest=manifest,
-        rows=committed_rows(f"{folder}/root/acquire/{manifest.key}"),
+        rows=committed_rows(str(Path(folder) / "root" / "acquire" / manifest.key)),
         parts=parts,
         table=rows,
         peaks=memory.peaks,

@@ -1,11 +1,6 @@
 """A new stage is a room, its place in the list, and its section of the recipe. Oracle: one that is added to a copy."""
 
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
-REPOSITORY = Path(__file__).parents[2]
+from house.additions import use, with_changes
 
 ROOM = {
     "__init__.py": '"""Counts the words of the captions."""\n',
@@ -51,11 +46,6 @@ ADDED = {
     },
 }
 USED = """
-import sys
-from pathlib import Path
-sys.path.append("tests")
-import neuclip
-assert Path(neuclip.__file__).is_relative_to(sys.argv[1]), neuclip.__file__
 from flows.stages import STAGE_FLOWS, words
 from made.acquired import commit_acquired, some_pairs
 from neuclip.journey import identify, plan, run_stage
@@ -77,27 +67,6 @@ assert [item.why for item in plan(other) if item.stage == "words"] == ["words.le
 
 
 def test_a_stage_is_added_in_two_files_besides_its_room(tmp_path):
-    copy = tmp_path / "neuclip"
-    shutil.copytree(REPOSITORY / "neuclip", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "words").mkdir()
-    for name, text in ROOM.items():
-        (copy / "words" / name).write_text(text)
-    for name, changes in ADDED.items():
-        text = (copy / name).read_text()
-        for place, line in changes.items():
-            assert text.count(place) == 1
-            text = text.replace(place, line if line.endswith(place) else place + line)
-        (copy / name).write_text(text)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{USED}",
-            str(tmp_path),
-        ],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    new = {f"words/{name}": text for name, text in ROOM.items()}
+    with_changes(tmp_path, new=new, changed=ADDED)
+    use(tmp_path, USED)
