@@ -16,7 +16,11 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from neuclip.acquire.listing import LISTING_SCHEMA, PARTITIONS_FILE
+from neuclip.acquire.texts import TEXTS
 from neuclip.curate.config import CurateConfig
 from neuclip.curate.run import run_curate
 from neuclip.foundation.progress import silent
@@ -59,7 +63,7 @@ def main() -> None:
 
 def make_pool(folder: str, *, files: int = FILES, rows: int = ROWS) -> str:
     """Commit an acquire stage of so many partitions; captions of 1 to 14 words, uniform scores."""
-    keys, ledgers = [], []
+    keys, ledgers, listed = [], [], []
     with duckdb.connect() as connection:
         connection.execute("SET threads = 2; SET memory_limit = '2GB'")
         for number in range(files):
@@ -72,12 +76,22 @@ def make_pool(folder: str, *, files: int = FILES, rows: int = ROWS) -> str:
             manifest, _ = commit_stage(identity, fill)
             keys.append(identity.key)
             ledgers.append(manifest.ledger)
+            listed.append(
+                {
+                    "part": identity.key,
+                    "texts": _commit_texts(connection, number, folder, rows),
+                    "rows": rows,
+                    "out": rows,
+                }
+            )
 
         def fill_stage(workspace):
             (workspace.output / "columns").mkdir()
             for number, key in enumerate(keys):
                 path = workspace.output / "columns" / f"{key}.parquet"
                 _write_columns(connection, path, number * rows, rows)
+            table = pa.Table.from_pylist(listed, schema=LISTING_SCHEMA)
+            pq.write_table(table, workspace.output / PARTITIONS_FILE)
             return Outcome(add_ledgers(ledgers), parts=keys)
 
         commit_stage(StageIdentity("acquire", 1, "pool", {}, {}, folder), fill_stage)
@@ -118,7 +132,7 @@ def _measure(name: str, root: str) -> None:
 
 def _read_columns(name: str, root: str) -> None:
     table, columns = {
-        "basic": ("parts/*/rows", "uid, captions, original_width, original_height, url"),
+        "basic": ("parts/part*/rows", "uid, original_width, original_height, url"),
         "threshold": ("pool/columns/*", "uid, clip_l14_similarity_score"),
     }[name]
     with duckdb.connect() as connection:
@@ -150,10 +164,10 @@ def _tell_pandas(name: str, folder: str) -> None:
 def _basic_by_pandas(folder: Path) -> int:
     subsets = []
     for path in sorted(folder.glob("parts/*/rows.parquet")):
-        table = pd.read_parquet(
-            path, columns=["uid", "captions", "original_width", "original_height"]
-        )
-        text = table.captions.apply(lambda captions: captions[0][1][0])
+        table = pd.read_parquet(path, columns=["uid", "original_width", "original_height"])
+        beside = path.parents[1] / path.parent.name.replace("part", "texts") / TEXTS
+        captions = pd.read_parquet(beside, columns=["captions"]).captions
+        text = captions.apply(lambda of_pair: of_pair[0][1][0])
         short = np.minimum(table.original_width, table.original_height)
         long = np.maximum(table.original_width, table.original_height)
         mask = (text.apply(lambda words: len(words.split())) > 2) & (text.apply(len) > 5)
@@ -210,17 +224,42 @@ def _write_rows(connection: duckdb.DuckDBPyConnection, path: Path, first: int, r
         f"""COPY (
         SELECT md5('a' || i) AS uid,
             'https://www.example-' || (h % 5000) || '.com/images/' || md5('u' || i) || '.jpg' AS url,
-            MAP {{'alt': [array_to_string(list_transform(range(0, (1 + g % 14)::BIGINT),
-                lambda j: words[1 + ((h >> (j * 4)::INT) % 32)::INT]), ' ')]}} AS captions,
             'success' AS status, NULL::VARCHAR AS reason, NULL::VARCHAR AS detail,
             (100 + h % 1200)::INT AS width, (100 + g % 1200)::INT AS height,
             (100 + h % 1200)::INT AS original_width, (100 + g % 1200)::INT AS original_height,
             md5('s' || i) || md5('t' || i) AS sha256, i::VARCHAR AS member, i * 30000 AS "offset",
             30000::BIGINT AS size
-        FROM (SELECT i, hash(i) AS h, hash(i + 1000000007) AS g, string_split($1, ' ') AS words
-              FROM range({first}, {first + rows}) t(i)) ORDER BY i) TO '{path}' (COMPRESSION zstd)""",
-        [_WORDS],
+        FROM (SELECT i, hash(i) AS h, hash(i + 1000000007) AS g
+              FROM range({first}, {first + rows}) t(i)) ORDER BY i) TO '{path}' (COMPRESSION zstd)"""
     )
+
+
+def _commit_texts(
+    connection: duckdb.DuckDBPyConnection, number: int, folder: str, rows: int
+) -> str:
+    """Commit the texts of a partition, row by row beside it; return the part."""
+    first = number * rows
+    sources = {"alt": {"texts": rows, "unusable": 0, "digest": f"texts of {first}"}}
+    identity = StageIdentity(
+        "acquire", 1, f"texts{number:02d}", {}, {"texts": "made"}, folder, part=True
+    )
+
+    def fill(workspace):
+        connection.execute(
+            f"""COPY (
+            SELECT md5('a' || i) AS uid,
+                MAP {{'alt': [array_to_string(list_transform(range(0, (1 + g % 14)::BIGINT),
+                    lambda j: words[1 + ((h >> (j * 4)::INT) % 32)::INT]), ' ')]}} AS captions,
+                MAP {{}}::MAP(VARCHAR, INT) AS unusable
+            FROM (SELECT i, hash(i) AS h, hash(i + 1000000007) AS g, string_split($1, ' ') AS words
+                  FROM range({first}, {first + rows}) t(i)) ORDER BY i)
+            TO '{workspace.output / TEXTS}' (COMPRESSION zstd)""",
+            [_WORDS],
+        )
+        return Outcome(make_ledger(rows, rows, {}), {"sources": sources})
+
+    commit_stage(identity, fill)
+    return identity.key
 
 
 def _write_columns(

@@ -21,12 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from neuclip.captions.files import PARTS_FILE, PARTS_SCHEMA
 from neuclip.foundation.progress import silent
 from neuclip.index.config import STAGE_VERSION, IndexConfig
 from neuclip.index.run import run_index
 from neuclip.shards.members import MEMBER_SCHEMA
 from neuclip.stages.ledger import make_ledger
-from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage
+from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 from neuclip.storage.files import list_files, upload
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # its S3 server
@@ -80,7 +81,14 @@ def make_parts(folder: str, *, parts: int = PARTS) -> str:
             StageIdentity("shard", 1, name, {}, {}, folder),
             lambda _, ledger=ledger, listed=listed: Outcome(ledger, parts=listed),
         )
+    commit_stage(StageIdentity("caption", 1, "none", {}, {}, folder), _no_texts)
     return folder
+
+
+def _no_texts(workspace: Workspace) -> Outcome:
+    """Leave a caption stage without any text: `bench.texts` measures side files."""
+    pq.write_table(PARTS_SCHEMA.empty_table(), workspace.output / PARTS_FILE)
+    return Outcome(make_ledger(0, 0, {}))
 
 
 def _members(number: int, key: str) -> pa.Table:
@@ -107,9 +115,8 @@ def _members(number: int, key: str) -> pa.Table:
         "width": draw.integers(256, 500, ROWS),
         "height": draw.integers(256, 500, ROWS),
         "image_sha256": _hexes(draw, 64),
-        "sources": pa.ListArray.from_arrays(
-            np.arange(ROWS + 1, dtype=np.int32), pa.array(["alt"] * ROWS)
-        ),
+        "text_offset": offsets + sizes + texts,
+        "text_size": texts // 4,
     }
     return pa.table(columns).cast(MEMBER_SCHEMA)
 
@@ -138,6 +145,7 @@ def _measure(root: str, folder: str, name: str, shards: str) -> None:
         lambda workspace: run_index(
             IndexConfig(),
             shard_uri=f"{root}/shard/{shards}",
+            caption_uri=f"{root}/caption/none",
             root=identity.root,
             workspace=workspace,
             progress=silent,
@@ -216,8 +224,9 @@ def _tell_s3(root: str, folder: str, here_s: float) -> None:
     with s3_server() as url:
         os.environ.update({**KEYS, "AWS_ENDPOINT_URL": url, "NEUCLIP_CACHE": f"{folder}/cache"})
         bucket = make_bucket({**KEYS, "AWS_ENDPOINT_URL": url})
-        for name in list_files(f"{root}/shard"):
-            upload(Path(root, "shard", name), f"{bucket}/shard/{name}")
+        for stage in ("shard", "caption"):
+            for name in list_files(f"{root}/{stage}"):
+                upload(Path(root, stage, name), f"{bucket}/{stage}/{name}")
         there = measure(bucket, folder, "s3", "all")
         shutil.rmtree(f"{folder}/cache", ignore_errors=True)
     print(
