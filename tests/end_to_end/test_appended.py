@@ -50,7 +50,8 @@ def test_a_table_that_has_grown_keeps_its_ids(journey: Journey, tmp_path):
     summary = read_manifest(identify(recipe)["shard"].uri).summary
     assert (summary["reused_parts"], summary["new_parts"], summary["parts_given_up"]) == (1, 1, 0)
     assert read_manifest(identify(recipe)["index"].uri).summary["reused_parts"] == 1
-    assert len(read_selection_split(identify(recipe)["shard"].uri, max_samples=10_000)) > 1
+    uris = {stage: identity.uri for stage, identity in identify(recipe).items()}
+    assert len(read_selection_split(uris["shard"], uris["index"], max_samples=10_000)) > 1
     uid = max(after, key=lambda uid: after[uid])
     story = explain(recipe, uid)
     assert story.stages["acquire"]["file"] == "b.parquet"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from evaluation.test_run import classification_set, labelled
-from made.acquired import some_pairs
+from made.acquired import Pair, some_pairs
 from made.demo_web import DEMO_RECIPE
 from query.journeys import do_stages, make_recipe
 from towers.tiny import COLOURS
@@ -17,6 +17,7 @@ from neuclip.foundation.errors import NeuclipError
 from neuclip.journey import identify, run_stage
 from neuclip.recipe import load_recipe
 from neuclip.stage_list import NAMES
+from neuclip.stages.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -25,15 +26,21 @@ PLACES = (0.03, 0.5, 0.97)
 READ_BY = {
     "acquire/parts/*/rows.parquet": ("acquire", "curate"),
     "acquire/parts/*/images.tar": ("acquire", "shard"),
-    "acquire/parts/*/manifest.json": ("acquire", "curate"),
+    "acquire/parts/*-part0/manifest.json": ("acquire", "curate"),
+    "acquire/parts/*/texts.parquet": ("acquire", "curate"),
+    "acquire/parts/????????????????????/manifest.json": ("acquire", "caption"),
+    "acquire/KEY/partitions.parquet": ("acquire", "curate"),
     "acquire/KEY/manifest.json": ("acquire", "curate"),
     "score/parts/*/scores.parquet": ("score", "curate"),
     "score/parts/*/manifest.json": ("score", "curate"),
-    "curate/KEY/verdicts.parquet": ("curate", "caption"),
+    "curate/KEY/verdicts.parquet": ("curate", "shard"),
+    "curate/KEY/kept.npy": ("curate", "caption"),
     "curate/KEY/manifest.json": ("curate", "caption"),
     "curate/KEY/funnel.json": ("curate", "publish"),
-    "caption/KEY/captions.parquet": ("caption", "shard"),
-    "caption/KEY/manifest.json": ("caption", "shard"),
+    "caption/parts/*/texts.parquet": ("caption", "index"),
+    "caption/parts/*/manifest.json": ("caption", "index"),
+    "caption/KEY/parts.parquet": ("caption", "index"),
+    "caption/KEY/manifest.json": ("caption", "index"),
     "shard/parts/*/shard-000000.tar": ("shard", "train"),
     "shard/parts/*/selection-000000.tar": ("shard", "select"),
     "shard/parts/*/members.parquet": ("shard", "index"),
@@ -41,7 +48,11 @@ READ_BY = {
     "shard/KEY/members.parquet": ("shard", "publish"),
     "shard/KEY/manifest.json": ("shard", "index"),
     "index/KEY/index.duckdb": ("index", "train"),
+    "index/KEY/side_files.parquet": ("index", "train"),
     "index/KEY/manifest.json": ("index", "train"),
+    "index/parts/*/shard-000000.arrow": ("index", "train"),
+    "index/parts/*/selection-000000.arrow": ("index", "select"),
+    "index/parts/*/manifest.json": ("index", "train"),
     "train/KEY/checkpoints/step-*/open_clip_model.safetensors": ("train", "select"),
     "train/KEY/checkpoints/step-*/open_clip_config.json": ("train", "select"),
     "train/KEY/checkpoints/step-*/checkpoint.json": ("train", "select"),
@@ -58,10 +69,8 @@ READ_BY = {
 """Committed files -> the stage that made them, and one that reads them."""
 
 NO_STAGE_READS = {
-    "curate/KEY/kept.npy": "for others: DataComp's form of the verdicts",
     "curate/KEY/groups/*.parquet": "for `neuclip explain`",
     "shard/KEY/pairs.parquet": "for a later run of shard",
-    "acquire/KEY/partitions.parquet": "for a later run of acquire",
     "train/KEY/checkpoints/latest.json": "for a run that goes on",
     "train/KEY/checkpoints/step-*/state.safetensors": "for a run that goes on",
     "publish/KEY/*": "the end of the journey",
@@ -75,10 +84,12 @@ def journey(tmp_path_factory):
     sets = [classification_set(base, [m for n, c in enumerate(COLOURS) for m in labelled(c, n)])]
     train = make_config(epochs=1, probe=None, loader={"workers": 0}).model_dump(mode="json")
     train["objective"] = {"name": "openclip"}
+    train["caption_sources"] = {"alt": 1.0, "rewrite": 1.0}  # so that it reads every side file
     changes = {"evaluate.sets": sets, "train": train}
     changes["index.features"] = None
     recipe, fields = make_recipe(base, **changes)
-    do_stages(recipe, {"all": some_pairs(120)}, NAMES[1:])
+    without_alt = [Pair(n, {"rewrite": [f"a drawing of {n}"]}) for n in range(120, 150)]
+    do_stages(recipe, {"all": [*some_pairs(120), *without_alt]}, NAMES[1:])
     again = load_recipe(DEMO_RECIPE, {**fields, "train.lr": 0.0123})
     return recipe, again
 
@@ -137,6 +148,9 @@ def test_every_flip_is_told_with_file_and_stage(pattern, journey, tally):
     "pattern",
     [
         "curate/KEY/verdicts.parquet",
+        "acquire/parts/*/texts.parquet",
+        "caption/parts/*/texts.parquet",
+        "index/parts/*/selection-000000.arrow",
         "shard/parts/*/members.parquet",
         "select/KEY/model/open_clip_model.safetensors",
         "select/KEY/choice.json",
@@ -169,7 +183,10 @@ def results(recipe) -> dict[str, object]:
     return {
         "ledgers": {stage: manifest["ledger"] for stage, manifest in manifests.items()},
         "verdicts": (read["curate"] / "verdicts.parquet").read_bytes(),
-        "captions": (read["caption"] / "captions.parquet").read_bytes(),
+        "captions": {
+            key: (read["caption"].parent / "parts" / key / "texts.parquet").read_bytes()
+            for key in read_manifest(str(read["caption"])).parts
+        },
         "choice": json.loads((read["select"] / "choice.json").read_bytes()),
         "scores": json.loads((read["evaluate"] / "scores.json").read_bytes()),
         "model": (read["publish"] / "model" / "open_clip_model.safetensors").read_bytes(),

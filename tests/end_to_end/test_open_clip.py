@@ -17,6 +17,7 @@ import torch
 from end_to_end import open_clip_trainer
 from PIL import Image
 
+from neuclip.captions.files import text_parts
 from neuclip.loading.evaluation_sets import read_set
 from neuclip.stages.manifest import read_manifest
 from neuclip.towers.encode import encode_images, encode_texts
@@ -77,8 +78,13 @@ def test_its_loader_gives_every_sample_of_the_index_once(journey):
     open_clip_trainer.without_end_records()
     members = pq.read_table(Path(journey.uri("shard")) / "members.parquet").to_pylist()
     uids = {row["uid"] for row in members if row["split"] == "train"}
-    captions = pq.read_table(Path(journey.uri("caption")) / "captions.parquet").to_pylist()
-    rows = [row for row in captions if row["uid"] in uids]
+    captions = [
+        row
+        for folder in text_parts(journey.uri("caption"))["alt"]
+        for row in pq.read_table(Path(folder) / "texts.parquet").to_pylist()
+    ]
+    rows = [row for row in captions if row["uid"] in uids and row["k"] == 0]
+    assert len(rows) == len(uids)
     shards = sorted(journey.root.glob("shard/parts/*/shard-*.tar"))
     batch = max(size for size in range(1, BATCH + 1) if len(rows) % size == 0)
     arguments = parse_args(
@@ -95,9 +101,7 @@ def test_its_loader_gives_every_sample_of_the_index_once(journey):
     found = collections.Counter(
         tuple(tokens.tolist()) for _, texts in data.dataloader for tokens in texts
     )
-    expected = collections.Counter(
-        tuple(tokenize([dict(row["captions"])["alt"][0]])[0].tolist()) for row in rows
-    )
+    expected = collections.Counter(tuple(tokenize([row["text"]])[0].tolist()) for row in rows)
     del data
     gc.collect()  # here, where the warning of the open tars is expected
     assert found == expected

@@ -79,10 +79,13 @@ def test_every_pair_is_accounted_for(done):
 
 def test_both_sources_of_captions_travel(done):
     _, reports, rows = done
-    by_source = read_manifest(reports["caption"].uri).summary["pairs_by_source"]
+    by_source = read_manifest(reports["caption"].uri).summary["sources"]
     assert set(by_source) == {"alt", "extra"}
-    assert by_source["alt"] == reports["caption"].manifest.ledger.out
-    assert by_source["extra"] > 0.5 * rows
+    out = reports["caption"].manifest.ledger.out
+    assert by_source["alt"]["pairs"] == by_source["alt"]["texts"] == out
+    assert 0.5 * rows < by_source["extra"]["pairs"] <= by_source["extra"]["texts"]
+    for counts in by_source.values():
+        assert counts.get("unusable", 0) == 0
 
 
 def test_the_scores_are_above_chance(done):

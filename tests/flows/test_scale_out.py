@@ -22,7 +22,7 @@ from flows.runners import task_runner
 from flows.shared import fetch_all
 from flows.stages import STAGE_FLOWS
 from neuclip.acquire.config import AcquireConfig, ScaleConfig
-from neuclip.acquire.raw import partition_folders, rows_paths
+from neuclip.acquire.raw import partition_folders, rows_paths, texts_paths
 from neuclip.acquire.shared import (
     Planned,
     Share,
@@ -105,12 +105,16 @@ def outcome(overrides: dict[str, Any]) -> tuple[list[str], list[Any]]:
     uri = stage_uri(overrides)
     found = []
     images = RawImages(partition_folders(uri))
-    for number, path in enumerate(rows_paths(uri)):
-        for row in pq.read_table(path).to_pylist():
+    for number, paths in enumerate(zip(rows_paths(uri), texts_paths(uri), strict=True)):
+        rows, texts = (pq.read_table(path).to_pylist() for path in paths)
+        for row, told in zip(rows, texts, strict=True):
             is_there = row["status"] == "success"
             image = images.read({**row, "partition": number}) if is_there else b""
-            names = ("uid", "url", "captions", "reason", "sha256", "width", "height")
-            found.append(([row[name] for name in names], image))
+            names = ("uid", "url", "reason", "sha256", "width", "height")
+            assert row["uid"] == told["uid"]
+            assert told["captions"]
+            texts_of_row = (dict(told["captions"]), dict(told["unusable"]))
+            found.append(([row[name] for name in names], texts_of_row, image))
     return read_manifest(uri).parts, found
 
 
