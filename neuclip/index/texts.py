@@ -161,7 +161,7 @@ class _Builder:
 
     def build(self, source: str, caption_parts: Sequence[str], *, first: int) -> list[Manifest]:
         """Commit the side files of one source for the parts of the shards from the first-th on."""
-        if first == len(self._shard.parts):
+        if first == len(self._shard.parts) and not caption_parts:
             return []
         with connect(self._scratch) as connection:
             shards = self._place(connection, self._shard.parts[first:])

@@ -16,9 +16,13 @@ from neuclip.captions.config import CaptionConfig
 from neuclip.captions.sentences import Sentences
 from neuclip.captions.template import Template
 from neuclip.foundation.errors import IntegrityError
+from neuclip.foundation.progress import silent
+from neuclip.index.config import STAGE_VERSION, IndexConfig
+from neuclip.index.run import run_index
 from neuclip.index.side_files import count_texts, side_records
 from neuclip.loading.captions import Captions
 from neuclip.shards.config import ShardConfig
+from neuclip.stages.workspace import StageIdentity, commit_stage
 
 FIRST, SECOND = some_pairs(50), some_pairs(30, first=50)
 SPARSE = [Pair(200 + n, {"human": [f"person {n}", f"somebody {n}"]}) for n in range(12)]
@@ -115,6 +119,27 @@ def test_a_draw_by_weight_does_not_change_with_a_source_that_is_not_weighed(tmp_
             assert before.choose(shard, row, **place) == after.choose(shard, row, **place)
 
 
+def test_texts_of_pairs_that_no_shard_has_are_refused(tmp_path):
+    few = pack(tmp_path, [FIRST], shard=SHARD, key="few")
+    many = pack(tmp_path, [FIRST, SECOND], shard=SHARD, key="many")
+    identity = StageIdentity("index", STAGE_VERSION, "mixed", {}, {}, str(tmp_path))
+
+    def mix(workspace):
+        return run_index(
+            IndexConfig(),
+            shard_uri=few.shard,
+            caption_uri=many.caption,
+            root=str(tmp_path),
+            workspace=workspace,
+            progress=silent,
+        )
+
+    with pytest.raises(
+        IntegrityError, match=r"source 'alt' are of 30 pairs that no shard of .*run `--from curate`"
+    ):
+        commit_stage(identity, mix)
+
+
 def damaged(tmp_path, damage):
     packed = pack(tmp_path, [FIRST], shard=SHARD)
     shard, (uri, _) = next(iter(side_records(packed.index)["alt"].items()))
@@ -171,6 +196,6 @@ def test_an_index_with_files_that_no_shard_has_is_named(tmp_path):
     captions = Captions(uri, weights={"alt": 1.0}, seed=0, cache_gb=1)
     assert captions.choose("parts/p/shard-000000.tar", 0, epoch=0, sample_id=0) == "a text"
     with pytest.raises(
-        IntegrityError, match="has side file parts/p/shard-000001.tar, which no part"
+        IntegrityError, match=r"has side file parts/p/shard-000001\.tar, which no part"
     ):
         captions.choose("parts/p/shard-000001.tar", 0, epoch=0, sample_id=0)
