@@ -8,13 +8,11 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from neuclip.evaluation.kinds import kind_of
 from neuclip.foundation.errors import DataError
 from neuclip.loading.evaluation_sets import METRIC_FILE, EvaluationSet
 from neuclip.storage.files import exists
 from neuclip.storage.uris import join, name_of
-
-RECALL_KS = (1, 5, 10)
-LEAST_CLASSES_FOR_TOP_5 = 5
 
 _KNOWN = {
     "acc1": "camelyon17 cars cifar10 cifar100 clevrclosestobjectdistance clevrcountall country211 dtd eurosat food101 "
@@ -51,9 +49,9 @@ class MainMetric(NamedTuple):
 def main_metric(suite: EvaluationSet) -> MainMetric:
     """Return the metric that a set is told by.
 
-    Raises: DataError: if it is one that is not computed here for such a set.
+    Raises: DataError: if it is one that is not computed here for such a set, or the set is of no known kind.
     """
-    computed = computed_metrics(suite)
+    computed = kind_of(suite).metrics(suite)
     declared = suite.declared_metric
     if declared is not None:
         name = declared.lower().replace("@", "_at_")
@@ -67,7 +65,7 @@ def main_metric(suite: EvaluationSet) -> MainMetric:
     known = _look_up(suite.name, _KNOWN)
     if known in computed:
         return MainMetric(known, "known")
-    return MainMetric("acc1" if suite.kind == "classification" else "mean_recall_at_1", "default")
+    return MainMetric(computed[0], "default")
 
 
 def require_metrics(set_uris: Iterable[str]) -> None:
@@ -78,15 +76,6 @@ def require_metrics(set_uris: Iterable[str]) -> None:
     for uri in set_uris:
         if not exists(join(uri, METRIC_FILE)):
             _refuse_known_elsewhere(name_of(uri))
-
-
-def computed_metrics(suite: EvaluationSet) -> list[str]:
-    """Return the metrics that a set can be told by."""
-    if suite.kind == "retrieval":
-        ways = ("mean", "image_to_text", "text_to_image")
-        return [f"{way}_recall_at_{k}" for way in ways for k in RECALL_KS]
-    has_five = len(suite.classnames) >= LEAST_CLASSES_FOR_TOP_5
-    return ["acc1", *(["acc5"] if has_five else []), "mean_per_class_recall"]
 
 
 def _refuse_known_elsewhere(set_name: str) -> None:

@@ -6,25 +6,20 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
-from neuclip.evaluation.main_metric import RECALL_KS, MainMetric, main_metric
-from neuclip.evaluation.targets import TARGET_SUFFIX, captions_of, image_of, judge
-from neuclip.evaluation.zero_shot import class_features, classification_metrics
+from neuclip.evaluation.kinds import Metrics, Scoring, kind_of
+from neuclip.evaluation.main_metric import main_metric
+from neuclip.evaluation.targets import image_of, judge
 from neuclip.foundation.errors import DataError
 from neuclip.loading.evaluation_sets import EvaluationSet
 from neuclip.loading.tar_samples import TarSample
 from neuclip.stages.ledger import Ledger, make_ledger
-from neuclip.towers.encode import encode_images, encode_texts
+from neuclip.towers.encode import encode_images
 from neuclip.towers.model import Towers
-from neuclip.towers.recall import chance_at, recall_both_ways
 
 MOST_NOT_SCORED = 0.5
 """Share of a set's samples; above, a score would be that of another set."""
-
-Metrics = dict[str, float]
 
 
 class SetScore(BaseModel):
@@ -65,7 +60,7 @@ class _Reading:
                 self.examples.setdefault(reason, words)
             image = image_of(sample)
             if is_scored and image is not None:
-                self.targets.append(sample.parts[TARGET_SUFFIX[self.suite.kind]])
+                self.targets.append(sample.parts[kind_of(self.suite).suffix])
                 yield image
 
 
@@ -86,8 +81,8 @@ def score_set(
     dropped = {**reading.dropped, "undecodable_image": len(decoded) - len(targets)}
     ledger = make_ledger(len(targets) + sum(dropped.values()), len(targets), dropped)
     _check_scored(ledger, reading)
-    score = _classify if suite.kind == "classification" else _retrieve
-    chance, metrics = score(towers, suite, features, targets, batch_size, main)
+    given = Scoring(towers, suite, features, targets, batch_size, main.name)
+    chance, metrics = kind_of(suite).score(given)
     row = SetScore(
         set=suite.name,
         kind=suite.kind,
@@ -119,47 +114,3 @@ def _check_scored(ledger: Ledger, reading: _Reading) -> None:
         f"{lost} of the {ledger.entered} samples of the set {name} cannot be scored, at most "
         f"{MOST_NOT_SCORED:.0%} may be: {ledger.describe()}{examples}. Correct the set, or take it out of evaluate.sets"
     )
-
-
-def _classify(
-    towers: Towers,
-    suite: EvaluationSet,
-    features: Tensor,
-    targets: list[bytes],
-    batch_size: int,
-    main: MainMetric,
-) -> tuple[float, Metrics]:
-    """Return chance and metrics of a classification set."""
-    labels = torch.tensor([int(target) for target in targets])
-    classes = class_features(towers, suite.classnames, suite.templates, batch_size=batch_size)
-    chance = (5 if main.name == "acc5" else 1) / len(classes)
-    return chance, classification_metrics(features, classes, labels)
-
-
-def _retrieve(
-    towers: Towers,
-    suite: EvaluationSet,
-    features: Tensor,
-    targets: list[bytes],
-    batch_size: int,
-    main: MainMetric,
-) -> tuple[float, Metrics]:
-    """Return chance and metrics of a retrieval set; an image owns the captions of its sample."""
-    del suite
-    captions = [
-        (image, caption) for image, target in enumerate(targets) for caption in captions_of(target)
-    ]
-    images = torch.arange(len(targets))
-    texts = torch.tensor([image for image, _ in captions])
-    text_features = encode_texts(
-        towers, [caption for _, caption in captions], batch_size=batch_size
-    )
-    recalls = recall_both_ways(
-        features, text_features, image_groups=images, text_groups=texts, ks=RECALL_KS
-    )
-    way, _, k = main.name.rpartition("_recall_at_")
-    chances = {
-        "image_to_text": chance_at(images, texts, k=int(k)),
-        "text_to_image": chance_at(texts, images, k=int(k)),
-    }
-    return chances.get(way, sum(chances.values()) / 2), recalls

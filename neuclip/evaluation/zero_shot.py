@@ -10,11 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from neuclip.evaluation.main_metric import LEAST_CLASSES_FOR_TOP_5
 from neuclip.foundation.errors import NumericsError
 from neuclip.towers.encode import encode_texts
 from neuclip.towers.model import Towers
 
+LEAST_CLASSES_FOR_TOP_5 = 5
 _CHUNK = 4096
 _SCALE = 100.0
 """Of the scores in open_clip's trainer and CLIP_benchmark; with it, ties of rounded scores fall as they do there."""

@@ -13,7 +13,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.text import split_lines
@@ -39,7 +38,8 @@ class EvaluationSet:
     """What to score a model on."""
 
     name: str
-    kind: Literal["classification", "retrieval"]
+    kind: str
+    """As dataset_type.txt has it; which kinds can be scored, evaluation.kinds says."""
     shard_uris: tuple[str, ...]
     suite_version: str
     """Hash of every file that is read and of EVALUATION_VERSION."""
@@ -63,7 +63,7 @@ def read_set(uri: str) -> EvaluationSet:
     texts = [COUNT_FILE, *(name for name in (TYPE_FILE, METRIC_FILE) if exists(join(uri, name)))]
     classnames: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
-    if kind == "classification":
+    if kind == "classification" or (kind != "retrieval" and exists(join(uri, CLASSES_FILE))):
         classnames = _read_lines(uri, CLASSES_FILE, "a class on each line")
         templates = _read_lines(uri, TEMPLATES_FILE, "a prompt with {c} on each line")
         without = [template for template in templates if "{c}" not in template]
@@ -85,18 +85,11 @@ def read_set(uri: str) -> EvaluationSet:
     )
 
 
-def _read_kind(uri: str) -> Literal["classification", "retrieval"]:
+def _read_kind(uri: str) -> str:
     """Read what kind of set it is."""
     if not exists(join(uri, TYPE_FILE)):
         return "classification"
-    kind = _read_text(uri, TYPE_FILE).strip().lower()
-    if kind == "retrieval":
-        return "retrieval"
-    if kind == "classification":
-        return "classification"
-    raise DataError(
-        f"{join(uri, TYPE_FILE)} says {kind!r}; sets of kind classification and retrieval can be scored"
-    )
+    return _read_text(uri, TYPE_FILE).strip().lower()
 
 
 def _read_lines(uri: str, name: str, expectation: str) -> tuple[str, ...]:

@@ -121,8 +121,8 @@ def _open_set(suite: EvaluationSet, path: Path) -> Generator[Partition]:
 
 
 def _captions(sample: TarSample, suite: EvaluationSet) -> list[str]:
-    """Return the captions of a sample of a retrieval set."""
-    if suite.kind != "retrieval":
+    """Return the captions of a sample, of which only sets for classification have none."""
+    if suite.kind == "classification":
         return []
     lines = split_lines(sample.parts.get("txt", b"").decode("utf-8", errors="replace"))
     return [line.strip() for line in lines if line.strip()]

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from made.committed import commit_by_hand
@@ -421,3 +422,12 @@ def test_two_sets_of_one_name_are_refused(select, workspace, tmp_path):
     ]
     with pytest.raises(ConfigError, match="colours, colours"):
         evaluate(select, workspace, *uris)
+
+
+def test_a_set_of_a_kind_that_is_not_scored_is_refused(select, workspace, tmp_path):
+    uri = classification_set(tmp_path, [])
+    Path(uri, "dataset_type.txt").write_text("multilabel\n")
+    with pytest.raises(
+        DataError, match=r"'multilabel'; sets of kind classification and retrieval can be scored"
+    ):
+        evaluate(select, workspace, uri)

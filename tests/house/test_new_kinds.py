@@ -75,3 +75,53 @@ packed = pack(Path(sys.argv[1]), [pairs], curate=config)
 assert read_manifest(packed.curate).ledger.dropped == {"one_per_host": 9}
 """,
     )
+
+
+def test_a_kind_of_evaluation_set_is_one_file(tmp_path):
+    changed = {
+        "evaluation/kinds.py": {
+            "KINDS = (\n": """def _any_label(key, target, suite):
+    return None if target.strip().split() else ("no_label", key)
+
+
+def _any_of(given):
+    labels = [set(map(int, target.split())) for target in given.targets]
+    classes = class_features(
+        given.towers, given.suite.classnames, given.suite.templates, batch_size=given.batch_size
+    )
+    best = (given.features @ classes.T).argmax(dim=1).tolist()
+    hits = [label in own for label, own in zip(best, labels, strict=True)]
+    return sum(map(len, labels)) / len(labels) / len(classes), {"hit_rate": sum(hits) / len(hits)}
+
+
+KINDS = (
+    Kind("multilabel", "cls", lambda suite: ["hit_rate"], _any_label, _any_of),
+""",
+        }
+    }
+    with_changes(tmp_path, new={}, changed=changed)
+    use(
+        tmp_path,
+        """
+from neuclip.evaluation.score import score_set
+from neuclip.loading.evaluation_sets import read_set
+from towers.tiny import COLOURS, picture, tiny_towers, train_a_little, write_tar
+
+folder = Path(sys.argv[1], "wds_many")
+names = list(COLOURS)
+members = []
+for n, colour in enumerate(names):
+    members += [(f"s{n}.png", picture(colour, seed=n)), (f"s{n}.cls", f"{n} {(n + 1) % len(names)}".encode())]
+members += [("empty.png", picture(names[0], seed=99)), ("empty.cls", b" ")]
+write_tar(folder / "test" / "0.tar", members)
+(folder / "test" / "nshards.txt").write_text("1")
+(folder / "dataset_type.txt").write_text("multilabel")
+(folder / "classnames.txt").write_text(chr(10).join(names))
+(folder / "zeroshot_classification_templates.txt").write_text("a photo of {c}")
+towers = train_a_little(tiny_towers())
+row, ledger = score_set(towers, read_set(str(folder)), batch_size=8, model_sha256="x")
+assert (row.kind, row.main_metric, row.samples) == ("multilabel", "hit_rate", len(names))
+assert row.chance == 2 / len(names) < row.main_value
+assert ledger.dropped == {"no_cls": 1}
+""",
+    )

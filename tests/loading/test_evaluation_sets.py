@@ -77,7 +77,6 @@ def test_a_missing_file_is_named(folder, name):
         ("classnames.txt", "", "a class on each line"),
         ("classnames.txt", "red\n\ngreen", "empty line"),
         ("zeroshot_classification_templates.txt", "a photo", r"'a photo' has no \{c\}"),
-        ("dataset_type.txt", "multilabel", "'multilabel'"),
     ],
 )
 def test_wrong_content_is_refused(folder, name, content, message):
