@@ -76,7 +76,15 @@ class TestResult:
         rooms = [path.relative_to(journey.root).parts[:2] for path in manifests]
         parts = Counter(stage for stage, name in rooms if name == "parts")
         assert len(manifests) == len(NAMES) + parts.total()
-        assert (parts["acquire"], parts["shard"], parts["score"] % parts["acquire"]) == (2, 1, 0)
+        partitions, sources = 2, 2
+        assert parts == {
+            "acquire": 2 * partitions,  # images of each, and texts
+            "score": parts["score"],
+            "caption": partitions * sources,
+            "shard": 1,
+            "index": sources,
+        }
+        assert parts["score"] % partitions == 0 < parts["score"]
         for path in manifests:
             manifest = Manifest.model_validate_json(path.read_bytes())
             for file in manifest.files:
@@ -174,7 +182,7 @@ def test_show_gives_the_manifest_and_the_lineage(journey):
     shown = json.loads(answer.stdout)
     assert shown["manifest"]["key"] == journey.result["stages"]["index"]["key"]
     assert shown["manifest"]["ledger"] == journey.result["stages"]["index"]["ledger"]
-    assert set(shown["lineage"]) == {"shard"}
+    assert set(shown["lineage"]) == {"caption", "shard"}
     for name, stage in shown["lineage"].items():
         assert stage["uri"] == journey.uri(name)
         assert stage["ledger"] == journey.result["stages"][name]["ledger"]
@@ -277,7 +285,19 @@ class TestBadInput:
             ({"trian__lr": 3}, ["trian", "Did you mean 'train'?"]),
             ({"train__global_batch": "many"}, ["train.global_batch", "'many'"]),
             ({"train__caption_sources": {"rewrit": 1}}, ["'rewrit'", "Did you mean 'rewrite'?"]),
-            ({"caption__sources": ["al"]}, ["'al'", "alt"]),
+            ({"caption__sources": ["alt"]}, ["caption.sources"]),
+            (
+                {"caption__derive": [{"kind": "sentences", "source": "told", "of": "rewrit"}]},
+                ["'rewrit'", "alt, rewrite", "Did you mean 'rewrite'?", "caption_columns"],
+            ),
+            (
+                {"caption__derive": [{"kind": "sentences", "source": "rewrite"}]},
+                ["caption.derive.0", "'rewrite'", "another name"],
+            ),
+            (
+                {"curate__rules__caption_words__source": "rewrit"},
+                ["curate.rules", "'rewrit'", "Did you mean 'rewrite'?"],
+            ),
         ],
     )
     def test_a_wrong_field(self, refuse, changes, named):

@@ -17,6 +17,7 @@ from made.demo_web import DEMO_RECIPE
 from servers.s3 import KEYS, make_bucket
 
 from neuclip.checkpoint.folder import LATEST
+from neuclip.index.side_files import side_records
 from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.storage.cache import local_folder
 from neuclip.storage.files import exists, list_files, read_bytes, version_tag
@@ -64,13 +65,20 @@ def test_the_same_shards_and_scores(journey, on_s3):
     for stage in ("shard", "caption", "curate"):
         there, here = read_manifest(on_s3.uri(stage)), read_manifest(journey.uri(stage))
         assert (there.files, there.parts) == (here.files, here.parts)
-        if stage == "shard":
-            for key in here.parts:
-                part = f"{on_s3.result['root']}/shard/parts/{key}"
-                assert (
-                    read_manifest(part).files
-                    == read_manifest(f"{journey.root}/shard/parts/{key}").files
-                )
+        for key in here.parts:
+            part = read_manifest(f"{on_s3.result['root']}/{stage}/parts/{key}")
+            assert part.files == read_manifest(f"{journey.root}/{stage}/parts/{key}").files
+    sides = [side_records(lake.uri("index")) for lake in (on_s3, journey)]
+    there, here = (
+        {
+            (source, shard): file
+            for source, files in side.items()
+            for shard, (_, file) in files.items()
+        }
+        for side in sides
+    )
+    assert there == here
+    assert {source for source, _ in here} == {"alt", "rewrite"}
     assert on_s3.result["scores"] == journey.result["scores"]
 
 
