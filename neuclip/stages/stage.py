@@ -58,11 +58,14 @@ class Trace:
     Args:
         stays: what stays there of a pair, and goes only with the folder.
         table: file of a folder whose column `uid` names its pairs.
+        part_table: likewise of each of the stage's parts, which are what stays; a pair without a value in any other
+            column of it left nothing there.
         through: without a table: the stage above whose folder tells.
     """
 
     stays: str
     table: str | None = None
+    part_table: str | None = None
     through: str | None = None
 
 

@@ -13,7 +13,7 @@ WORDS = {
     *("caption.sources", "train.caption_sources", "train.probe.shadows"),
     *("curate.decontaminate.embedding.score", "curate.rules.score", "curate.rules.best"),
     *("curate.rules.keep", "curate.rules.patterns", "curate.rules.column", "curate.rules.name"),
-    "curate.scores.name",
+    "score.scores.name",
     *("train.model.name", "train.model.architecture", "train.telemetry.project"),
     *("publish.name", "publish.license", "publish.description"),
 }
@@ -24,7 +24,7 @@ RESERVED_PLACES = {
 }
 PLACES = {
     *("root", "acquire.table", "acquire.adopt", "curate.decontaminate.sets"),
-    *("curate.rules.file", "curate.rules.metadata", "curate.rules.target", "curate.scores.model"),
+    *("curate.rules.file", "curate.rules.metadata", "curate.rules.target", "score.scores.model"),
     *("index.features.model", "evaluate.sets"),
 }
 
