@@ -92,7 +92,7 @@ class Recipe(Section):
             return getattr(self, stage)
         scores = asked_scores(self.curate, self.score.scores)
         sets = asked_sets(self.curate, scores)
-        return AskedScoring(scores=scores, sets=sets)
+        return AskedScoring(scores=scores, sets=sets, scale=self.score.scale)
 
     def to_yaml(self) -> str:
         """Return the whole recipe, defaults included, as YAML that load_recipe reads back."""

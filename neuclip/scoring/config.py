@@ -4,7 +4,8 @@ from pydantic import Field, model_validator
 
 from neuclip.curate.asked import AskedSet
 from neuclip.curate.scores import ScoreConfig
-from neuclip.foundation.config import Section
+from neuclip.foundation.config import Section, unkeyed
+from neuclip.stages.scale import ScaleConfig
 
 STAGE_VERSION = 1
 """Raised when the stage's own folder for the same recipe and inputs changes; see curate.scores.SCORE_VERSION."""
@@ -17,6 +18,10 @@ class ScoringConfig(Section):
         default_factory=list[ScoreConfig],
         description="columns, each computed once for each pair; those of kind phash and language are made without "
         "being listed where curate needs them",
+    )
+
+    scale: ScaleConfig = unkeyed(
+        ScaleConfig(), description="who scores; a part is one score of one partition"
     )
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from neuclip.index.config import IndexConfig
 from neuclip.loading.set_inputs import fingerprint_sets
 from neuclip.scoring.config import STAGE_VERSION, AskedScoring
 from neuclip.stages.keys import fingerprint
+from neuclip.stages.loaded import Loaded
 from neuclip.stages.manifest import PARTS
 from neuclip.stages.stage import Erasures, Job, Stage, Trace, Views
 from neuclip.stages.workspace import Outcome, Workspace
@@ -38,6 +39,7 @@ def _score(job: Job[AskedScoring], workspace: Workspace) -> Outcome:
         acquire_uri=job.above["acquire"],
         workspace=workspace,
         progress=job.progress,
+        pool=job.pool,
         force=job.force,
     )
 
@@ -78,7 +80,8 @@ def _index(job: Job[IndexConfig], workspace: Workspace) -> Outcome:
         shard_uri=job.above["shard"],
         caption_uri=job.above["caption"],
         root=job.root,
-        encoder=None if features is None else ShardEncoder(features),
+        encoder=None if features is None else Loaded(partial(ShardEncoder, features)),
+        pool=job.pool,
         force=job.force,
         workspace=workspace,
         progress=job.progress,

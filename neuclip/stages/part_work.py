@@ -4,7 +4,7 @@ A part that is done stays done, whatever becomes of the others. Whether it is do
 root alone, so it does not matter which process or machine has done it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from neuclip.foundation.errors import ChildError, NeuclipError
@@ -17,6 +17,7 @@ PartTask = Callable[[Workspace, Progress], Outcome]
 """Makes the files of a part; pickled for other processes, so a function of a module, or a partial of one."""
 
 _SHOWN = 3
+_NOT_BEGUN = object()
 
 
 @dataclass(frozen=True)
@@ -66,37 +67,46 @@ def do_parts(
     missing = {part.identity.uri: part for part in parts if _is_missing(part, force=force)}
     so_far.done += sizes - sum(part.size for part in missing.values())
     calls = [Call(part.name, _Commit(part, force)) for part in missing.values()]
-    failed: dict[str, Exception] = {}
+    failed: dict[str, Exception | None] = {}
     results = pool.do(calls, so_far)
     for part in missing.values():
         so_far.begin(part)
-        result = next(results)
+        result = next(results, _NOT_BEGUN)
         if isinstance(result, Failure):
             failed[part.name] = result.error
+        elif result is _NOT_BEGUN:
+            failed[part.name] = None
         so_far.end(part)
     if failed:
         raise failure(failed, of=len(parts))
     return [read_manifest(part.identity.uri) for part in parts]
 
 
-def failure(failed: dict[str, Exception], *, of: int) -> NeuclipError:
+def failure(failed: Mapping[str, Exception | None], *, of: int) -> NeuclipError:
     """Return the error of parts that were not done: what was raised, or by name why each was not.
 
     Args:
-        failed: name of a part -> what it raised, or what its pool says of a worker that died.
+        failed: name of a part -> what it raised, or what its pool says of a worker that died; None if it was not begun.
         of: number of all parts.
     """
-    errors = list(failed.values())
-    told = {_said(error) for error in errors}
-    if len(told) == 1 and isinstance(errors[0], NeuclipError):
-        return errors[0]
-    names = list(failed)
-    shown = "; ".join(f"{name}: {_said(failed[name])}" for name in names[:_SHOWN])
-    more = f"; and {', '.join(names[_SHOWN:])}" if len(names) > _SHOWN else ""
+    errors = {name: error for name, error in failed.items() if error is not None}
+    first = next(iter(errors.values()), None)
+    if isinstance(first, NeuclipError) and len({str(error) for error in errors.values()}) == 1:
+        return first
+    names = list(errors)
+    told = [f"{name}: {said(errors[name])}" for name in names[:_SHOWN]]
+    told += [f"and {', '.join(names[_SHOWN:])}"] * (len(names) > _SHOWN)
+    told += [f"{len(failed) - len(errors)} were not begun"] * (len(errors) < len(failed))
     return ChildError(
-        f"{len(failed)} of {of} parts are not done: {shown}{more}. The others are kept: run again, and if the same "
-        "worker dies once more look at its log, or give its parts more memory by fewer workers"
+        f"{len(failed)} of {of} parts are not done: {'; '.join(told)}. The others are kept: run again. If a worker "
+        "dies once more, look at its log and its memory; fewer workers leave each of them more"
     )
+
+
+def said(error: Exception) -> str:
+    """Say an error in one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, NeuclipError) else f"{type(error).__name__}: {text}"
 
 
 @dataclass(frozen=True)
@@ -119,10 +129,11 @@ class _SoFar:
 
     def __init__(self, progress: Progress, done: int, total: int) -> None:
         self.done = done
-        self._progress, self._total, self._part = progress, total, None
+        self._progress, self._total = progress, total
+        self._part: Part | None = None
 
     def begin(self, part: Part) -> None:
-        self._part: Part | None = part
+        self._part = part
         self._progress(part.identity.stage, done=self.done, total=self._total, note=part.note)
 
     def end(self, part: Part) -> None:
@@ -139,7 +150,3 @@ def _is_missing(part: Part, *, force: bool) -> bool:
         return True
     verify_sizes(part.identity.uri, read_manifest(part.identity.uri))
     return False
-
-
-def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, NeuclipError) else f"{type(error).__name__}: {error}"

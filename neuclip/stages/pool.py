@@ -22,7 +22,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Failure:
-    """A call that failed, or whose worker died."""
+    """What a call raised, or what its pool says of a worker that died."""
 
     error: Exception
 
@@ -32,22 +32,27 @@ class Pool(Protocol):
 
     workers: int
     """How many at once."""
+    is_here: bool
+    """Calls are done by the thread that asks for them."""
     shares_files: bool
-    """Whether all workers see the local files of this process."""
+    """All workers see the local files of this process."""
 
     def do(self, calls: Sequence[Call], progress: Progress) -> Iterator[Any]:
         """Do calls; yield what each returned, or its Failure, in their order.
 
+        After a failure no further call is begun, so the last ones may yield nothing.
+
         Args:
-            progress: takes what a call reports, if it is done in this process.
+            progress: takes what a call reports, if it is done in this thread.
         """
         ...
 
 
 class LocalPool:
-    """Does one call after the other in this thread; an error ends it, for the next call would most likely fail too."""
+    """Does one call after the other in this thread; what a call raises is raised."""
 
     workers = 1
+    is_here = True
     shares_files = True
 
     def do(self, calls: Sequence[Call], progress: Progress) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from neuclip.foundation.config import Section
 from neuclip.foundation.progress import Progress
+from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.workspace import Outcome, Workspace
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Job(Generic[Config]):
         feeding: those of `above` that hand samples on to another stage, in order.
         recipe_yaml: the recipe as everybody may read it.
         force: do it again although it is done; parts that are committed count for nothing.
+        pool: does its parts.
     """
 
     config: Config
@@ -49,6 +51,7 @@ class Job(Generic[Config]):
     recipe_yaml: str
     progress: Progress
     force: bool
+    pool: Pool = LOCAL
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def evaluate(select, workspace, *sets):
     outcome = run_evaluate(
         EvaluateConfig(sets=list(sets), batch_size=5),
         select_uri=str(select),
+        root=f"{workspace.uri}/lake",
         workspace=workspace,
         progress=silent,
     )

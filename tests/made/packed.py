@@ -17,6 +17,7 @@ from neuclip.index.run import run_index
 from neuclip.shards import config as shards
 from neuclip.shards.config import ShardConfig
 from neuclip.shards.run import run_shard
+from neuclip.stages.loaded import Loaded
 from neuclip.stages.workspace import StageIdentity, commit_stage
 
 
@@ -91,7 +92,7 @@ def pack(
             shard_uri=shard_uri,
             caption_uri=caption_uri,
             root=str(root),
-            encoder=encoder,
+            encoder=None if encoder is None else Loaded(lambda: encoder),
             force=force,
             **places(w),
         ),
