@@ -51,7 +51,7 @@ def _dask(scale: ScaleConfig) -> TaskRunner[Any]:
         "security": True,  # certificates of its own: other users of this machine cannot give it work
     }
     if scale.gpus:
-        cluster["resources"] = {"GPU": scale.gpus}
+        cluster["resources"] = {"GPU": _gpus_here() / scale.workers}  # they all see the same ones
     return DaskTaskRunner(cluster_kwargs=cluster)
 
 
@@ -114,8 +114,14 @@ def check_needs(runner: TaskRunner[Any], scale: ScaleConfig) -> None:
         raise ConfigError(
             f"scale.gpus={scale.gpus:g} for each part, and no worker of {scale.address or 'this machine'} has more "
             f"than {most:g}; start Dask's workers with `--resources GPU=1`, set scale.address to a cluster with GPUs, "
-            "or scale.gpus=0"
+            "or have fewer scale.workers or scale.gpus=0"
         )
+
+
+def _gpus_here() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _not_installed(name: str, error: ImportError) -> ConfigError:

@@ -86,15 +86,15 @@ class Packing:
         self._samples: dict[int, int] = {}
         """Group -> samples that it has, known since it was packed with ids that were not its own."""
 
-    def take(self, keys: Iterable[str]) -> None:
-        """Take over the parts of an earlier run, which are the first groups; what is gone of them is packed again."""
-        self._do(deque(_Group(number, key) for number, key in enumerate(keys)))
+    def do(self, keys: Iterable[str], groups: Iterable[int]) -> None:
+        """Do all parts.
 
-    def make(self, groups: Iterable[int]) -> None:
-        """Pack new groups, unless a run that was ended has."""
-        self._do(deque(map(_Group, groups)))
-
-    def _do(self, waiting: deque[_Group]) -> None:
+        Args:
+            keys: parts of an earlier run, which are the first groups; what is gone of them is packed again.
+            groups: new ones after them, packed unless a run that was ended has.
+        """
+        kept = [_Group(number, key) for number, key in enumerate(keys)]
+        waiting = deque([*kept, *map(_Group, groups)])
         try:
             while waiting:
                 planned = self._plan_some(waiting)

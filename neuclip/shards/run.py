@@ -68,10 +68,9 @@ def run_shard(
             progress=progress,
             force=force,
         )
-        parts.take(history.parts)
-        parts.make(
-            pairs.group_others(first=len(history.parts), size=config.pairs_per_part, seed=seed)
-        )
+        kept = len(history.parts)
+        new = pairs.group_others(first=kept, size=config.pairs_per_part, seed=seed)
+        parts.do(history.parts, new)
         pairs.write_groups(workspace.output / GROUPS)
     ledger = add_ledgers(part.ledger for part in parts.done)
     if ledger.out == 0:
@@ -79,11 +78,16 @@ def run_shard(
             f"no training sample is left ({ledger.describe()}); loosen `curate` or give a longer table"
         )
     keys = [part.key for part in parts.done]
+    _write_members(keys, workspace)
+    progress(STAGE, done=pairs.count, total=pairs.count, note=ledger.describe())
+    return Outcome(ledger=ledger, summary=_summary(parts.done, history, ledger), parts=keys)
+
+
+def _write_members(keys: Sequence[str], workspace: Workspace) -> None:
+    """Put the member tables of all parts together."""
     with MemberTable(workspace.output / MEMBERS) as members:
         for key in keys:
             members.copy(committed_file(part_uri(workspace.uri, key), MEMBERS))
-    progress(STAGE, done=pairs.count, total=pairs.count, note=ledger.describe())
-    return Outcome(ledger=ledger, summary=_summary(parts.done, history, ledger), parts=keys)
 
 
 def _summary(parts: Sequence[Manifest], history: History, ledger: Ledger) -> dict[str, Any]:

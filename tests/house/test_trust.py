@@ -20,7 +20,8 @@ WORDS = {
 """Texts that are compared, shown or parsed: none names a file, a program, a machine or an address."""
 RESERVED_PLACES = {
     *("acquire.egress.allow_hosts", "acquire.egress.contact", "acquire.egress.dns_servers"),
-    *("acquire.scale.address", "train.launch"),
+    *("acquire.scale.address", "score.scale.address", "shard.scale.address"),
+    *("index.scale.address", "evaluate.scale.address", "train.launch"),
 }
 PLACES = {
     *("root", "acquire.table", "acquire.adopt", "curate.decontaminate.sets"),
