@@ -70,7 +70,7 @@ class SampleEncoder(Protocol):
 
 
 def make_features(
-    encoder: Loaded[SampleEncoder],
+    encoder: Loaded[SampleEncoder] | None,
     shard_uri: str,
     keys: Sequence[str],
     *,
@@ -82,11 +82,14 @@ def make_features(
     """Make the features of shard parts that no earlier index has made; return key -> folder with features.parquet.
 
     Args:
+        encoder: None makes none.
         keys: of the shard parts.
         force: make all of them.
 
     Raises: ShapeError: for a feature of another width. NumericsError: for one that is not finite.
     """
+    if encoder is None:
+        return {}
     shard_parts = {key: read_manifest(part_uri(shard_uri, key)) for key in keys}
     parts = {
         key: _features_part(encoder, shard_uri, part, root) for key, part in shard_parts.items()

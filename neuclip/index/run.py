@@ -57,20 +57,15 @@ def run_index(
     stage_uri = parent_of(workspace.uri)
     earlier = None if force else _earlier(stage_uri, config, model, shard.parts)
     reused: list[str] = earlier.summary["parts"] if earlier is not None else []
-    path = workspace.output / INDEX
-    features: dict[str, str] = {}
-    if encoder is not None:
-        added = shard.parts[len(reused) :]
-        features = make_features(
-            encoder, shard_uri, added, root=root, pool=pool, progress=progress, force=force
-        )
-    if earlier is not None:
-        shutil.copyfile(committed_file(join(stage_uri, earlier.key), INDEX), path)
+    added = shard.parts[len(reused) :]
+    features = make_features(
+        encoder, shard_uri, added, root=root, pool=pool, progress=progress, force=force
+    )
+    path = _begin(earlier, stage_uri, workspace)
     with IndexDatabase(path, scratch=workspace.scratch) as database:
-        for first in range(len(reused), len(shard.parts), _PARTS_AT_ONCE):
-            progress(STAGE, done=first, total=len(shard.parts), note="adding parts")
-            keys = shard.parts[first : first + _PARTS_AT_ONCE]
-            _add(database, keys, shard_uri, features, model)
+        for first in range(0, len(added), _PARTS_AT_ONCE):
+            progress(STAGE, done=first, total=len(added), note="adding parts")
+            _add(database, added[first : first + _PARTS_AT_ONCE], shard_uri, features, model)
         database.check(shard.ledger.out)
         if model is not None and config.clusters is not None:
             fill_clusters(database.connection, model=model, clusters=config.clusters)
@@ -93,6 +88,14 @@ def run_index(
         "features_model": model,
     }
     return Outcome(ledger=make_ledger(count, count, {}), summary=summary)
+
+
+def _begin(earlier: Manifest | None, stage_uri: str, workspace: Workspace) -> Path:
+    """Return where the index is built: on a copy of an earlier one if there is one."""
+    path = workspace.output / INDEX
+    if earlier is not None:
+        shutil.copyfile(committed_file(join(stage_uri, earlier.key), INDEX), path)
+    return path
 
 
 def _add(

@@ -171,6 +171,6 @@ def test_an_index_with_files_that_no_shard_has_is_named(tmp_path):
     captions = Captions(uri, weights={"alt": 1.0}, seed=0, cache_gb=1)
     assert captions.choose("parts/p/shard-000000.tar", 0, epoch=0, sample_id=0) == "a text"
     with pytest.raises(
-        IntegrityError, match="has side file parts/p/shard-000001.tar, which no part"
+        IntegrityError, match=r"has side file parts/p/shard-000001.tar, which no part"
     ):
         captions.choose("parts/p/shard-000001.tar", 0, epoch=0, sample_id=0)
