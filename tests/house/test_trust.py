@@ -10,10 +10,11 @@ WORDS = {
     *("acquire.columns", "acquire.url_column", "acquire.caption_column", "acquire.uid_column"),
     *("acquire.sha256_column", "acquire.caption_columns", "acquire.keep_columns"),
     *("acquire.refuse.hosts", "acquire.refuse.urls", "acquire.refuse.uids"),
-    *("caption.sources", "train.caption_sources", "train.probe.shadows"),
+    *("caption.derive.of", "caption.derive.source", "caption.derive.text"),
+    *("train.caption_sources", "train.probe.shadows", "curate.rules.source"),
     *("curate.decontaminate.embedding.score", "curate.rules.score", "curate.rules.best"),
     *("curate.rules.keep", "curate.rules.patterns", "curate.rules.column", "curate.rules.name"),
-    "score.scores.name",
+    *("score.scores.name", "score.scores.source"),
     *("train.model.name", "train.model.architecture", "train.telemetry.project"),
     *("publish.name", "publish.license", "publish.description"),
 }
