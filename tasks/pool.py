@@ -18,7 +18,7 @@ from neuclip.foundation.progress import Progress
 from neuclip.stages.pool import LOCAL, Call, Failure, Pool
 from neuclip.stages.scale import ScaleConfig
 from tasks.progress import ArtifactProgress
-from tasks.runners import check_needs, needs_of_a_part, task_runner
+from tasks.runners import LostWorkersError, check_needs, needs_of_a_part, task_runner, wait_for
 
 _IN_HAND = 4
 """Calls that are handed out for each worker: enough that none waits, and few are begun after a failure."""
@@ -58,6 +58,7 @@ class PrefectPool:
         self.shares_files = scale.address is None
         self._scale, self._resources = scale, resources
         self._runner: TaskRunner[Any] | None = None
+        self._lost: Failure | None = None
 
     def do(self, calls: Sequence[Call], progress: Progress) -> Iterator[Any]:
         """See Pool."""
@@ -70,7 +71,7 @@ class PrefectPool:
                 futures.append(self._begin(waiting.popleft()))
             if not futures:
                 return
-            result = _result(futures.popleft())
+            result = self._result(futures.popleft())
             has_failed = has_failed or isinstance(result, Failure)
             yield result
 
@@ -78,6 +79,18 @@ class PrefectPool:
         runner = self._started()
         with needs_of_a_part(self._scale):
             return runner.submit(do_call, {"call": call})
+
+    def _result(self, future: PrefectFuture[Any]) -> Any:  # noqa: ANN401  # what the call returned
+        if self._lost is not None:  # the others would be waited for as long
+            return self._lost
+        try:
+            wait_for(future, self._started(), self._scale)
+            return future.result()
+        except LostWorkersError as error:
+            self._lost = Failure(error)
+            return self._lost
+        except Exception as error:  # noqa: BLE001  # each task runner has errors of its own for a worker that died
+            return Failure(error)
 
     def _started(self) -> TaskRunner[Any]:
         if self._runner is None:
@@ -95,10 +108,3 @@ def pool_of(section: Section) -> Generator[Pool]:
         return
     with ExitStack() as resources:
         yield PrefectPool(scale, resources)
-
-
-def _result(future: PrefectFuture[Any]) -> Any:  # noqa: ANN401  # what the call returned
-    try:
-        return future.result()
-    except Exception as error:  # noqa: BLE001  # each task runner has errors of its own for a worker that died
-        return Failure(error)

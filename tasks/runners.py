@@ -2,17 +2,25 @@
 
 import os
 import secrets
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from math import ceil
 from typing import Any
 
+from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.stages.scale import ScaleConfig
 
 _HERE = "127.0.0.1"
+_RESTART_S = 600
+"""After which Dask gives up a worker that died and is begun again; on a busy machine this takes long."""
+_WITHOUT_WORKERS_S = 300.0
+"""After which nothing is hoped for from a Dask cluster that has lost all of its workers."""
+_POLL_S = 0.1
+_LOOK_EVERY_S = 5.0
 _RAY_STORE_BYTES = 100_000_000
 """Identities of parts and places of files are all that passes between tasks."""
 
@@ -20,6 +28,10 @@ _RAY_HERE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray listen on loopback alone, here too
     "RAY_AUTH_MODE": "token",
 }
+
+
+class LostWorkersError(Exception):
+    """A cluster has no worker any more."""
 
 
 def task_runner(scale: ScaleConfig) -> TaskRunner[Any]:
@@ -52,6 +64,10 @@ def _dask(scale: ScaleConfig) -> TaskRunner[Any]:
     }
     if scale.gpus:
         cluster["resources"] = {"GPU": _gpus_here() / scale.workers}  # they all see the same ones
+    import dask
+
+    patience = {"distributed.deploy.lost-worker-timeout": _RESTART_S}
+    dask.config.set(patience)  # pyright: ignore[reportPrivateImportUsage]  # it is dask's own name
     return DaskTaskRunner(cluster_kwargs=cluster)
 
 
@@ -104,8 +120,8 @@ def check_needs(runner: TaskRunner[Any], scale: ScaleConfig) -> None:
         return
     most = 0.0
     if scale.runner == "dask":
-        workers: dict[str, Any] = getattr(runner, "client").scheduler_info(n_workers=-1)["workers"]  # noqa: B009  # of DaskTaskRunner alone
-        most = max((worker["resources"].get("GPU", 0) for worker in workers.values()), default=0)
+        workers = _workers(runner).values()
+        most = max((worker["resources"].get("GPU", 0) for worker in workers), default=0)
     else:
         import ray
 
@@ -116,6 +132,36 @@ def check_needs(runner: TaskRunner[Any], scale: ScaleConfig) -> None:
             f"than {most:g}; start Dask's workers with `--resources GPU=1`, set scale.address to a cluster with GPUs, "
             "or have fewer scale.workers or scale.gpus=0"
         )
+
+
+def wait_for(future: PrefectFuture[Any], runner: TaskRunner[Any], scale: ScaleConfig) -> None:
+    """Wait until a task has ended, or can never end.
+
+    Raises: LostWorkersError: if all workers of a Dask cluster are gone, and none has come for minutes.
+    """
+    if scale.runner != "dask":
+        future.wait()
+        return
+    wrapped: Any = getattr(future, "wrapped_future")  # noqa: B009  # Dask's own, of PrefectDaskFuture alone
+    seen_at = looked_at = time.monotonic()
+    while not wrapped.done():
+        time.sleep(_POLL_S)
+        if time.monotonic() - looked_at < _LOOK_EVERY_S:
+            continue
+        looked_at = time.monotonic()
+        if _workers(runner):
+            seen_at = looked_at
+        elif looked_at - seen_at > _WITHOUT_WORKERS_S:
+            raise LostWorkersError(
+                f"the Dask cluster {scale.address or 'of this machine'} has lost all of its workers, and none has come "
+                f"for {_WITHOUT_WORKERS_S:.0f} s; look at their logs and their memory"
+            )
+
+
+def _workers(runner: TaskRunner[Any]) -> dict[str, Any]:
+    """Return what Dask's scheduler knows of each worker."""
+    client: Any = getattr(runner, "client")  # noqa: B009  # of DaskTaskRunner alone
+    return client.scheduler_info(n_workers=-1)["workers"]
 
 
 def _gpus_here() -> int:

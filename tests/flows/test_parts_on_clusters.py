@@ -1,6 +1,9 @@
 """Parts by threads, Dask and Ray. Oracle: the same stages done one part after the other in this process."""
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +17,7 @@ from made.committed import commit_by_hand
 from made.demo_web import DEMO_RECIPE
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
+from servers.prefect_server import free_port
 from towers.tiny import COLOURS, tiny_towers
 
 from flows.stages import STAGE_FLOWS
@@ -33,6 +37,7 @@ from tasks.pool import pool_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(1800)]
 
+TESTS = str(Path(part_tasks.__file__).parents[1])
 RUNNERS = ("threads", "dask", "ray")
 SCALED = ("score", "shard", "index", "evaluate")
 STAGES = ("score", "curate", "caption", "shard", "index", "evaluate")
@@ -131,8 +136,8 @@ def part(root: Path, key: str, work: Any = None) -> Part:
 
 
 @flow
-def make(parts: list[Any], runner: str, gpus: float = 0) -> None:
-    scale = ScaleConfig(runner=runner, workers=2, gpus=gpus)
+def make(parts: list[Any], runner: str, gpus: float = 0, address: str | None = None) -> None:
+    scale = ScaleConfig(runner=runner, workers=2, gpus=gpus, address=address)
     with pool_of(ScoringConfig(scale=scale)) as pool:
         do_parts(parts, pool=pool, progress=silent)
 
@@ -147,7 +152,7 @@ def test_a_part_whose_worker_is_killed_is_named_and_done_the_next_time(
     tmp_path, runner, monkeypatch
 ):
     """It kills every worker that takes it; all other parts are kept."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(part_tasks.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", TESTS)
     enough = tmp_path / "memory"
     deadly = partial(part_tasks.write_once_there_is, str(enough), "x")
     parts = [*(part(tmp_path, key) for key in "abcd"), part(tmp_path, "x", deadly)]
@@ -173,3 +178,45 @@ def test_a_part_whose_worker_is_killed_is_named_and_done_the_next_time(
 def test_gpus_that_nobody_has_are_refused(tmp_path, runner):
     with pytest.raises(ConfigError, match=r"scale.gpus=99 for each part, and no worker"):
         make([part(tmp_path, "a")], runner, gpus=99)
+
+
+@pytest.fixture
+def mortal_workers(tmp_path) -> Iterator[str]:
+    """A scheduler and two workers that nobody begins again, each a program of its own; the scheduler's address."""
+    host, port = "127.0.0.1", str(free_port())
+    log = (tmp_path / "dask.log").open("wb")
+
+    def start(*words: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": TESTS},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    address = f"tcp://{host}:{port}"
+    scheduler = ("distributed.cli.dask_scheduler", "--host", host, "--port", port, "--no-dashboard")
+    worker = ("distributed.cli.dask_worker", address, "--host", host, "--nthreads", "1")
+    alone = ("--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path))
+    started = [start(*scheduler), *(start(*worker, *alone) for _ in range(2))]
+    try:
+        yield address
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.close()
+
+
+def test_a_cluster_that_has_lost_all_workers_is_not_waited_for(
+    tmp_path, mortal_workers, monkeypatch
+):
+    monkeypatch.setattr("tasks.runners._WITHOUT_WORKERS_S", 10.0)
+    deadly = partial(part_tasks.write_once_there_is, str(tmp_path / "nowhere"), "x")
+    parts = [*(part(tmp_path, key) for key in "abcd"), part(tmp_path, "x", deadly)]
+    with pytest.raises(ChildError, match=r"not done: made-x: .*has lost all of its workers"):
+        make(parts, "dask", address=mortal_workers)
+    assert set(begun(tmp_path)) == set("abcd")
