@@ -9,7 +9,6 @@ from prefect import Flow, flow
 
 from flows.artifacts import show
 from flows.recipes import load_permitted
-from flows.shared import fetch_by_workers, is_shared
 from neuclip.journey import identify
 from neuclip.recipe import Recipe
 from neuclip.stage_list import STAGES, from_stage
@@ -45,13 +44,7 @@ def stage_flow(stage: Stage[Any]) -> Flow[..., list[dict[str, Any]]]:
         """
         loaded = read_recipe(recipe, overrides)
         stages = (stage.name,) if only else from_stage(stage.name)
-        by_workers = "acquire" in stages and is_shared(loaded, force=force)
-        if by_workers:
-            fetch_by_workers(recipe, overrides, loaded, force=force)
-        return [
-            show(do_stage(loaded, name, force=force and not (by_workers and name == "acquire")))
-            for name in stages
-        ]
+        return [show(do_stage(loaded, name, force=force)) for name in stages]
 
     return begin_at_stage
 

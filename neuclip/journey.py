@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -15,12 +16,13 @@ from neuclip.stages.changes import state_of
 from neuclip.stages.committed import require_same
 from neuclip.stages.keys import stage_key
 from neuclip.stages.lease import leased, sweep_leases
-from neuclip.stages.manifest import MANIFEST, Manifest, is_committed, read_manifest
+from neuclip.stages.loaded import release
+from neuclip.stages.manifest import Manifest, is_committed, read_manifest
+from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.revisions import revised_inputs
 from neuclip.stages.scratch import scratch_home, sweep_scratch
 from neuclip.stages.stage import Job, Stage
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
-from neuclip.storage.files import remove
 from neuclip.storage.roots import require_folder
 from neuclip.storage.uris import join
 
@@ -96,12 +98,18 @@ def plan(recipe: Recipe) -> list[StagePlan]:
 
 
 def run_stage(
-    recipe: Recipe, name: str, *, force: bool = False, progress: Progress = silent
+    recipe: Recipe,
+    name: str,
+    *,
+    force: bool = False,
+    progress: Progress = silent,
+    pool: Pool = LOCAL,
 ) -> StageReport:
     """Do one stage unless it is done.
 
     Args:
         force: do it again although it is done.
+        pool: does its parts.
 
     Raises: ConfigError: if a stage above it has not been done.
     """
@@ -112,7 +120,11 @@ def run_stage(
     start = time.monotonic()
 
     def work(workspace: Workspace) -> Outcome:
-        outcome = stage.run(_job(recipe, stage, identities, progress, force=force), workspace)
+        job = _job(recipe, stage, identities, progress, force=force)
+        try:
+            outcome = stage.run(replace(job, pool=pool), workspace)
+        finally:
+            release()
         if stage.fed_by is not None:
             _require_all(outcome, stage, identities[stage.fed_by])
         return outcome
@@ -165,11 +177,6 @@ def preflight(recipe: Recipe) -> dict[str, Callable[[], str]]:
             _require_above(stage, identities)
             checks |= stage.preflight(_job(recipe, stage, identities, silent, force=False))
     return checks
-
-
-def reopen(recipe: Recipe, name: str) -> None:
-    """Remove the commit record of a stage that has parts, so that it is put together again from them."""
-    remove(join(identify(recipe)[stage_called(name).name].uri, MANIFEST))
 
 
 def sweep(root: str) -> None:

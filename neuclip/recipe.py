@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.captions.config import CaptionConfig
+from neuclip.curate.asked import asked_scores, asked_sets
 from neuclip.curate.config import CurateConfig
 from neuclip.evaluation.config import EvaluateConfig
 from neuclip.foundation.config import Section, models_in, reserved_in
@@ -17,6 +18,7 @@ from neuclip.foundation.errors import ConfigError, StorageError, nearest
 from neuclip.foundation.plain_yaml import kind_of, parse_yaml, said_of
 from neuclip.index.config import IndexConfig
 from neuclip.publishing.config import PublishConfig
+from neuclip.scoring.config import AskedScoring, ScoringConfig
 from neuclip.selection.config import SelectConfig
 from neuclip.shards.config import ShardConfig
 from neuclip.storage.files import read_bytes
@@ -53,6 +55,9 @@ class Recipe(Section):
         default=0, ge=0, lt=2**32, description="of everything that is drawn at random"
     )
     acquire: AcquireConfig = Field(description="which URL table to fetch, and how")
+    score: ScoringConfig = Field(
+        default_factory=ScoringConfig, description="what is computed of pairs, for curate to ask"
+    )
     curate: CurateConfig = Field(default_factory=CurateConfig, description="which pairs are kept")
     caption: CaptionConfig = Field(
         default_factory=CaptionConfig, description="which caption sources travel on"
@@ -82,8 +87,12 @@ class Recipe(Section):
         return self
 
     def section(self, stage: str) -> Section:
-        """Return the section of a stage."""
-        return getattr(self, stage)
+        """Return the section of a stage; that of `score` with what curate asks for besides."""
+        if stage != "score":
+            return getattr(self, stage)
+        scores = asked_scores(self.curate, self.score.scores)
+        sets = asked_sets(self.curate, scores)
+        return AskedScoring(scores=scores, sets=sets, scale=self.score.scale)
 
     def to_yaml(self) -> str:
         """Return the whole recipe, defaults included, as YAML that load_recipe reads back."""

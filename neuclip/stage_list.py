@@ -4,11 +4,12 @@ from typing import Any
 
 from neuclip.acquire.stage import ACQUIRE
 from neuclip.captions.stage import CAPTION
+from neuclip.curate.stage import CURATE
 from neuclip.evaluation.stage import EVALUATE
 from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.foundation.names import in_known_case
 from neuclip.publishing.stage import PUBLISH
-from neuclip.scoring.stages import CURATE, INDEX
+from neuclip.scoring.stages import INDEX, SCORE
 from neuclip.selection.stage import SELECT
 from neuclip.shards.stage import SHARD
 from neuclip.stages.stage import Stage
@@ -16,6 +17,7 @@ from neuclip.training.stage import TRAIN
 
 STAGES: tuple[Stage[Any], ...] = (
     ACQUIRE,
+    SCORE,
     CURATE,
     CAPTION,
     SHARD,

@@ -8,7 +8,8 @@ from neuclip.acquire.repair import Repair
 from neuclip.journey import StageReport
 from neuclip.recipe import Recipe
 from neuclip.repair import repair
-from tasks.stage import ArtifactProgress, is_worth_a_retry
+from tasks.progress import ArtifactProgress
+from tasks.stage import is_worth_a_retry
 
 
 @task(

@@ -1,11 +1,12 @@
 """The `acquire` section of a recipe."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from neuclip.egress.config import EgressConfig
-from neuclip.foundation.config import RESERVED, Section, unkeyed
+from neuclip.foundation.config import Section, unkeyed
+from neuclip.stages.scale import ScaleConfig
 from neuclip.storage.places import Place
 
 STAGE_VERSION = 3
@@ -16,32 +17,6 @@ PARTITION_VERSION = 2
 DELIMITED_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 TABLE_SUFFIXES = (".parquet", *DELIMITED_SUFFIXES, *_JSON_SUFFIXES)
-
-
-class ScaleConfig(Section):
-    """How many machines or processes share the partitions out; what comes out is the same with each."""
-
-    runner: Literal["local", "threads", "dask", "ray"] = Field(
-        default="local",
-        description="local: one download in the stage itself; else a Prefect task runner, in the acquire flow alone",
-    )
-    workers: int = Field(
-        default=2, ge=1, le=1024, description="tasks at once, each with a downloader of its own"
-    )
-    address: Annotated[str | None, RESERVED] = Field(
-        default=None,
-        description="of a Dask scheduler (tcp://host:8786) or a Ray cluster (ray://host:10001); "
-        "null begins one on this machine",
-    )
-
-    @model_validator(mode="after")
-    def _check_address(self) -> Self:
-        if self.address is not None and self.runner not in ("dask", "ray"):
-            raise ValueError(
-                f"address {self.address} is for runner dask or ray, found {self.runner}; "
-                "set runner, or leave address out"
-            )
-        return self
 
 
 class RefuseConfig(Section):

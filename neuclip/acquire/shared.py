@@ -8,22 +8,26 @@ its commit record at the root alone.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.partitions import Partition
 from neuclip.acquire.parts import STAGE, Parts
+from neuclip.acquire.refusals import check_takedowns, takedowns_at
 from neuclip.acquire.run import fetch, plan_parts
 from neuclip.foundation.errors import ChildError
 from neuclip.foundation.progress import Progress
 from neuclip.stages.manifest import PARTS, is_committed
+from neuclip.stages.part_work import said
+from neuclip.stages.plans import plans_uri
+from neuclip.stages.pool import Call, Failure, Pool
 from neuclip.stages.scratch import scratch_folder
 from neuclip.storage.files import get_file, put_file, remove_tree
 from neuclip.storage.uris import join
 
 log = logging.getLogger(__name__)
 
-_PLANS = "plans"
 _SHOWN = 3
 
 
@@ -52,6 +56,66 @@ class Share:
         return f"worker-{self.number}"
 
 
+def fetch_by_workers(
+    config: AcquireConfig,
+    *,
+    root: str,
+    stage_key: str,
+    pool: Pool,
+    progress: Progress,
+    force: bool,
+) -> None:
+    """Fetch all partitions that are not there by a pool's workers; the stage then finds them committed.
+
+    Raises: ChildError: naming the partitions of workers that failed; what was fetched is kept. DataError: as
+        `run_acquire`.
+    """
+    taken_down = takedowns_at(root)
+    shares = hand_out(config, root=root, stage_key=stage_key, progress=progress, force=force)
+    log.info(describe_limits(config, len(shares)))
+    try:
+        waiting = fetch_shares(shares, config, root=root, pool=pool, progress=progress, force=force)
+    finally:
+        clear_plans(shares)
+    check_takedowns(root, taken_down)
+    if waiting:
+        log.warning(
+            "%d partitions look as if the network had been down; the stage fetches them again: %s",
+            len(waiting),
+            ", ".join(waiting),
+        )
+
+
+def fetch_shares(
+    shares: Sequence[Share],
+    config: AcquireConfig,
+    *,
+    root: str,
+    pool: Pool,
+    progress: Progress,
+    force: bool,
+) -> list[str]:
+    """Fetch shares, each by a worker; return the keys of partitions that wait for the stage.
+
+    Raises: ChildError: naming the partitions of workers that failed.
+    """
+    one = for_one_of(config, max(len(shares), 1))
+    calls = [Call(share.name, partial(_fetch, share, one, root, force)) for share in shares]
+    waiting: list[str] = []
+    failed: dict[str, list[str]] = {}
+    results = pool.do(calls, progress)
+    for share in shares:
+        result = next(results, None)
+        if result is None or isinstance(result, Failure):
+            why = "was not begun" if result is None else said(result.error)
+            failed[f"{share.name}: {why}"] = unfinished(share, root=root, force=force)
+        else:
+            waiting += result
+    if failed:
+        raise failure(failed, of=sum(len(share.partitions) for share in shares))
+    return waiting
+
+
 def hand_out(
     config: AcquireConfig, *, root: str, stage_key: str, progress: Progress, force: bool
 ) -> list[Share]:
@@ -59,18 +123,16 @@ def hand_out(
 
     Raises: DataError: as `run_acquire`.
     """
-    plans_uri = join(root, STAGE, _PLANS, stage_key)
+    plans = plans_uri(root, STAGE, stage_key)
     with scratch_folder(root) as scratch:
         parts = plan_parts(config, root=root, scratch=scratch, progress=progress, force=force)
         to_fetch = [partition for partition in parts.missing() if partition.num_to_fetch]
-        remove_tree(plans_uri)
+        remove_tree(plans)
         for partition in to_fetch:
-            put_file(partition.plan_path, _plan_uri(plans_uri, partition.key))
+            put_file(partition.plan_path, _plan_uri(plans, partition.key))
     planned = [Planned(p.key, p.file, p.first_row, p.num_rows, p.num_to_fetch) for p in to_fetch]
     workers = min(config.scale.workers, len(planned))
-    return [
-        Share(number + 1, plans_uri, tuple(planned[number::workers])) for number in range(workers)
-    ]
+    return [Share(number + 1, plans, tuple(planned[number::workers])) for number in range(workers)]
 
 
 def for_one_of(config: AcquireConfig, workers: int) -> AcquireConfig:
@@ -129,6 +191,16 @@ def fetch_share(
         return [partition.key for partition in partitions if partition.key not in parts.committed]
 
 
+def _fetch(
+    share: Share,
+    config: AcquireConfig,
+    root: str,
+    force: bool,  # noqa: FBT001  # bound by place
+    progress: Progress,
+) -> list[str]:
+    return fetch_share(share, config, root=root, progress=progress, force=force)
+
+
 def unfinished(share: Share, *, root: str, force: bool) -> list[str]:
     """Return the keys of a share's partitions that are not committed at the root; by force, all of them."""
     if force:
@@ -155,8 +227,8 @@ def clear_plans(shares: Sequence[Share]) -> None:
         remove_tree(uri)
 
 
-def _plan_uri(plans_uri: str, key: str) -> str:
-    return join(plans_uri, f"{key}.parquet")
+def _plan_uri(plans: str, key: str) -> str:
+    return join(plans, f"{key}.parquet")
 
 
 def _partition(planned: Planned, share: Share, folder: Path) -> Partition:

@@ -27,13 +27,25 @@ def _inputs(config: AcquireConfig) -> dict[str, str]:
 
 def _run(job: Job[AcquireConfig], workspace: Workspace) -> Outcome:
     """Fetch the URL table, or adopt the shards that are there."""
+    force = job.force
     if job.config.adopt is not None:
         from neuclip.acquire.adopt import run_adopt as run
     else:
         from neuclip.acquire.run import run_acquire as run
-    return run(
-        job.config, root=job.root, workspace=workspace, progress=job.progress, force=job.force
-    )
+
+        if not job.pool.is_here:
+            from neuclip.acquire.shared import fetch_by_workers
+
+            fetch_by_workers(
+                job.config,
+                root=job.root,
+                stage_key=job.key,
+                pool=job.pool,
+                progress=job.progress,
+                force=force,
+            )
+            force = False  # the workers have done all again
+    return run(job.config, root=job.root, workspace=workspace, progress=job.progress, force=force)
 
 
 def _erasures(stage_uri: str, uids: Collection[str]) -> Erasures:

@@ -216,7 +216,7 @@ def check_columns(conditions: Sequence[Condition], columns: Mapping[str, str], p
                 hint = nearest(missing[1], columns) if missing else ""
                 raise ConfigError(
                     f"{place}: {said}.{hint} Columns here: {', '.join(sorted(columns))}; "
-                    "acquire.keep_columns takes further ones from the table, curate.scores makes new ones"
+                    "acquire.keep_columns takes further ones from the table, score.scores makes new ones"
                 ) from error
             if kind != "BOOLEAN":
                 raise ConfigError(

@@ -9,23 +9,16 @@ from neuclip.curate.rules import (
     DuplicateImages,
     DuplicatePairs,
     GroupRule,
-    ImageCluster,
-    Language,
-    NearDuplicateImages,
     RowRule,
     Rule,
     UidList,
     reason_of,
 )
-from neuclip.curate.scores import Language as LanguageScore
-from neuclip.curate.scores import PHash, ScoreConfig
 from neuclip.foundation.config import Section
 from neuclip.storage.places import Place
 
 STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
-
-MODEL_SUFFIXES = (".json", ".safetensors")
 
 MOST_REASONS = 63
 """A verdict's `failed` has a bit for each."""
@@ -74,20 +67,10 @@ class CurateConfig(Section):
         default_factory=_default_rules,
         description="rules in order; the kinds are in docs/curate.md",
     )
-    scores: list[ScoreConfig] = Field(
-        default_factory=list[ScoreConfig],
-        description="columns computed from images and captions, for rules to ask; those of kind phash and language "
-        "are made without being listed where a rule needs them",
-    )
     decontaminate: Decontaminate | None = Field(
         default=Decontaminate(),
         description="which evaluation sets training is kept clean of, and how their pairs are found; null keeps them",
     )
-
-    @property
-    def kept_out_sets(self) -> list[str]:
-        """Return the evaluation sets whose pairs are dropped."""
-        return [] if self.decontaminate is None else self.decontaminate.sets
 
     @model_validator(mode="after")
     def _names_differ(self) -> "CurateConfig":
@@ -95,30 +78,7 @@ class CurateConfig(Section):
         again = next((reason for reason in reasons if reasons.count(reason) > 1), None)
         if again is not None:
             raise ValueError(f"two rules are called {again!r}; give one of them another `name`")
-        scores = [score.name for score in self.scores]
-        again = next((name for name in scores if scores.count(name) > 1), None)
-        if again is not None:
-            raise ValueError(f"two scores are called {again!r}; give one of them another `name`")
         return self
-
-    def needed_scores(self) -> list[ScoreConfig]:
-        """Return the scores of the recipe, and those that its rules need and that need no model."""
-        scores = {score.name: score for score in self.scores}
-        for rule in self.rules:
-            if isinstance(rule, Language) and rule.score not in scores:
-                scores[rule.score] = LanguageScore(kind="language", name=rule.score)
-            if isinstance(rule, NearDuplicateImages) and rule.score not in scores:
-                scores[rule.score] = PHash(kind="phash", name=rule.score)
-        decontaminate = self.decontaminate
-        has_hash = any(isinstance(score, PHash) for score in scores.values())
-        if (
-            decontaminate is not None
-            and decontaminate.sets
-            and decontaminate.images
-            and not has_hash
-        ):
-            scores["phash"] = PHash(kind="phash", name="phash")
-        return list(scores.values())
 
 
 def files_of(rule: RowRule | GroupRule) -> list[tuple[str, tuple[str, ...]]]:
@@ -128,7 +88,5 @@ def files_of(rule: RowRule | GroupRule) -> list[tuple[str, tuple[str, ...]]]:
             return [(rule.file, (".npy",))]
         case Balance():
             return [(rule.metadata, (".txt",))]
-        case ImageCluster():
-            return [(rule.target, (".txt", ".tar"))]
         case _:
             return []

@@ -1,4 +1,4 @@
-"""The files of a committed curate folder."""
+"""The files of a committed curate folder, and of the parts of a score stage."""
 
 VERDICTS = "verdicts.parquet"
 SUBSET = "kept.npy"
@@ -6,3 +6,5 @@ FUNNEL = "funnel.json"
 GROUPS = "groups"
 """Folder with a file for each rule over groups."""
 CONTAMINATION = "contamination.parquet"
+SCORES = "scores.parquet"
+"""In a part of the score stage: uid and the columns of one score, row by row as in the partition."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from neuclip.acquire.raw import COLUMNS, ROWS, partition_folders, text_folders
 from neuclip.acquire.texts import TEXTS, count_texts
 from neuclip.curate.conditions import quoted
+from neuclip.curate.files import SCORES
 from neuclip.foundation.errors import ConfigError, IntegrityError, ShapeError, nearest
 from neuclip.stages.committed import committed_file
 from neuclip.stages.manifest import Manifest, read_manifest
@@ -20,7 +21,6 @@ from neuclip.storage.arrays import by_part
 from neuclip.storage.files import exists
 from neuclip.storage.uris import join, name_of, parent_of
 
-SCORES = "scores.parquet"
 FEATURES = "image_features.npy"
 _AHEAD = 2
 
@@ -49,7 +49,7 @@ class Pool:
 
     Args:
         acquire_uri: committed acquire stage.
-        scores: columns made by curate's scores; each table has exactly the rows of its partition.
+        scores: columns made by the score stage; each table has exactly the rows of its partition.
     Raises: ConfigError: if two tables have a column of one name.
     """
 
@@ -96,7 +96,7 @@ class Pool:
         partition = self.partitions[number]
         return IntegrityError(
             f"the uids of {' or '.join(partition.tables)} are not those of {partition.rows}, row by row; run "
-            "`--only acquire --force` if it lies in acquire's folder, else remove the folder it lies in and run again"
+            "`--only acquire --force` if it lies in acquire's folder, `--only score --force` if in that of score"
         )
 
     def ranges(
@@ -120,7 +120,7 @@ class Pool:
         """
         if score not in self._folders:
             raise ConfigError(
-                f"no score is called {score!r} in curate.scores; there are {', '.join(self._folders) or 'none'}."
+                f"no score is called {score!r} in score.scores; there are {', '.join(self._folders) or 'none'}."
                 f"{nearest(score, self._folders)}"
             )
         return self._folders[score]
@@ -143,7 +143,7 @@ class Pool:
             if features.shape[1] != gathered.shape[1]:
                 raise ShapeError(
                     f"score {score!r} has features of {features.shape[1]} numbers in partition {part}, of "
-                    f"{gathered.shape[1]} in others; remove the folder {self.folders(score)[part]} and run again"
+                    f"{gathered.shape[1]} in others; run `--only score --force`"
                 )
             gathered[here] = features[positions[here]]
         return gathered
@@ -190,7 +190,7 @@ class Pool:
                     if name in taken or name in ("alt", "part", "position"):
                         raise ConfigError(
                             f"two tables of a pair have a column {name!r}, the later one {table}; give the score "
-                            "another name in curate.scores, or take the column out of acquire.keep_columns"
+                            "another name in score.scores, or take the column out of acquire.keep_columns"
                         )
                     taken[name] = str(kind)
         return {**taken, "alt": "VARCHAR"}

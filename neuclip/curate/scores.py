@@ -1,6 +1,6 @@
-"""The `curate.scores` list of a recipe: columns that are computed from images and captions, once for each pair."""
+"""The `score.scores` list of a recipe: columns that are computed from images and captions, once for each pair."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,8 @@ from neuclip.storage.places import Place
 
 SCORE_VERSION = 2
 """Raised when any scorer's output for the same settings, model and pairs changes."""
+
+MODEL_SUFFIXES = (".json", ".safetensors")
 
 _LABEL = r"^[a-z][a-z0-9_]{0,39}$"
 
@@ -46,7 +48,8 @@ class ModelScore(Section):
 
     model: Place = Field(
         description="folder with open_clip_config.json and open_clip_model.safetensors, any URI: such as the "
-        "`model` folder of a select stage"
+        "`model` folder of a select stage",
+        json_schema_extra={"keyed": False},  # its content counts, not where it lies
     )
     precision: Literal["fp32", "bf16"] = Field(
         default="bf16",
@@ -98,8 +101,3 @@ ScoreConfig = Annotated[
 def source_of(score: ScoreConfig) -> str | None:
     """Return the caption source that a score depends on, None if it looks at the image alone."""
     return score.source if isinstance(score, _OfText) else None
-
-
-def score_settings(score: ScoreConfig) -> dict[str, Any]:
-    """Return what a score's key is made of besides its model: where the model lies does not count."""
-    return {name: value for name, value in score.keyed().items() if name != "model"}

@@ -1,12 +1,9 @@
-"""What curate tells of a pair: its scores, the rules that it fails, and the pairs that are like it."""
+"""What curate tells of a pair: the rules that it fails, and the pairs that are like it."""
 
 from neuclip.curate.files import CONTAMINATION, GROUPS, VERDICTS
-from neuclip.curate.pool import SCORES
 from neuclip.stages.committed import committed_file, holds_file
-from neuclip.stages.manifest import PARTS, is_committed, read_manifest
+from neuclip.stages.manifest import read_manifest
 from neuclip.stages.telling import Facts, Pair, Told
-from neuclip.storage.files import list_folders
-from neuclip.storage.uris import join
 
 _MOST_OF_A_GROUP = 20
 
@@ -21,7 +18,6 @@ def tell(pair: Pair, uri: str) -> Told:
         return {}, "curate has no verdict on it: run `--only curate --force`"
     failed = int(verdict["failed"])
     facts: Facts = {
-        "scores": _scores(pair),
         "kept": verdict["kept"],
         "reason": verdict["reason"],
         "failed": [rule for bit, rule in enumerate(rules) if failed >> bit & 1],
@@ -29,24 +25,6 @@ def tell(pair: Pair, uri: str) -> Told:
         "evaluation_samples": _evaluation_samples(pair, uri),
     }
     return facts, "" if verdict["kept"] else f"curate dropped it: {verdict['reason']}"
-
-
-def _scores(pair: Pair) -> dict[str, list[Facts]]:
-    """Return what each score at this root says of the pair, by name; a row for each model it was made by."""
-    found: dict[str, list[Facts]] = {}
-    stage_uri = join(pair.root, "score", PARTS)
-    for key in list_folders(stage_uri):
-        uri = join(stage_uri, key)
-        manifest = read_manifest(uri) if is_committed(uri) else None
-        if manifest is None or manifest.inputs.get("partition") != pair.known["partition"]:
-            continue
-        row = pair.one(
-            "SELECT * FROM read_parquet($path) WHERE uid = $uid", committed_file(uri, SCORES)
-        )
-        values = {name: value for name, value in (row or {}).items() if name != "uid"}
-        made_by = {"model": manifest.inputs.get("model"), **values}
-        found.setdefault(str(manifest.section.get("name")), []).append(made_by)
-    return found
 
 
 def _groups(pair: Pair, uri: str, rules: list[str]) -> list[Facts]:

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from neuclip.foundation.config import Section, unkeyed
+from neuclip.stages.scale import ScaleConfig
 from neuclip.storage.places import Place
 
 STAGE_VERSION = 2
@@ -18,3 +19,4 @@ class EvaluateConfig(Section):
         json_schema_extra={"keyed": False},  # their content counts, not where they lie
     )
     batch_size: int = unkeyed(256, ge=1, le=65536, description="images encoded at once")
+    scale: ScaleConfig = unkeyed(ScaleConfig(), description="who scores; a part is one set")

@@ -1,27 +1,42 @@
 """The evaluate stage: the chosen model scored on every set of the recipe."""
 
 import json
+from functools import partial
 
 from neuclip.evaluation.config import EvaluateConfig
 from neuclip.evaluation.main_metric import main_metric
-from neuclip.evaluation.score import SetScore, score_set
+from neuclip.evaluation.part import MODEL, STAGE, load_chosen, read_score, set_part
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import Progress
 from neuclip.loading.evaluation_sets import read_set
 from neuclip.stages.committed import committed_folder, require_same
-from neuclip.stages.ledger import Ledger, add_ledgers
+from neuclip.stages.ledger import add_ledgers
+from neuclip.stages.loaded import Loaded
 from neuclip.stages.manifest import read_manifest
+from neuclip.stages.part_work import do_parts
+from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.files import sha256_of
-from neuclip.towers.encode import scoring_device
-from neuclip.towers.folder import load_towers
 from neuclip.towers.model import WEIGHTS_FILE
 
 
 def run_evaluate(
-    config: EvaluateConfig, *, select_uri: str, workspace: Workspace, progress: Progress
+    config: EvaluateConfig,
+    *,
+    select_uri: str,
+    root: str,
+    workspace: Workspace,
+    progress: Progress,
+    pool: Pool = LOCAL,
+    force: bool = False,
 ) -> Outcome:
     """Score the model that `select` chose and write scores.json, a row for each set.
+
+    Each set is a part: another list of sets scores only those that are new, and so does another choice of the same
+    weights.
+
+    Args:
+        force: score again what was scored.
 
     Raises:
         DataError: for a set that is not in the wds_* layout, that is told by a metric which is not computed here, or
@@ -34,25 +49,15 @@ def run_evaluate(
     names = [suite.name for suite in suites]
     if len(set(names)) < len(names):
         raise ConfigError(f"evaluate.sets has two sets of one name: {', '.join(sorted(names))}")
-    folder = committed_folder(select_uri, "model")
-    towers = load_towers(folder, scoring_device())
-    model_sha256 = sha256_of(str(folder / WEIGHTS_FILE))
-    require_same(
-        model_sha256,
-        read_manifest(select_uri).summary["model_sha256"],
-        f"SHA-256 of the model that {select_uri} chose",
-        redo_with="run `--only select --force`",
-    )
-    rows: list[SetScore] = []
-    ledgers: list[Ledger] = []
-    for done, suite in enumerate(suites):
-        progress("evaluate", done=done, total=len(suites), note=f"scoring {suite.name}")
-        row, ledger = score_set(
-            towers, suite, batch_size=config.batch_size, model_sha256=model_sha256
-        )
-        rows.append(row)
-        ledgers.append(ledger)
-    progress("evaluate", done=len(suites), total=len(suites))
+    model_sha256 = _model_sha256(select_uri)
+    towers = Loaded(partial(load_chosen, select_uri))
+    parts = [
+        set_part(towers, suite, batch_size=config.batch_size, model_sha256=model_sha256, root=root)
+        for suite in suites
+    ]
+    manifests = do_parts(parts, pool=pool, progress=progress, force=force)
+    rows = [read_score(part.identity.uri) for part in parts]
+    progress(STAGE, done=len(suites), total=len(suites))
     (workspace.output / "scores.json").write_text(
         json.dumps([row.model_dump() for row in rows], indent=1), encoding="utf-8"
     )
@@ -65,4 +70,20 @@ def run_evaluate(
         }
         for row in rows
     }
-    return Outcome(ledger=add_ledgers(ledgers), summary=summary)
+    return Outcome(
+        ledger=add_ledgers(manifest.ledger for manifest in manifests),
+        summary=summary,
+        parts=[manifest.key for manifest in manifests],
+    )
+
+
+def _model_sha256(select_uri: str) -> str:
+    """Return the hash of the weights that are scored, which must be those that were chosen."""
+    sha256 = sha256_of(str(committed_folder(select_uri, MODEL) / WEIGHTS_FILE))
+    require_same(
+        sha256,
+        read_manifest(select_uri).summary["model_sha256"],
+        f"SHA-256 of the model that {select_uri} chose",
+        redo_with="run `--only select --force`",
+    )
+    return sha256

@@ -12,8 +12,11 @@ def _run(job: Job[EvaluateConfig], workspace: Workspace) -> Outcome:
     return run_evaluate(
         job.config,
         select_uri=job.above["select"],
+        root=job.root,
         workspace=workspace,
         progress=job.progress,
+        pool=job.pool,
+        force=job.force,
     )
 
 

@@ -5,7 +5,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from neuclip.curate.scores import ModelScore
-from neuclip.foundation.config import Section
+from neuclip.foundation.config import Section, unkeyed
+from neuclip.stages.scale import ScaleConfig
 
 STAGE_VERSION = 3
 """Raised when the stage's output for the same recipe and inputs changes."""
@@ -23,6 +24,10 @@ class IndexConfig(Section):
         ge=2,
         description="k-means clusters of the image features in table `clusters`, made anew when samples are added; "
         "null makes none",
+    )
+
+    scale: ScaleConfig = unkeyed(
+        ScaleConfig(), description="who makes features; a part is those of one part of the shards"
     )
 
     @model_validator(mode="after")

@@ -3,8 +3,9 @@
 Legend: N samples of a batch, D embedding width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,12 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.foundation.errors import NumericsError, ShapeError
+from neuclip.foundation.progress import Progress
 from neuclip.index.config import STAGE_VERSION
+from neuclip.shards.files import MEMBERS
 from neuclip.stages.committed import committed_file
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import make_ledger
-from neuclip.stages.manifest import Manifest
-from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
+from neuclip.stages.loaded import Loaded
+from neuclip.stages.manifest import Manifest, part_uri, read_manifest
+from neuclip.stages.part_work import Part, do_parts
+from neuclip.stages.pool import LOCAL, Pool
+from neuclip.stages.workspace import Outcome, StageIdentity, Workspace
 from neuclip.storage.tables import ArrowTable
 
 FEATURES = "features.parquet"
@@ -63,38 +69,65 @@ class SampleEncoder(Protocol):
         ...
 
 
-def part_features(
-    encoder: SampleEncoder,
+def make_features(
+    encoder: Loaded[SampleEncoder] | None,
     shard_uri: str,
-    part: Manifest,
+    keys: Sequence[str],
     *,
     root: str,
-    members: Path,
+    pool: Pool = LOCAL,
+    progress: Progress,
     force: bool = False,
-) -> Path:
-    """Return the features of a part's samples as a Parquet file, computed unless an earlier index did.
+) -> dict[str, str]:
+    """Make the features of shard parts that no earlier index has made; return key -> folder with features.parquet.
 
     Args:
-        force: compute them in any case.
+        encoder: None makes none.
+        keys: of the shard parts.
+        force: make all of them.
 
     Raises: ShapeError: for a feature of another width. NumericsError: for one that is not finite.
     """
-    inputs = {"model": encoder.model, "part": part.key}
+    if encoder is None:
+        return {}
+    shard_parts = {key: read_manifest(part_uri(shard_uri, key)) for key in keys}
+    parts = {
+        key: _features_part(encoder, shard_uri, part, root) for key, part in shard_parts.items()
+    }
+    do_parts(list(parts.values()), pool=pool, progress=progress, force=force)
+    return {key: part.identity.uri for key, part in parts.items()}
+
+
+def _features_part(
+    encoder: Loaded[SampleEncoder], shard_uri: str, part: Manifest, root: str
+) -> Part:
+    inputs = {"model": encoder.here().model, "part": part.key}
     key = digest({"version": STAGE_VERSION, **inputs})
-    identity = StageIdentity("index", STAGE_VERSION, key, {}, inputs, root, part=True)
+    return Part(
+        StageIdentity("index", STAGE_VERSION, key, {}, inputs, root, part=True),
+        partial(_encode, encoder, shard_uri, part.key, part.ledger.out),
+        note=f"features of part {part.key}",
+        size=max(part.ledger.out, 1),
+    )
 
-    def work(workspace: Workspace) -> Outcome:
-        count = 0
-        with pq.ParquetWriter(workspace.output / FEATURES, _SCHEMA, compression="zstd") as writer:
-            for batch in encoder.encode(shard_uri, members):
-                _check(batch, encoder)
-                writer.write_table(_table(batch))
-                count += len(batch.sample_ids)
-        entered = part.ledger.out
-        return Outcome(make_ledger(entered, count, {"undecodable": entered - count}))
 
-    commit_stage(identity, work, force=force)
-    return committed_file(identity.uri, FEATURES)
+def _encode(
+    encoder: Loaded[SampleEncoder],
+    shard_uri: str,
+    part_key: str,
+    entered: int,
+    workspace: Workspace,
+    progress: Progress,
+) -> Outcome:
+    members = committed_file(part_uri(shard_uri, part_key), MEMBERS)
+    count = 0
+    with pq.ParquetWriter(workspace.output / FEATURES, _SCHEMA, compression="zstd") as writer:
+        for batch in encoder.here().encode(shard_uri, members):
+            _check(batch, encoder.here())
+            writer.write_table(_table(batch))
+            count += len(batch.sample_ids)
+            progress("index", done=count, total=entered, note=f"features of part {part_key}")
+    return Outcome(make_ledger(entered, count, {"undecodable": entered - count}))
 
 
 def _check(batch: FeatureBatch, encoder: SampleEncoder) -> None:

@@ -1,17 +1,19 @@
 """Build the sample index; what an earlier index holds of the same parts is copied, not read again."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from neuclip.foundation.progress import Progress
 from neuclip.index.clusters import fill_clusters
 from neuclip.index.config import STAGE_VERSION, IndexConfig
 from neuclip.index.database import INDEX, IndexDatabase
-from neuclip.index.features import SampleEncoder, part_features
+from neuclip.index.features import FEATURES, SampleEncoder, make_features
 from neuclip.index.texts import build_text_files
 from neuclip.shards.files import MEMBERS
 from neuclip.stages.committed import committed_file
 from neuclip.stages.ledger import make_ledger
+from neuclip.stages.loaded import Loaded
 from neuclip.stages.manifest import (
     Manifest,
     committed_manifests,
@@ -19,6 +21,7 @@ from neuclip.stages.manifest import (
     read_manifest,
     verify_sizes,
 )
+from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.uris import join, parent_of
 
@@ -34,7 +37,8 @@ def run_index(
     root: str,
     workspace: Workspace,
     progress: Progress,
-    encoder: SampleEncoder | None = None,
+    encoder: Loaded[SampleEncoder] | None = None,
+    pool: Pool = LOCAL,
     force: bool = False,
 ) -> Outcome:
     """Write `index.duckdb`, see database.py for its tables, and side files with the texts of all samples.
@@ -49,18 +53,19 @@ def run_index(
         ShapeError, NumericsError: for features of a wrong width or not finite.
     """
     shard = read_manifest(shard_uri)
-    model = encoder.model if encoder is not None else None
+    model = encoder.here().model if encoder is not None else None
     stage_uri = parent_of(workspace.uri)
     earlier = None if force else _earlier(stage_uri, config, model, shard.parts)
     reused: list[str] = earlier.summary["parts"] if earlier is not None else []
-    path = workspace.output / INDEX
-    if earlier is not None:
-        shutil.copyfile(committed_file(join(stage_uri, earlier.key), INDEX), path)
+    added = shard.parts[len(reused) :]
+    features = make_features(
+        encoder, shard_uri, added, root=root, pool=pool, progress=progress, force=force
+    )
+    path = _begin(earlier, stage_uri, workspace)
     with IndexDatabase(path, scratch=workspace.scratch) as database:
-        for first in range(len(reused), len(shard.parts), _PARTS_AT_ONCE):
-            progress(STAGE, done=first, total=len(shard.parts), note="adding parts")
-            keys = shard.parts[first : first + _PARTS_AT_ONCE]
-            _add(database, keys, shard_uri, encoder, root=root, force=force)
+        for first in range(0, len(added), _PARTS_AT_ONCE):
+            progress(STAGE, done=first, total=len(added), note="adding parts")
+            _add(database, added[first : first + _PARTS_AT_ONCE], shard_uri, features, model)
         database.check(shard.ledger.out)
         if model is not None and config.clusters is not None:
             fill_clusters(database.connection, model=model, clusters=config.clusters)
@@ -85,23 +90,31 @@ def run_index(
     return Outcome(ledger=make_ledger(count, count, {}), summary=summary)
 
 
+def _begin(earlier: Manifest | None, stage_uri: str, workspace: Workspace) -> Path:
+    """Return where the index is built: on a copy of an earlier one if there is one."""
+    path = workspace.output / INDEX
+    if earlier is not None:
+        shutil.copyfile(committed_file(join(stage_uri, earlier.key), INDEX), path)
+    return path
+
+
 def _add(
     database: IndexDatabase,
-    keys: list[str],
+    keys: Sequence[str],
     shard_uri: str,
-    encoder: SampleEncoder | None,
-    *,
-    root: str,
-    force: bool,
+    features: Mapping[str, str],
+    model: str | None,
 ) -> None:
-    """Add some parts, with the features of their samples if there is a model."""
+    """Add some parts, with the features of their samples if there is a model.
+
+    Args:
+        features: part -> folder with features.parquet.
+    """
     parts = [_open_part(part_uri(shard_uri, key)) for key in keys]
     database.add_parts(parts)
-    if encoder is None:
-        return
-    for part, members in parts:
-        features = part_features(encoder, shard_uri, part, root=root, members=members, force=force)
-        database.add_features(features, model=encoder.model)
+    if model is not None:
+        for part, _ in parts:
+            database.add_features(committed_file(features[part.key], FEATURES), model=model)
 
 
 def _open_part(uri: str) -> tuple[Manifest, Path]:

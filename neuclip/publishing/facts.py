@@ -42,7 +42,7 @@ class Facts:
     @property
     def not_kept_out(self) -> list[str]:
         """The sets scored here whose pairs curate did not look for in the training data, by their content."""
-        looked_for = self.manifest("curate").inputs
+        looked_for = self.manifest("score").inputs
         return [
             name
             for name, content in self.manifest("evaluate").inputs.items()

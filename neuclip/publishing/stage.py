@@ -23,6 +23,16 @@ PUBLISH = Stage(
     version=STAGE_VERSION,
     purpose="Write the model folder and the report.",
     run=_run,
-    above=("acquire", "curate", "caption", "shard", "index", "train", "select", "evaluate"),
+    above=(
+        "acquire",
+        "score",
+        "curate",
+        "caption",
+        "shard",
+        "index",
+        "train",
+        "select",
+        "evaluate",
+    ),
     trace=Trace(stays="the weights of the model; report.html may show the pairs", through="select"),
 )

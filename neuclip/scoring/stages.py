@@ -1,17 +1,22 @@
-"""The two stages that compute something of images before they do their own work: curate its scores, index features."""
+"""The two stages that compute something of images: score of acquired pairs, index of training samples.
+
+The room of the index lies below this one, so its stage stands here, where the models are that make its features.
+"""
 
 from collections.abc import Collection
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from neuclip.curate import config as curate
-from neuclip.curate.config import CurateConfig
-from neuclip.curate.files import VERDICTS
-from neuclip.curate.scores import ModelScore
+from neuclip.curate.asked import IN_EVALUATION_SET
+from neuclip.curate.files import SCORES
+from neuclip.curate.scores import MODEL_SUFFIXES, ModelScore
 from neuclip.index import config as index
 from neuclip.index.config import IndexConfig
 from neuclip.loading.set_inputs import fingerprint_sets
+from neuclip.scoring.config import STAGE_VERSION, AskedScoring
 from neuclip.stages.keys import fingerprint
+from neuclip.stages.loaded import Loaded
 from neuclip.stages.manifest import PARTS
 from neuclip.stages.stage import Erasures, Job, Stage, Trace, Views
 from neuclip.stages.workspace import Outcome, Workspace
@@ -25,59 +30,44 @@ if TYPE_CHECKING:
 _OF_THE_INDEX = ("samples", "features", "clusters", "signals")
 
 
-def _curate(job: Job[CurateConfig], workspace: Workspace) -> Outcome:
-    from neuclip.curate.run import run_curate
-    from neuclip.scoring.for_curate import prepare
+def _score(job: Job[AskedScoring], workspace: Workspace) -> Outcome:
+    from neuclip.scoring.run import run_score
 
-    acquire_uri = job.above["acquire"]
-    prepared = prepare(
+    return run_score(
         job.config,
         root=job.root,
-        acquire_uri=acquire_uri,
-        seed=job.seed,
-        scratch=workspace.scratch,
-        progress=job.progress,
-    )
-    return run_curate(
-        job.config,
-        seed=job.seed,
-        acquire_uri=acquire_uri,
-        scores=prepared.scores,
-        masks=prepared.masks,
-        contamination=prepared.contamination,
+        acquire_uri=job.above["acquire"],
         workspace=workspace,
         progress=job.progress,
+        pool=job.pool,
+        force=job.force,
     )
 
 
-def _curate_inputs(config: CurateConfig) -> dict[str, str]:
-    """Return the fingerprints of the files and models that rules and scores name, and of the sets kept out."""
+def _check_scores(config: AskedScoring) -> None:
+    from neuclip.scoring.run import check
+
+    check(config)
+
+
+def _score_inputs(config: AskedScoring) -> dict[str, str]:
+    """Return the fingerprints of models, and of evaluation sets: by name those that training is kept clean of."""
     inputs = {
-        f"{rule.kind} {uri}": fingerprint(uri, suffixes)
-        for rule in config.rules
-        for uri, suffixes in curate.files_of(rule)
-    }
-    inputs |= {
-        f"score {score.name}": fingerprint(score.model, curate.MODEL_SUFFIXES)
+        f"score {score.name}": fingerprint(score.model, MODEL_SUFFIXES)
         for score in config.scores
         if isinstance(score, ModelScore)
     }
-    return inputs | fingerprint_sets(config.kept_out_sets)
+    for reason, asked in groupby(config.sets, key=lambda one: one.reason):
+        found = fingerprint_sets([one.uri for one in asked])
+        is_named = reason == IN_EVALUATION_SET
+        inputs |= {name if is_named else f"{reason} {name}": tag for name, tag in found.items()}
+    return inputs
 
 
-def _add_curate_views(
-    connection: "duckdb.DuckDBPyConnection", uri: str, mentioned: Collection[str]
-) -> None:
-    import pyarrow as pa
+def _tell_of_scores(pair: "Pair", uri: str) -> "Told":
+    from neuclip.scoring.story import tell
 
-    from neuclip.stages.manifest import read_manifest
-    from neuclip.stages.views import add_file, add_table
-
-    if "verdicts" in mentioned:
-        add_file(connection, "verdicts", uri, VERDICTS)
-    if "rules" in mentioned:
-        reasons = read_manifest(uri).summary["rules"]
-        add_table(connection, "rules", pa.table({"bit": range(len(reasons)), "reason": reasons}))
+    return tell(pair, uri)
 
 
 def _index(job: Job[IndexConfig], workspace: Workspace) -> Outcome:
@@ -90,7 +80,8 @@ def _index(job: Job[IndexConfig], workspace: Workspace) -> Outcome:
         shard_uri=job.above["shard"],
         caption_uri=job.above["caption"],
         root=job.root,
-        encoder=None if features is None else ShardEncoder(features),
+        encoder=None if features is None else Loaded(partial(ShardEncoder, features)),
+        pool=job.pool,
         force=job.force,
         workspace=workspace,
         progress=job.progress,
@@ -100,7 +91,7 @@ def _index(job: Job[IndexConfig], workspace: Workspace) -> Outcome:
 def _index_inputs(config: IndexConfig) -> dict[str, str]:
     if config.features is None:
         return {}
-    return {"features model": fingerprint(config.features.model, curate.MODEL_SUFFIXES)}
+    return {"features model": fingerprint(config.features.model, MODEL_SUFFIXES)}
 
 
 def _add_index_views(
@@ -125,30 +116,23 @@ def _index_erasures(stage_uri: str, uids: Collection[str]) -> Erasures:
     }
 
 
-def _tell_of_curate(pair: "Pair", uri: str) -> "Told":
-    from neuclip.curate.story import tell
-
-    return tell(pair, uri)
-
-
 def _tell_of_index(pair: "Pair", uri: str) -> "Told":
     from neuclip.index.story import tell
 
     return tell(pair, uri)
 
 
-CURATE = Stage(
-    name="curate",
-    version=curate.STAGE_VERSION,
-    purpose="Judge the acquired pairs.",
-    run=_curate,
+SCORE = Stage(
+    name="score",
+    version=STAGE_VERSION,
+    purpose="Compute the columns that curate judges by.",
+    run=_score,
     above=("acquire",),
-    inputs=_curate_inputs,
-    fed_by="acquire",
-    is_seeded=True,
-    trace=Trace(stays="verdicts, which name uids alone", table=VERDICTS),
-    views=Views(("verdicts", "rules"), _add_curate_views),
-    tell=_tell_of_curate,
+    inputs=_score_inputs,
+    has_progress=True,
+    check=_check_scores,
+    trace=Trace(stays="numbers and features computed from the pairs", part_table=SCORES),
+    tell=_tell_of_scores,
 )
 INDEX = Stage(
     name="index",

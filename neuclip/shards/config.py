@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from neuclip.foundation.config import Section
+from neuclip.foundation.config import Section, unkeyed
+from neuclip.stages.scale import ScaleConfig
 
 STAGE_VERSION = 3
 """Raised when the stage's output for the same recipe and inputs changes."""
@@ -28,4 +29,7 @@ class ShardConfig(Section):
     )
     max_undecodable_share: float = Field(
         default=0.01, ge=0, le=1, description="share of images that may turn out unreadable here"
+    )
+    scale: ScaleConfig = unkeyed(
+        ScaleConfig(), description="who packs; a part is pairs_per_part pairs"
     )

@@ -1,7 +1,7 @@
 """The pairs that enter the stage, in DuckDB: known by uid and content, in the groups that are packed together."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.randomness import keyed_hash
@@ -187,12 +188,17 @@ class Pairs:
                 table = pa.table([high, low, rank, is_held_out], names=list("hlrs"))
                 self._connection.from_arrow(table).insert_into("placed")
 
-    def packed(self, *, held_out: bool) -> Iterator[dict[str, Any]]:
-        """Yield the chosen pairs of a split in the order they are packed in."""
+    def write_packed(self, path: Path, *, held_out: bool) -> int:
+        """Write the chosen pairs of a split in the order they are packed in; return how many they are."""
         parameters = {"held_out": held_out}
         with self._connection.cursor() as reading:
-            for batch in reading.sql(_PACKED, params=parameters).to_arrow_reader(_PACKED_AT_ONCE):
-                yield from batch.to_pylist()
+            rows = reading.sql(_PACKED, params=parameters).to_arrow_reader(_PACKED_AT_ONCE)
+            with pq.ParquetWriter(path, rows.schema, compression="zstd") as writer:
+                count = 0
+                for batch in rows:
+                    writer.write_batch(batch)
+                    count += batch.num_rows
+        return count
 
     def write_groups(self, path: Path) -> None:
         """Write which pairs were packed together: group, uid_hi, uid_lo, content."""

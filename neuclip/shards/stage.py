@@ -26,6 +26,7 @@ def _run(job: Job[ShardConfig], workspace: Workspace) -> Outcome:
         curate_uri=job.above["curate"],
         workspace=workspace,
         progress=job.progress,
+        pool=job.pool,
         force=job.force,
     )
 

@@ -95,18 +95,17 @@ def read_manifest(folder_uri: str) -> Manifest:
 
 def redo(folder_uri: str, manifest: Manifest) -> str:
     """Say how a damaged folder is made again."""
-    return _redo(folder_uri, manifest.stage)
+    del folder_uri
+    return _redo(manifest.stage)
 
 
 def _redo_of(folder_uri: str) -> str:
     """Say it by the folder's place alone."""
     above = parent_of(folder_uri)
-    return _redo(folder_uri, name_of(parent_of(above) if name_of(above) == PARTS else above))
+    return _redo(name_of(parent_of(above) if name_of(above) == PARTS else above))
 
 
-def _redo(folder_uri: str, stage: str) -> str:
-    if stage == "score":  # no stage of a recipe: curate makes what is missing
-        return f"remove {folder_uri} and run again"
+def _redo(stage: str) -> str:
     return f"run `--only {stage} --force`"
 
 

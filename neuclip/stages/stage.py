@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from neuclip.foundation.config import Section
 from neuclip.foundation.progress import Progress
+from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.workspace import Outcome, Workspace
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Job(Generic[Config]):
         feeding: those of `above` that hand samples on to another stage, in order.
         recipe_yaml: the recipe as everybody may read it.
         force: do it again although it is done; parts that are committed count for nothing.
+        pool: does its parts.
     """
 
     config: Config
@@ -49,6 +51,7 @@ class Job(Generic[Config]):
     recipe_yaml: str
     progress: Progress
     force: bool
+    pool: Pool = LOCAL
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,14 @@ class Trace:
     Args:
         stays: what stays there of a pair, and goes only with the folder.
         table: file of a folder whose column `uid` names its pairs.
+        part_table: likewise of each of the stage's parts, which are what stays; a pair without a value in any other
+            column of it left nothing there.
         through: without a table: the stage above whose folder tells.
     """
 
     stays: str
     table: str | None = None
+    part_table: str | None = None
     through: str | None = None
 
 

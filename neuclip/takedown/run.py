@@ -12,6 +12,7 @@ from neuclip.foundation.progress import Progress
 from neuclip.stage_list import STAGES
 from neuclip.stages.lease import leased
 from neuclip.stages.manifest import PARTS
+from neuclip.stages.plans import remove_all_plans
 from neuclip.stages.revisions import revise
 from neuclip.stages.scratch import scratch_folder
 from neuclip.storage.files import list_folders, write_bytes
@@ -115,6 +116,8 @@ def _complete(
 ) -> None:
     """Do everything that a record says; what is done already is done again to the same end."""
     acquire_uri, uids = join(root, "acquire"), set(record.found)
+    for stage in STAGES:
+        remove_all_plans(root, stage.name)
     found = list(find_rows(acquire_uri, Refusals(uids=frozenset(uids)))) if uids else []
     with_images = [part.part for part in found if part.num_images]
     for stage in stages_with(acquire_uri, with_images):

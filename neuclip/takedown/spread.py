@@ -5,19 +5,16 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from neuclip.curate.pool import SCORES
 from neuclip.stage_list import STAGES
+from neuclip.stages.committed import holds_file
 from neuclip.stages.manifest import (
     PARTS,
     committed_manifests,
     is_committed,
-    read_manifest,
 )
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import list_folders
 from neuclip.storage.uris import join
-
-_OF_SCORES = "numbers and features computed from the pairs"
 
 
 @dataclass(frozen=True)
@@ -37,21 +34,25 @@ def find_places(root: str, uids: Collection[str]) -> list[Place]:
     wanted = set(uids)
     if not wanted:
         return []
-    places = list(_scores(root, wanted))
+    places: list[Place] = []
     pairs_of: dict[tuple[str, str], int] = {}
     for stage in STAGES:
-        if stage.trace is None:
+        trace, stage_uri = stage.trace, join(root, stage.name)
+        if trace is None:
             continue
-        for manifest in committed_manifests(join(root, stage.name))[::-1]:  # oldest first
-            uri = join(root, stage.name, manifest.key)
-            if stage.trace.table is not None:
-                count = _count(join(uri, stage.trace.table), wanted)
+        if trace.part_table is not None:
+            places += _in_parts(stage.name, stage_uri, trace.stays, trace.part_table, wanted)
+            continue
+        for manifest in committed_manifests(stage_uri)[::-1]:  # oldest first
+            uri = join(stage_uri, manifest.key)
+            if trace.table is not None:
+                count = _count(join(uri, trace.table), wanted)
             else:
-                above = stage.trace.through or ""
+                above = trace.through or ""
                 count = pairs_of.get((above, manifest.inputs.get(above, "")), 0)
             pairs_of[stage.name, manifest.key] = count
             if count:
-                places.append(Place(stage.name, manifest.key, uri, count, stage.trace.stays))
+                places.append(Place(stage.name, manifest.key, uri, count, trace.stays))
     return places
 
 
@@ -66,20 +67,22 @@ def unfinished_folders(root: str) -> list[str]:
     ]
 
 
-def _scores(root: str, wanted: set[str]) -> Iterator[Place]:
-    """Yield the score folders with a value of one of the pairs; those of evaluation sets hold other samples."""
-    for key in list_folders(join(root, "score", PARTS)):
-        uri = join(root, "score", PARTS, key)
-        if not is_committed(uri) or "partition" not in read_manifest(uri).inputs:
+def _in_parts(
+    stage: str, stage_uri: str, stays: str, table: str, wanted: set[str]
+) -> Iterator[Place]:
+    """Yield the parts with a value of one of the pairs, whether or not a folder of the stage lists them."""
+    for key in list_folders(join(stage_uri, PARTS)):
+        uri = join(stage_uri, PARTS, key)
+        if not is_committed(uri) or not holds_file(uri, table):
             continue
-        table = pq.read_table(local_copy(join(uri, SCORES)))
-        values = table.drop_columns(["uid"]).to_pylist()
+        rows = pq.read_table(local_copy(join(uri, table)))
+        values = rows.drop_columns(["uid"]).to_pylist()
         count = sum(
             uid in wanted and (not row or any(value is not None for value in row.values()))
-            for uid, row in zip(table["uid"].to_pylist(), values, strict=True)
+            for uid, row in zip(rows["uid"].to_pylist(), values, strict=True)
         )
         if count:
-            yield Place("score", key, uri, count, _OF_SCORES)
+            yield Place(stage, key, uri, count, stays)
 
 
 def _count(table_uri: str, wanted: set[str]) -> int:

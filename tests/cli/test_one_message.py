@@ -253,14 +253,14 @@ RULES = {
     ),
     "no model": (
         lambda made: made.run(
-            'curate.scores=[{kind: clip_score, name: c, model: "%s"}]' % made.folder("m"),  # noqa: UP031
+            'score.scores=[{kind: clip_score, name: c, model: "%s"}]' % made.folder("m"),  # noqa: UP031
             root(made.copy_of_the_root()),
         ),
         ["/m"],
     ),
     "half a model": (
         lambda made: made.run(
-            'curate.scores=[{kind: clip_score, name: c, model: "%s"}]'  # noqa: UP031
+            'score.scores=[{kind: clip_score, name: c, model: "%s"}]'  # noqa: UP031
             % made.file("m/open_clip_config.json", b"{").parent,
             root(made.copy_of_the_root()),
         ),

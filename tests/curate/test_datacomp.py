@@ -9,14 +9,15 @@ import open_clip
 import pytest
 import torch
 from made.acquired import Pair, commit_acquired
+from made.scored import commit_scored
 from PIL import Image
 from towers.tiny import picture, tiny_towers, write_tar
 
+from neuclip.curate.masks import prepare
 from neuclip.curate.run import run_curate
 from neuclip.curate.semantic import train_clusters
 from neuclip.foundation.progress import silent
 from neuclip.recipe import load_recipe
-from neuclip.scoring.for_curate import prepare
 from neuclip.stages.workspace import StageIdentity, commit_stage
 from neuclip.towers.folder import save_towers
 
@@ -73,27 +74,24 @@ def plainly(name, pairs, scores):
 @pytest.mark.parametrize("name", ["none", "basic", "clip-score"])
 def test_the_kept_uids_are_those_of_the_baseline(tmp_path, pool, name):
     pairs, scores = pool
-    config = load_recipe(f"infra/recipes/datacomp-small-{name}.yaml").curate
+    config = load_recipe(f"infra/recipes/datacomp-small-{name}.yaml")
     expected = plainly(name, pairs, scores)
     assert curated(tmp_path, config, pairs, scores) == expected
     assert 0 < len(expected) <= COUNT
 
 
-def curated(root, config, pairs, scores):
+def curated(root, recipe, pairs, scores):
     """Return the uids in the subset file that curate writes."""
     parts, cuts = [pairs[:50], pairs[50:]], [scores[:50], scores[50:]]
     columns = [{"clip_b32_similarity_score": cut, "clip_l14_similarity_score": cut} for cut in cuts]
     acquire_uri = commit_acquired(root, parts, columns=columns)
+    config = recipe.curate
+    score_uri = commit_scored(root, acquire_uri, config, recipe.score.scores)
     identity = StageIdentity("curate", 1, "k", {}, {}, str(root))
 
     def work(workspace):
         found = prepare(
-            config,
-            root=str(root),
-            acquire_uri=acquire_uri,
-            seed=0,
-            scratch=workspace.scratch,
-            progress=silent,
+            config, acquire_uri=acquire_uri, score_uri=score_uri, seed=0, scratch=workspace.scratch
         )
         return run_curate(
             config,
@@ -142,11 +140,11 @@ def test_image_based_and_clip_score(tmp_path):
     (folder / "classnames.txt").write_text("red\nblue")
     (folder / "zeroshot_classification_templates.txt").write_text("a {c} picture")
     changes = {
-        "curate.scores": [{"kind": "embedding", "name": "l14", "model": str(tmp_path / "model")}],
+        "score.scores": [{"kind": "embedding", "name": "l14", "model": str(tmp_path / "model")}],
         "curate.rules.image_cluster.target": str(folder),
         "curate.rules.image_cluster.clusters": 5,
     }
-    config = load_recipe("infra/recipes/datacomp-small-image-clip-score.yaml", changes).curate
+    config = load_recipe("infra/recipes/datacomp-small-image-clip-score.yaml", changes)
     kept = curated(tmp_path, config, pairs, scores)
 
     features = features_by_open_clip(tmp_path / "model", contents).astype(np.float32)

@@ -6,13 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from made.acquired import Pair, commit_acquired
+from made.scored import commit_scored
 from PIL import Image, ImageDraw
 
 from neuclip.curate.config import CurateConfig
+from neuclip.curate.masks import prepare
 from neuclip.curate.run import run_curate
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import silent
-from neuclip.scoring.for_curate import prepare
 from neuclip.shards.tar import TarShard
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import StageIdentity, commit_stage
@@ -54,16 +55,12 @@ def curate(root, pairs, sets, key="k", **config):
     config = CurateConfig.model_validate(
         {"rules": rules, "decontaminate": {"sets": sets}, **config}
     )
+    score_uri = commit_scored(root, acquire_uri, config)
     identity = StageIdentity("curate", 1, key, {}, {}, str(root))
 
     def work(workspace):
         prepared = prepare(
-            config,
-            root=str(root),
-            acquire_uri=acquire_uri,
-            seed=0,
-            scratch=workspace.scratch,
-            progress=silent,
+            config, acquire_uri=acquire_uri, score_uri=score_uri, seed=0, scratch=workspace.scratch
         )
         return run_curate(
             config,
@@ -124,5 +121,5 @@ def test_a_score_that_is_not_there_is_named(tmp_path, evaluation_set):
     with pytest.raises(ConfigError, match="asks for score 'b32'"):
         curate(tmp_path, PAIRS, [], decontaminate=asks)
     rule = {"kind": "image_cluster", "score": "b32", "target": evaluation_set}
-    with pytest.raises(ConfigError, match="rule image_cluster asks for score 'b32'"):
+    with pytest.raises(ConfigError, match="image_cluster asks for score 'b32'"):
         curate(tmp_path, PAIRS, [], key="b", rules=[rule])

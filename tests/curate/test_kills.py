@@ -22,7 +22,7 @@ from pathlib import Path
 from neuclip.curate.config import CurateConfig
 from neuclip.curate.run import run_curate
 from neuclip.foundation.progress import silent
-from neuclip.scoring.for_curate import prepare
+from neuclip.curate.masks import prepare
 from neuclip.stages.workspace import StageIdentity, commit_stage
 root, acquire_uri, metadata = sys.argv[1:]
 config = CurateConfig.model_validate({"rules": [
@@ -30,7 +30,10 @@ config = CurateConfig.model_validate({"rules": [
     {"kind": "language", "keep": ["en", "de", "fr"]}, {"kind": "duplicate_images"},
     {"kind": "near_duplicate_images"}, {"kind": "balance", "metadata": metadata, "most_per_entry": 300}]})
 print("begun", flush=True)
-prepared = prepare(config, root=root, acquire_uri=acquire_uri, seed=0, scratch=Path(root), progress=silent)
+sys.path.append("tests")
+from made.scored import commit_scored
+score_uri = commit_scored(root, acquire_uri, config)
+prepared = prepare(config, acquire_uri=acquire_uri, score_uri=score_uri, seed=0, scratch=Path(root))
 commit_stage(StageIdentity("curate", 1, "k", {}, {}, root), lambda w: run_curate(
     config, acquire_uri=acquire_uri, workspace=w, progress=silent, seed=0, scores=prepared.scores,
     masks=prepared.masks))

@@ -3,15 +3,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from neuclip.curate.scores import (
-    ClipScore,
-    Embedding,
-    Language,
-    PHash,
-    ScoreConfig,
-    score_settings,
-    source_of,
-)
+from neuclip.curate.scores import ClipScore, Embedding, Language, PHash, ScoreConfig, source_of
 
 SCORES = TypeAdapter(list[ScoreConfig])
 
@@ -60,7 +52,7 @@ def test_scores_of_texts_alone_have_a_source():
         ]
     )
     assert [source_of(score) for score in every] == ["alt", "rewrite", "rewrite", None, None]
-    assert score_settings(every[1])["source"] == "rewrite"
+    assert every[1].keyed()["source"] == "rewrite"
     for kind in ("phash", "embedding"):
         with pytest.raises(ValidationError, match="source"):
             SCORES.validate_python([{"kind": kind, "model": "m", "source": "alt"}])
@@ -69,7 +61,5 @@ def test_scores_of_texts_alone_have_a_source():
 def test_where_a_model_lies_and_how_fast_it_is_asked_are_not_in_the_settings():
     one = ClipScore(kind="clip_score", model="here", batch_size=3)
     other = ClipScore(kind="clip_score", model="s3://there/model")
-    assert score_settings(one) == score_settings(other)
-    assert score_settings(one) != score_settings(
-        ClipScore(kind="clip_score", model="here", precision="fp32")
-    )
+    assert one.keyed() == other.keyed()
+    assert one.keyed() != ClipScore(kind="clip_score", model="here", precision="fp32").keyed()

@@ -15,7 +15,8 @@ from neuclip.journey import identify, run_journey
 from neuclip.recipe import load_recipe
 from neuclip.training.worker import threads_of_a_rank
 
-DATA_STAGES = ("acquire", "curate", "caption", "shard", "index")
+PACKED = ("acquire", "curate", "caption", "shard", "index")
+DATA_STAGES = ("acquire", "score", *PACKED[1:])
 BELOW = ("train", "select", "evaluate", "publish")
 NAMES = list(COLOURS)
 _PAIRS = 140
@@ -88,7 +89,7 @@ class Trial:
 
     def train_here(self, folder: Path) -> None:
         """Train in this process with the threads of a rank, into another folder."""
-        packed = Packed(*(str(self.uri(stage)) for stage in DATA_STAGES))
+        packed = Packed(*(str(self.uri(stage)) for stage in PACKED))
         before = torch.get_num_threads()
         torch.set_num_threads(threads_of_a_rank(self.recipe.train))
         try:

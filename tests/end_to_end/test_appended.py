@@ -15,7 +15,7 @@ from neuclip.stages.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-STAGES = ("acquire", "curate", "caption", "shard", "index")
+STAGES = ("acquire", "score", "curate", "caption", "shard", "index")
 _ROWS = 150
 """Of the table's first file, which is one partition."""
 

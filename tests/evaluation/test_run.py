@@ -10,9 +10,10 @@ from neuclip.evaluation.config import EvaluateConfig
 from neuclip.evaluation.main_metric import main_metric, require_metrics
 from neuclip.evaluation.run import run_evaluate
 from neuclip.evaluation.targets import judge
-from neuclip.foundation.errors import ConfigError, DataError
+from neuclip.foundation.errors import ConfigError, DataError, IntegrityError
 from neuclip.foundation.progress import silent
 from neuclip.loading.evaluation_sets import read_set
+from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Workspace
 from neuclip.storage.files import sha256_of
 from neuclip.towers.folder import save_towers
@@ -57,6 +58,7 @@ def evaluate(select, workspace, *sets):
     outcome = run_evaluate(
         EvaluateConfig(sets=list(sets), batch_size=5),
         select_uri=str(select),
+        root=f"{workspace.uri}/lake",
         workspace=workspace,
         progress=silent,
     )
@@ -431,3 +433,40 @@ def test_a_set_of_a_kind_that_is_not_scored_is_refused(select, workspace, tmp_pa
         DataError, match=r"'multilabel'; sets of kind classification and retrieval can be scored"
     ):
         evaluate(select, workspace, uri)
+
+
+def parts_of(workspace) -> dict[str, str]:
+    """Return the sets that were scored -> when."""
+    found = {}
+    for path in Path(workspace.uri, "lake/evaluate/parts").glob("*/manifest.json"):
+        manifest = read_manifest(str(path.parent))
+        found[manifest.inputs["set"].split()[0]] = manifest.started_at
+    return found
+
+
+def test_another_set_is_scored_alone(select, workspace, tmp_path):
+    """Oracle: when each part was committed, and the rows of one evaluation of all."""
+    members = [part for n, colour in enumerate(NAMES * 2) for part in labelled(colour, n)]
+    one = classification_set(tmp_path, members, "wds_one_test")
+    two = classification_set(tmp_path, members[:14], "wds_two_test")
+    _, first = evaluate(select, workspace, one)
+    before = parts_of(workspace)
+    outcome, rows = evaluate(select, workspace, two, one)
+    assert parts_of(workspace) == {**before, "two": parts_of(workspace)["two"]}
+    assert rows[1:] == first
+    assert [row["set"] for row in rows] == ["two", "one"]
+    assert len(outcome.parts) == 2
+    assert outcome.ledger.out == 14 + 7
+    Path(two, "classnames.txt").write_text("\n".join(reversed(NAMES)))
+    _, changed = evaluate(select, workspace, two)
+    assert changed[0]["main_value"] != rows[0]["main_value"]
+
+
+def test_a_damaged_score_is_told_with_the_stage_to_do_again(select, workspace, tmp_path):
+    members = [part for n, colour in enumerate(NAMES) for part in labelled(colour, n)]
+    one = classification_set(tmp_path, members)
+    evaluate(select, workspace, one)
+    (path,) = Path(workspace.uri, "lake/evaluate/parts").glob("*/score.json")
+    path.write_bytes(path.read_bytes().replace(b"acc1", b"acc2"))
+    with pytest.raises(IntegrityError, match=r"score.json .*`--only evaluate --force`"):
+        evaluate(select, workspace, one)

@@ -106,6 +106,7 @@ def test_without_a_setting_the_recipes_of_the_working_folder_are_allowed(monkeyp
         ({"acquire.scale": {"runner": "ray", "address": "ray://a:1"}}, "acquire.scale.address"),
         ({"acquire": {**ACQUIRE, "scale": {"address": "tcp://a:1"}}}, "acquire.scale.address"),
         ({"acquire.scale.address": None}, "acquire.scale.address"),
+        ({"shard.scale.address": "tcp://10.0.0.1:8786"}, "shard.scale.address"),
         ({"acquire.egress.allow_hosts": ["169.254.169.254"]}, "acquire.egress.allow_hosts"),
         ({"acquire.egress": {"allow_hosts": ["localhost"]}}, "acquire.egress.allow_hosts"),
         ({"acquire.egress.dns_servers": ["10.0.0.1"]}, "acquire.egress.dns_servers"),

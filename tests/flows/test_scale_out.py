@@ -18,16 +18,15 @@ from prefect.testing.utilities import prefect_test_harness
 from servers.prefect_server import free_port, wait_for
 from servers.s3 import s3_bucket, s3_environment, s3_url
 
-from flows.runners import task_runner
-from flows.shared import fetch_all
 from flows.stages import STAGE_FLOWS
-from neuclip.acquire.config import AcquireConfig, ScaleConfig
+from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.raw import partition_folders, rows_paths, texts_paths
 from neuclip.acquire.shared import (
     Planned,
     Share,
     clear_plans,
     describe_limits,
+    fetch_shares,
     for_one_of,
     hand_out,
     unfinished,
@@ -39,7 +38,10 @@ from neuclip.journey import identify, run_stage
 from neuclip.recipe import load_recipe
 from neuclip.shards.raw_images import RawImages
 from neuclip.stages.manifest import read_manifest
+from neuclip.stages.scale import ScaleConfig
 from neuclip.storage.files import list_files, write_bytes
+from tasks.pool import pool_of
+from tasks.runners import task_runner
 
 __all__ = ["s3_bucket", "s3_environment", "s3_url"]
 
@@ -242,13 +244,14 @@ def test_a_bucket_with_the_objects_of_an_unfinished_partition(
 @pytest.mark.parametrize("runner", ["threads", "dask", "ray"])
 def test_partitions_that_no_worker_fetched_are_named(prefect_here, tmp_path, runner):
     share = Share(1, str(tmp_path / "nowhere"), (Planned("0123abcd", "urls.parquet", 0, 5, 5),))
-    recipe = load_recipe(
-        DEMO_RECIPE, {"root": str(tmp_path), "evaluate.sets": [], "curate.decontaminate": None}
-    )
+    config = AcquireConfig(table="urls.parquet", scale=ScaleConfig(runner=runner, workers=1))
 
-    @flow(task_runner=task_runner(ScaleConfig(runner=runner, workers=1)))
+    @flow
     def fetch() -> None:
-        fetch_all([share], recipe, force=False)
+        with pool_of(config) as pool:
+            fetch_shares(
+                [share], config, root=str(tmp_path), pool=pool, progress=silent, force=False
+            )
 
     with pytest.raises(
         ChildError, match=r"1 of 1 partitions.*worker-1: cannot read.*0123abcd.*kept"
@@ -307,8 +310,8 @@ def test_a_cluster_of_this_machine_listens_on_loopback_alone(runner):
     """Oracle: the sockets of its processes; whoever reaches one could run programs here."""
     code = f"""
 import psutil
-from flows.runners import task_runner
-from neuclip.acquire.config import ScaleConfig
+from tasks.runners import task_runner
+from neuclip.stages.scale import ScaleConfig
 if __name__ == "__main__":
     with task_runner(ScaleConfig(runner="{runner}", workers=1)) as runner:
         getattr(runner, "client", None)

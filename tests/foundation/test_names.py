@@ -49,7 +49,7 @@ def test_objectives_and_what_is_below_them(name):
 @pytest.mark.parametrize("kind", ["PHash", "Language", "CLIP_score", "TMARS"])
 def test_scores(kind):
     with pytest.raises(ConfigError) as refusal:
-        load_recipe(DEMO_RECIPE, {"curate.scores": [{"kind": kind, "nothing": 1}]})
+        load_recipe(DEMO_RECIPE, {"score.scores": [{"kind": kind, "nothing": 1}]})
     assert "expected one of" not in str(refusal.value)
 
 

@@ -74,7 +74,8 @@ def test_the_graph_is_whole():
         assert stage.fed_by is None or stage.fed_by in stage.above
         assert (stage.trace is None) == (number == 0), stage.name
         if stage.trace is not None:
-            assert (stage.trace.table is None) != (stage.trace.through is None)
+            told_by = (stage.trace.table, stage.trace.part_table, stage.trace.through)
+            assert sum(one is not None for one in told_by) == 1, stage.name
             tells = next((above for above in STAGES if above.name == stage.trace.through), None)
             assert tells is None or (tells.name in stage.above and tells.trace is not None)
 

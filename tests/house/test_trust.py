@@ -10,21 +10,23 @@ WORDS = {
     *("acquire.columns", "acquire.url_column", "acquire.caption_column", "acquire.uid_column"),
     *("acquire.sha256_column", "acquire.caption_columns", "acquire.keep_columns"),
     *("acquire.refuse.hosts", "acquire.refuse.urls", "acquire.refuse.uids"),
-    *("caption.sources", "train.caption_sources", "train.probe.shadows"),
+    *("caption.derive.of", "caption.derive.source", "caption.derive.text"),
+    *("train.caption_sources", "train.probe.shadows", "curate.rules.source"),
     *("curate.decontaminate.embedding.score", "curate.rules.score", "curate.rules.best"),
     *("curate.rules.keep", "curate.rules.patterns", "curate.rules.column", "curate.rules.name"),
-    "curate.scores.name",
+    *("score.scores.name", "score.scores.source"),
     *("train.model.name", "train.model.architecture", "train.telemetry.project"),
     *("publish.name", "publish.license", "publish.description"),
 }
 """Texts that are compared, shown or parsed: none names a file, a program, a machine or an address."""
 RESERVED_PLACES = {
     *("acquire.egress.allow_hosts", "acquire.egress.contact", "acquire.egress.dns_servers"),
-    *("acquire.scale.address", "train.launch"),
+    *("acquire.scale.address", "score.scale.address", "shard.scale.address"),
+    *("index.scale.address", "evaluate.scale.address", "train.launch"),
 }
 PLACES = {
     *("root", "acquire.table", "acquire.adopt", "curate.decontaminate.sets"),
-    *("curate.rules.file", "curate.rules.metadata", "curate.rules.target", "curate.scores.model"),
+    *("curate.rules.file", "curate.rules.metadata", "curate.rules.target", "score.scores.model"),
     *("index.features.model", "evaluate.sets"),
 }
 

@@ -47,6 +47,7 @@ def go_through(count: int, folder: Path) -> dict:
         "root": str(folder / "lake"),
         "acquire": {"table": table, "partition_rows": 1, "keep_columns": ["score"]},
         "evaluate.sets": [],
+        "score": {"scores": [{"kind": "phash", "name": "ph"}]},
         "curate": {
             "rules": [
                 {"kind": "caption_words", "min": 2},
@@ -54,7 +55,6 @@ def go_through(count: int, folder: Path) -> dict:
                 {"kind": "near_duplicate_images"},
                 {"kind": "top_fraction", "column": "score", "fraction": 0.9},
             ],
-            "scores": [{"kind": "phash", "name": "ph"}],
             "decontaminate": None,
         },
         "shard": {"samples_per_shard": 1000, "selection_share": 0.1},
@@ -66,7 +66,7 @@ def go_through(count: int, folder: Path) -> dict:
         failed_for=lambda name: "timeout" if int(name, 16) % 5 == 0 else None,
     )
     commit_retries(recipe.acquire, recipe.root)
-    for stage in ("acquire", "curate", "caption", "shard", "index"):
+    for stage in ("acquire", "score", "curate", "caption", "shard", "index"):
         run_stage(recipe, stage)
     uris = {stage: identity.uri for stage, identity in identify(recipe).items()}
     queried = run_query(recipe, "SELECT count(*), count(DISTINCT uid) FROM rows", limit=1)

@@ -39,7 +39,8 @@ def _changed(was, now):
         ({"train.objective.rho": 1}, "train"),
         ({"select.max_samples": 10}, "select"),
         ({"evaluate.sets": []}, "evaluate"),
-        ({"curate.decontaminate": None}, "curate"),
+        ({"curate.decontaminate": None}, "score"),
+        ({"score.scores": [{"kind": "language"}]}, "score"),
         ({"publish.name": "other"}, "publish"),
     ],
 )
@@ -88,7 +89,7 @@ def test_a_set_to_evaluate_alone_redoes_no_training(demo, changed, small_web):
         demo({"curate.decontaminate.sets": []})
     one = small_web.sets[:1]
     assert changed({"evaluate.sets": one}) == ["evaluate", "publish"]
-    assert changed({"curate.decontaminate.sets": one}) == list(from_stage("curate"))
+    assert changed({"curate.decontaminate.sets": one}) == list(from_stage("score"))
 
 
 def test_a_stage_without_what_lies_above_is_refused(demo, tmp_path):

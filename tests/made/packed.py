@@ -1,6 +1,7 @@
 """From pairs made by hand to a committed index, through the project's own stages."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from made.acquired import Pair, commit_acquired
@@ -17,6 +18,8 @@ from neuclip.index.run import run_index
 from neuclip.shards import config as shards
 from neuclip.shards.config import ShardConfig
 from neuclip.shards.run import run_shard
+from neuclip.stages.loaded import Loaded
+from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.workspace import StageIdentity, commit_stage
 
 
@@ -41,6 +44,7 @@ def pack(
     index_config: IndexConfig | None = None,
     encoder: SampleEncoder | None = None,
     force: bool = False,
+    pool: Pool = LOCAL,
 ) -> Packed:
     """Commit all data stages below a root; with another `key` another run at the same root."""
     config = index_config or IndexConfig()
@@ -79,6 +83,7 @@ def pack(
             acquire_uri=acquire_uri,
             curate_uri=curate_uri,
             force=force,
+            pool=pool,
             **places(w),
         ),
         shards.STAGE_VERSION,
@@ -91,11 +96,16 @@ def pack(
             shard_uri=shard_uri,
             caption_uri=caption_uri,
             root=str(root),
-            encoder=encoder,
+            encoder=None if encoder is None else Loaded(partial(_same, encoder)),
             force=force,
+            pool=pool,
             **places(w),
         ),
         index.STAGE_VERSION,
         config.keyed(),
     )
     return Packed(acquire_uri, curate_uri, caption_uri, shard_uri, index_uri)
+
+
+def _same(encoder: SampleEncoder) -> SampleEncoder:
+    return encoder

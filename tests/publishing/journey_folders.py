@@ -28,6 +28,7 @@ LEDGERS = {
         9_731,
         {"download failed: 404": 1_902, "timeout": 512, "not an image": 255},
     ),
+    "score": (9_731, 9_731, {}),
     "curate": (9_731, 7_204, {"duplicate_image": 1_420, "too_few_chars": 731, "aspect_ratio": 376}),
     "caption": (7_204, 7_204, {}),
     "shard": (7_204, 7_201, {"undecodable": 3}),

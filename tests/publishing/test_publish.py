@@ -237,7 +237,7 @@ def with_canaries(tmp_path):
                 {"kind": "balance", "metadata": f"file:///{SECRET}/words.txt"},
                 {"kind": "caption_noise", "patterns": [f"https://x/?{SECRET}"]},
             ],
-            "curate.scores": [{"kind": "clip_score", "model": f"{here}/{SECRET}"}],
+            "score.scores": [{"kind": "clip_score", "model": f"{here}/{SECRET}"}],
             "curate.decontaminate.sets": [f"/{SECRET}/wds_a"],
             "index.features": {"model": f"/home/{SECRET}"},
             "evaluate.sets": [f"{here}/{SECRET}/wds_b", "s3://bucket/wds_c"],
@@ -303,7 +303,7 @@ def test_a_set_that_training_was_not_kept_clean_of_is_told(tmp_path, looked_for,
         uris=make_journey(tmp_path / "journey"),
         data_stages=FEEDING,
     )
-    inputs = {"curate": looked_for, "evaluate": {"select": "k", "wds_colours": "s"}}
+    inputs = {"score": looked_for, "evaluate": {"select": "k", "wds_colours": "s"}}
     manifests = [
         manifest.model_copy(update={"inputs": inputs.get(manifest.stage, {})})
         for manifest in facts.manifests

@@ -10,7 +10,7 @@ from made.demo_web import DEMO_RECIPE
 from neuclip.journey import identify, run_stage
 from neuclip.recipe import load_recipe
 
-STAGES = ("curate", "caption", "shard", "index")
+STAGES = ("score", "curate", "caption", "shard", "index")
 STEERING = "a caption \x1b[31mthat would\x07 colour\nthe terminal \u202e"
 
 
@@ -22,13 +22,13 @@ def make_recipe(base: Path, **changes):
         "root": str(base / "lake"),
         "acquire.table": str(table),
         "evaluate.sets": [],
+        "score": {"scores": [{"kind": "language"}]},
         "curate": {
             "rules": [
                 {"kind": "caption_words", "min": 2},
                 {"kind": "caption_characters", "min": 5},
                 {"kind": "duplicate_images"},
             ],
-            "scores": [{"kind": "language"}],
             "decontaminate": None,
         },
         "shard": {"samples_per_shard": 20, "selection_share": 0.2, "max_undecodable_share": 0.5},

@@ -28,7 +28,7 @@ def test_a_pair_that_is_trained_on_is_followed_to_its_bytes(asked):
     members = members_of(asked)
     pair = next(p for p in asked.pairs["kept"] if members[p.uid]["sample_id"] is not None)
     story = explain(asked.recipe, pair.uid)
-    assert list(story.stages) == ["acquire", "curate", "caption", "shard", "index"]
+    assert list(story.stages) == ["acquire", "score", "curate", "caption", "shard", "index"]
     assert story.end == "train has not been done with this recipe: run `--only train`"
     acquired = story.stages["acquire"]
     number = [p.uid for group in asked.pairs.values() for p in group].index(pair.uid)
@@ -78,7 +78,7 @@ def test_its_scores_are_told(asked):
     ]
     rows = {row["uid"]: row for table in tables for row in table}
     pair = asked.pairs["kept"][40]
-    (found,) = explain(asked.recipe, pair.uid).stages["curate"]["scores"]["language"]
+    found = explain(asked.recipe, pair.uid).stages["score"]["language"]
     assert {**found, "uid": pair.uid} == {**rows[pair.uid], "model": found["model"]}
     assert found["language"]
 
@@ -120,7 +120,7 @@ def test_it_tells_as_far_as_the_stages_are_done(tmp_path):
     do_stages(recipe, pairs, ())
     story = explain(recipe, pairs["kept"][0].uid)
     assert list(story.stages) == ["acquire"]
-    assert story.end == "curate has not been done with this recipe: run `--only curate`"
+    assert story.end == "score has not been done with this recipe: run `--only score`"
 
 
 def test_clusters_and_signals_are_told(asked, tmp_path):
@@ -161,10 +161,11 @@ def test_the_command_tells_it_in_lines_and_as_one_object(asked):
     answer = command(asked, "explain", pair.uid)
     assert answer.exit_code == 0
     assert [line for line in answer.stdout.splitlines() if line and not line.startswith(" ")][
-        :4
+        :5
     ] == [
         f"uid {pair.uid}",
         "acquire",
+        "score",
         "curate",
         "caption",
     ]

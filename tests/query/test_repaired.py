@@ -48,7 +48,7 @@ def test_a_pair_that_was_repaired_tells_its_tries(repaired):
     ]
     assert (acquired["status"], acquired["file"], acquired["row"]) == ("success", "urls.parquet", 1)
     assert "rows_with_this_uid" not in acquired
-    assert story.end.startswith("curate has not been done")
+    assert story.end.startswith("score has not been done")
 
 
 def test_the_last_word_counts_and_says_what_may_help(repaired):

@@ -146,7 +146,7 @@ def test_a_stage_that_is_not_done_is_named(tmp_path):
     recipe, _ = make_recipe(tmp_path)
     with pytest.raises(ConfigError, match=r"view rows is there when stage acquire has been done"):
         run_query(recipe, "SELECT * FROM rows", limit=1)
-    do_stages(recipe, make_pairs(), ("curate",))
+    do_stages(recipe, make_pairs(), ("score", "curate"))
     assert run_query(recipe, "SELECT count(*) FROM verdicts", limit=1).rows == [[54]]
     with pytest.raises(
         ConfigError, match=r"--only index`. Views now: rows, texts, verdicts, rules"

@@ -17,7 +17,7 @@ from towers.tiny import picture
 from neuclip.curate.scores import ClipScore, Embedding
 from neuclip.foundation.errors import CheckpointError, NumericsError
 from neuclip.foundation.progress import silent
-from neuclip.scoring.run import run_scores
+from neuclip.scoring.pool_scores import run_scores
 from neuclip.stages.manifest import read_manifest
 
 

@@ -10,7 +10,7 @@ from neuclip.curate.scores import ClipScore, Embedding, Language, PHash
 from neuclip.foundation.errors import ConfigError, DataError, IntegrityError
 from neuclip.foundation.progress import silent
 from neuclip.scoring.evaluation_images import score_evaluation_sets
-from neuclip.scoring.run import run_scores
+from neuclip.scoring.pool_scores import run_scores
 from neuclip.stages.manifest import read_manifest
 
 COLOURS = ("red", "green", "blue", "gray")

@@ -10,7 +10,7 @@ from made.acquired import Pair, commit_acquired
 
 from neuclip.curate.scores import Language
 from neuclip.foundation.progress import silent
-from neuclip.scoring.run import run_scores
+from neuclip.scoring.pool_scores import run_scores
 from neuclip.stages.manifest import read_manifest
 
 TEXTS = [

@@ -13,7 +13,7 @@ from neuclip.curate.pictures import PICTURE_BYTES
 from neuclip.curate.scores import PHash
 from neuclip.foundation.progress import silent
 from neuclip.scoring import phash
-from neuclip.scoring.run import run_scores
+from neuclip.scoring.pool_scores import run_scores
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage

@@ -11,7 +11,7 @@ from neuclip.curate.near_images import near_duplicates, read_descriptors
 from neuclip.curate.scores import ClipScore, Embedding, Language, PHash
 from neuclip.foundation.progress import silent
 from neuclip.scoring.evaluation_images import score_evaluation_sets
-from neuclip.scoring.run import run_scores
+from neuclip.scoring.pool_scores import run_scores
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import upload
 

@@ -8,7 +8,7 @@ from made.acquired import Pair, commit_acquired, commit_made_texts
 from neuclip.curate.scores import ClipScore, Embedding, Language, PHash
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import silent
-from neuclip.scoring.run import run_scores
+from neuclip.scoring.pool_scores import run_scores
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage
 

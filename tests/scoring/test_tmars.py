@@ -16,7 +16,7 @@ from neuclip.curate.scores import ClipScore, TMars
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import silent
 from neuclip.loading.images import decode_rgb
-from neuclip.scoring.run import run_scores
+from neuclip.scoring.pool_scores import run_scores
 from neuclip.scoring.tmars import mask_text, text_detector
 from neuclip.stages.manifest import read_manifest
 

@@ -15,7 +15,7 @@ from tests.acquire.tables import uid, write_table
 
 __all__ = ["s3_bucket", "s3_environment", "s3_url"]
 
-STAGES = ("acquire", "curate", "caption", "shard", "index")
+STAGES = ("acquire", "score", "curate", "caption", "shard", "index")
 FAILED = {3: "timeout", 4: "http_404", 15: "timeout"}
 PAIRS = 60
 BAD_HOST = "bad.example.org"
@@ -103,9 +103,9 @@ def make_lake(base: Path, root: str | None = None, failed: dict[int, str] = FAIL
             "caption_columns": {"rewrite": "rewrites", "title": "title"},
         },
         "evaluate.sets": [],
+        "score": {"scores": [{"kind": "phash", "name": "ph"}]},
         "curate": {
             "rules": [{"kind": "caption_words", "min": 2}],
-            "scores": [{"kind": "phash", "name": "ph"}],
             "decontaminate": None,
         },
         "caption": {

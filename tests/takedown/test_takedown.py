@@ -377,6 +377,16 @@ def test_everything_made_with_the_pairs_is_listed(lake):
     assert all(place.stage != "train" for place in alone.contained)
 
 
+def test_plans_that_a_killed_run_left_for_its_workers_go_too(lake):
+    """They hold rows of pairs; oracle: every file below the root."""
+    for stage in ("acquire", "shard"):
+        plan = lake.root / stage / "plans" / "0123" / "4567.parquet"
+        plan.parent.mkdir(parents=True)
+        plan.write_bytes(b"secret words of pair 1")
+    take_down(lake)
+    assert not list(lake.root.rglob("plans"))
+
+
 def identify_before(lake: Lake, stage: str) -> Path:
     (folder,) = [path.parent for path in lake.root.glob(f"{stage}/*/manifest.json")]
     return folder

@@ -86,7 +86,8 @@ def test_every_row_of_the_table_has_one_outcome_and_successes_end_in_training_sh
     downloaded, recipe
 ):
     reports = {
-        stage: run_stage(recipe, stage) for stage in ("acquire", "curate", "caption", "shard")
+        stage: run_stage(recipe, stage)
+        for stage in ("acquire", "score", "curate", "caption", "shard")
     }
     identities = identify(recipe)
     table = {row["uid"]: row for row in pq.read_table(downloaded.table).to_pylist()}

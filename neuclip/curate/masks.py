@@ -1,4 +1,4 @@
-"""What curate is given besides the pairs: score columns, and what is decided by looking at other images."""
+"""What rules decide by looking at other images: at those of evaluation sets, or at all of the pool."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,24 +10,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from neuclip.acquire.raw import ROWS, partition_folders, texts_paths
+from neuclip.curate.asked import IN_EVALUATION_SET
 from neuclip.curate.config import CurateConfig, Decontaminate
 from neuclip.curate.contamination import EvaluationSamples
 from neuclip.curate.judge import Mask
 from neuclip.curate.near_images import Descriptors, read_descriptors
 from neuclip.curate.pool import FEATURES, ScoreFolders
 from neuclip.curate.rules import ImageCluster, reason_of
-from neuclip.curate.scores import PHash, ScoreConfig
+from neuclip.curate.scored import ScoreReader
 from neuclip.curate.semantic import image_cluster
-from neuclip.foundation.errors import ConfigError, nearest
-from neuclip.foundation.progress import Progress
-from neuclip.scoring.evaluation_images import score_evaluation_sets
-from neuclip.scoring.run import ScoreColumns, run_scores
 from neuclip.stages.committed import committed_file
 from neuclip.storage.arrays import MappedFiles
 from neuclip.storage.tables import ArrowTable, connect
 
-IN_EVALUATION_SET = "in_evaluation_set"
-"""The reason of pairs that are dropped because a model is scored on them."""
 _Drops = npt.NDArray[np.bool_]
 
 
@@ -41,71 +36,50 @@ class Prepared:
 
 
 def prepare(
-    config: CurateConfig,
-    *,
-    root: str,
-    acquire_uri: str,
-    seed: int,
-    scratch: Path,
-    progress: Progress,
+    config: CurateConfig, *, acquire_uri: str, score_uri: str, seed: int, scratch: Path
 ) -> Prepared:
-    """Compute the scores that are missing, of the pool and of the evaluation sets.
+    """Find the scores of the pool and of the evaluation sets.
 
     Args:
         scratch: folder that joins may spill to.
-    Raises: ConfigError: if a rule asks for a score that the recipe does not have.
+    Raises: ConfigError: if a rule asks for a score that was not made. IntegrityError: if the scores are not those of
+        acquire's partitions.
     """
-    wanted = {score.name: score for score in config.needed_scores()}
-    found = run_scores(list(wanted.values()), root=root, acquire_uri=acquire_uri, progress=progress)
-    columns = {score.name: score for score in found}
+    found = ScoreReader(score_uri, acquire_uri)
     masks: dict[str, Mask] = {}
     contamination = None
     if config.decontaminate is not None and config.decontaminate.sets:
-        contamination = Contamination(
-            config.decontaminate, wanted, columns, root, acquire_uri, scratch, progress
-        )
+        contamination = Contamination(config.decontaminate, found, acquire_uri, scratch)
         masks[IN_EVALUATION_SET] = contamination
     for rule in config.rules:
         if isinstance(rule, ImageCluster):
-            _require(rule.score, wanted, f"rule {reason_of(rule)}")
-            targets = score_evaluation_sets(
-                [rule.target], [wanted[rule.score]], root=root, progress=progress
-            )
-            features = np.load(committed_file(targets[0].scores[rule.score], FEATURES))
-            masks[reason_of(rule)] = _Cluster(rule, columns[rule.score].folders, features, seed)
-    scores = [ScoreFolders(score.name, score.columns, score.folders) for score in found]
-    return Prepared(scores, masks, contamination)
+            reason = reason_of(rule)
+            pool = found.folders(rule.score, asked_by=f"rule {reason}")
+            (target,) = found.sets(reason)
+            features = np.load(committed_file(target.scores[rule.score], FEATURES))
+            masks[reason] = _Cluster(rule, pool.folders, features, seed)
+    return Prepared(found.columns(), masks, contamination)
 
 
 class Contamination:
     """Finds the pairs of a partition that are in the evaluation sets, and remembers what they match."""
 
     def __init__(
-        self,
-        config: Decontaminate,
-        wanted: dict[str, ScoreConfig],
-        columns: dict[str, ScoreColumns],
-        root: str,
-        acquire_uri: str,
-        scratch: Path,
-        progress: Progress,
+        self, config: Decontaminate, found: ScoreReader, acquire_uri: str, scratch: Path
     ) -> None:
-        self._config, self._columns, self._scratch = config, columns, scratch
+        self._config, self._scratch = config, scratch
         self._partitions = partition_folders(acquire_uri)
         self._texts = [str(path) for path in texts_paths(acquire_uri)]
-        self._phash = next(
-            (name for name, score in wanted.items() if isinstance(score, PHash) and config.images),
-            None,
-        )
+        self._phash = found.first_of_kind("phash") if config.images else None
         self._embedding = None
         if config.embedding is not None:
-            _require(config.embedding.score, wanted, "curate.decontaminate.embedding.score")
-            self._embedding = config.embedding.score
-        used = [wanted[name] for name in (self._phash, self._embedding) if name is not None]
+            self._embedding = found.folders(
+                config.embedding.score, asked_by="curate.decontaminate.embedding.score"
+            )
         self._samples = EvaluationSamples(
-            score_evaluation_sets(config.sets, used, root=root, progress=progress),
-            phash=self._phash,
-            embedding=self._embedding,
+            found.sets(IN_EVALUATION_SET),
+            phash=self._phash.name if self._phash is not None else None,
+            embedding=self._embedding.name if self._embedding is not None else None,
             captions=config.captions,
         )
         self._matches: dict[int, ArrowTable] = {}
@@ -135,13 +109,13 @@ class Contamination:
         if self._phash is None:
             return None
         count = len(self._uids(part))
-        folder = self._columns[self._phash].folders[part]
+        folder = self._phash.folders[part]
         return read_descriptors([folder], np.zeros(count, np.int64), np.arange(count))
 
     def _features(self, part: int) -> npt.NDArray[np.float16] | None:
         if self._embedding is None:
             return None
-        path = committed_file(self._columns[self._embedding].folders[part], FEATURES)
+        path = committed_file(self._embedding.folders[part], FEATURES)
         return np.load(path, mmap_mode="r")
 
     def _captions(self, part: int) -> list[str | None]:
@@ -151,7 +125,7 @@ class Contamination:
         return self._column(str(committed_file(self._partitions[part], ROWS)), "uid")
 
     def _column(self, path: str, sql: str) -> list[str | None]:
-        query = f"SELECT {sql} AS value FROM read_parquet($path)"  # noqa: S608  # a constant of this file
+        query = f"SELECT {sql} AS value FROM read_parquet($path)"  # a constant of this file
         with connect(self._scratch) as connection:
             table = connection.sql(query, params={"path": path}).to_arrow_table()
         return table["value"].to_pylist()
@@ -177,12 +151,3 @@ class _Cluster:
 
     def __call__(self, part: int, pairs: ArrowTable) -> _Drops:
         return ~self._kept[part][pairs["position"].to_numpy()]
-
-
-def _require(name: str, scores: dict[str, ScoreConfig], place: str) -> None:
-    if name not in scores:
-        known = ", ".join(scores) or "none"
-        raise ConfigError(
-            f"{place} asks for score {name!r}, which curate.scores does not have; there are: {known}."
-            f"{nearest(name, scores)}"
-        )

@@ -1,0 +1,59 @@
+"""A part of the evaluate stage: one model on one set, kept under the root for every later evaluation of that model."""
+
+from functools import partial
+
+from neuclip.evaluation.config import STAGE_VERSION
+from neuclip.evaluation.score import SetScore, score_set
+from neuclip.foundation.progress import Progress
+from neuclip.loading.evaluation_sets import EvaluationSet
+from neuclip.stages.committed import committed_bytes, committed_folder
+from neuclip.stages.keys import stage_key
+from neuclip.stages.loaded import Loaded
+from neuclip.stages.part_work import Part
+from neuclip.stages.workspace import Outcome, StageIdentity, Workspace
+from neuclip.towers.encode import scoring_device
+from neuclip.towers.folder import load_towers
+from neuclip.towers.model import Towers
+
+STAGE = "evaluate"
+MODEL = "model"
+"""Folder of a select stage."""
+_SCORE = "score.json"
+
+
+def load_chosen(select_uri: str) -> Towers:
+    """Load the model that a committed select stage chose."""
+    return load_towers(committed_folder(select_uri, MODEL), scoring_device())
+
+
+def set_part(
+    towers: Loaded[Towers], suite: EvaluationSet, *, batch_size: int, model_sha256: str, root: str
+) -> Part:
+    """Return the part that scores a model on a set: known by both contents and how images are batched."""
+    section = {"batch_size": batch_size}
+    inputs = {"model": model_sha256, "set": f"{suite.name} {suite.suite_version}"}
+    key = stage_key(STAGE, STAGE_VERSION, section, inputs)
+    return Part(
+        StageIdentity(STAGE, STAGE_VERSION, key, section, inputs, root, part=True),
+        partial(_score, towers, suite, batch_size, model_sha256),
+        note=f"scoring {suite.name}",
+    )
+
+
+def _score(
+    towers: Loaded[Towers],
+    suite: EvaluationSet,
+    batch_size: int,
+    model_sha256: str,
+    workspace: Workspace,
+    progress: Progress,
+) -> Outcome:
+    del progress
+    row, ledger = score_set(towers.here(), suite, batch_size=batch_size, model_sha256=model_sha256)
+    (workspace.output / _SCORE).write_text(row.model_dump_json(indent=1), encoding="utf-8")
+    return Outcome(ledger=ledger)
+
+
+def read_score(part_uri: str) -> SetScore:
+    """Read the row of a committed part."""
+    return SetScore.model_validate_json(committed_bytes(part_uri, _SCORE))
