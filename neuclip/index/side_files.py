@@ -6,11 +6,8 @@ changes no tar. `side_files.parquet` of the index lists them.
 
 import mmap
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import ipc
@@ -31,7 +28,7 @@ SHARD_PART = "shard part"
 
 _TEXTS = pa.schema({"texts": pa.large_list(pa.large_string())})
 _SOURCE, _SHARD = b"source", b"shard"
-_Offsets = npt.NDArray[np.int64]
+_OFFSET_BYTES = 8
 
 
 def texts_name(shard: str) -> str:
@@ -69,6 +66,7 @@ class SideTexts:
                 f"{name_of(shard)}; run `--only index --force`"
             )
         values = column.values
+        self._path = path
         self.count = len(column)
         self._rows = _offsets(column, self.count)
         self._texts = _offsets(values, len(values))
@@ -76,9 +74,16 @@ class SideTexts:
 
     def of(self, row: int) -> list[str]:
         """Return the texts of a sample by its place in the shard."""
-        first, last = self._rows[row : row + 2].tolist()
-        ends = self._texts[first : last + 1].tolist()
-        return [str(self._content[start:end], "utf-8") for start, end in pairwise(ends)]
+        if row >= self.count:
+            raise IntegrityError(
+                f"{self._path} has texts of {self.count} samples, and the index has sample {row} of this shard; run "
+                "`--only index --force`"
+            )
+        rows, texts, content = self._rows, self._texts, self._content
+        return [
+            str(content[texts[place] : texts[place + 1]], "utf-8")
+            for place in range(rows[row], rows[row + 1])
+        ]
 
 
 def count_texts(index_uri: str) -> dict[str, int]:
@@ -106,6 +111,7 @@ def side_records(index_uri: str) -> dict[str, dict[str, tuple[str, FileRecord]]]
     return found
 
 
-def _offsets(array: ArrowColumn, count: int) -> _Offsets:
-    """Return where the values of a list or text array begin, and where the last one ends."""
-    return np.frombuffer(array.buffers()[1], np.int64, count + 1, array.offset * 8)
+def _offsets(array: ArrowColumn, count: int) -> memoryview:
+    """Return where the values of a list or text array begin, and where the last one ends; numpy takes as long again."""
+    first = array.offset * _OFFSET_BYTES
+    return memoryview(array.buffers()[1])[first : first + (count + 1) * _OFFSET_BYTES].cast("q")

@@ -195,6 +195,8 @@ def test_an_index_with_files_that_no_shard_has_is_named(tmp_path):
     uri = commit_side_files(tmp_path, {"alt": {"parts/p/shard-000000.tar": [["a text"]]}})
     captions = Captions(uri, weights={"alt": 1.0}, seed=0, cache_gb=1)
     assert captions.choose("parts/p/shard-000000.tar", 0, epoch=0, sample_id=0) == "a text"
+    with pytest.raises(IntegrityError, match=r"has texts of 1 samples, and the index has sample 1"):
+        captions.choose("parts/p/shard-000000.tar", 1, epoch=0, sample_id=1)
     with pytest.raises(
         IntegrityError, match=r"has side file parts/p/shard-000001\.tar, which no part"
     ):
