@@ -105,7 +105,7 @@ def failure(failed: Mapping[str, Exception | None], *, of: int) -> NeuclipError:
 
 def said(error: Exception) -> str:
     """Say an error in one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).rstrip(".")
     return text if isinstance(error, NeuclipError) else f"{type(error).__name__}: {text}"
 
 

@@ -290,7 +290,7 @@ COMMITTED = {
             lambda made, stage=stage: made.run(broken(made, f"{stage}/*/manifest.json")),
             [f"lake/{stage}/", "manifest.json"],
         )
-        for stage in ("acquire", "curate", "caption", "shard", "index")
+        for stage in ("acquire", "score", "curate", "caption", "shard", "index")
     },
     "a manifest of something else": (
         lambda made: made.run(broken(made, "index/*/manifest.json", b'{"a": 1}')),

@@ -42,7 +42,7 @@ def test_a_takedown_by_recipe_prints_its_report_and_another_by_root_finds_nothin
 
 
 def test_what_was_made_with_the_pairs_is_a_table(lake, tmp_path):
-    for stage in ("curate", "caption"):
+    for stage in ("score", "curate", "caption"):
         run_stage(lake.recipe, stage)
     (tmp_path / "uids.txt").write_text(f"{uid(1)}\n")
     result = invoke("takedown", str(lake.root), "--uids", str(tmp_path / "uids.txt"))
