@@ -25,7 +25,7 @@ from neuclip.acquire.ready_tar import Member, TarMembers, check_image, read_memb
 from neuclip.acquire.reasons import reason_of
 from neuclip.acquire.reconcile import ROWS_SCHEMA, Messages, write_rows
 from neuclip.acquire.refusals import REFUSED, Refusals
-from neuclip.acquire.table import ALT
+from neuclip.acquire.table import ALT, TEXT_CHARACTERS
 from neuclip.acquire.texts import text_table
 from neuclip.foundation.text import printable
 from neuclip.stages.ledger import Ledger
@@ -181,9 +181,12 @@ def _text(member: Member, descriptor: int) -> tuple[str, str]:
     if member.size > MAX_TEXT_BYTES:
         return "", f"of more than {MAX_TEXT_BYTES} bytes"
     try:
-        return read_member(descriptor, member).decode("utf-8").strip(), ""
+        text = read_member(descriptor, member).decode("utf-8").strip()
     except UnicodeDecodeError:
         return "", "that is not UTF-8"
+    if len(text) > TEXT_CHARACTERS:
+        return "", f"of more than {TEXT_CHARACTERS} characters"
+    return text, ""
 
 
 def _outcome(row: ReadyRow, members: TarMembers, descriptor: int, taken_down: Refusals) -> Record:

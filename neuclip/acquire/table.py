@@ -34,7 +34,7 @@ ALT = "alt"
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _URL_CHARACTERS = 8_000
 """What servers take at most; the guard takes twelve times that, percent-encoded."""
-_TEXT_CHARACTERS = 100_000
+TEXT_CHARACTERS = 100_000
 """Of a caption; what is longer is no caption, and a few bytes of a compressed table can repeat it without end."""
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 """What a byte that is not UTF-8 is read as, and half a character that JSON may hold."""
@@ -181,7 +181,7 @@ def row_of(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) 
     if has_uid:
         uid = _uid(record.get(config.uid_column), where, config)
     else:
-        alt = found.get(ALT, [""])[0][:_TEXT_CHARACTERS]
+        alt = found.get(ALT, [""])[0][:TEXT_CHARACTERS]
         uid = uid_of(_mended(url) or "", _mended(alt))
     captions, unusable = usable_texts(found)
     return Row(
@@ -207,7 +207,7 @@ def usable_texts(found: Mapping[str, list[str]]) -> tuple[dict[str, list[str]], 
 
 
 def _is_usable(text: str) -> bool:
-    return len(text) <= _TEXT_CHARACTERS and not _NO_TEXT.search(text)
+    return len(text) <= TEXT_CHARACTERS and not _NO_TEXT.search(text)
 
 
 def _url(value: object, where: str, config: AcquireConfig) -> str | None:

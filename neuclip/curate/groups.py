@@ -53,7 +53,13 @@ def drop_by_group(
     """Find the pairs that a rule over groups drops; the order of partitions does not matter."""
     match rule:
         case DuplicatePairs():
-            _gather(pool, alive, connection, key="to_json([url, alt])", best=[])
+            _gather(
+                pool,
+                alive,
+                connection,
+                key="CASE WHEN alt IS NOT NULL THEN to_json([url, alt]) END",
+                best=[],
+            )
             return Dropped(_all_but_best(connection))
         case DuplicateImages():
             _gather(pool, alive, connection, key="sha256", best=rule.best)

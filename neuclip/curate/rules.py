@@ -185,7 +185,7 @@ class _Duplicates(OverGroups):
 
 
 class DuplicatePairs(OverGroups):
-    """Of pairs with the same URL and alt text keeps the lowest uid."""
+    """Of pairs with the same URL and alt text keeps the lowest uid; those without an alt text stay."""
 
     kind: Literal["duplicate_pairs"] = "duplicate_pairs"
 

@@ -95,7 +95,7 @@ class ClipModel:
 
 
 class ClipScorer:
-    """Cosine of image and first alt caption; equals open_clip's, see tests/scoring/test_clip.py."""
+    """Cosine of image and caption; equals open_clip's, see tests/scoring/test_clip.py."""
 
     def __init__(self, config: ClipScore) -> None:
         self._config = config

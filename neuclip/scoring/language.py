@@ -25,7 +25,7 @@ class LanguageScorer:
         )
 
     def score(self, partition: Partition) -> Scored:
-        """Find the language of every first alt caption, whether or not its image came home."""
+        """Find the language of every caption, whether or not its image was fetched."""
         found = [self._detect(pair) for pair in partition.pairs]
         name, probability = self._config.columns()
         return Scored(

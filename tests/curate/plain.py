@@ -64,6 +64,8 @@ def _top_fraction(rule, row, alive, home):
 
 
 def _is_worse(row, others, key, preference):
+    if key(row) is None:
+        return False
     same = [other for other in others if key(other) == key(row)]
     best = min(same, key=lambda other: (*[order(other) for order in preference], other["uid"]))
     return best is not row
@@ -89,7 +91,10 @@ _KINDS = {
     "column": _column,
     "top_fraction": _top_fraction,
     "duplicate_pairs": lambda rule, row, alive, home: _is_worse(
-        row, alive, lambda other: (other["url"], other["alt"]), []
+        row,
+        alive,
+        lambda other: None if other["alt"] is None else (other["url"], other["alt"]),
+        [],
     ),
     "duplicate_images": lambda rule, row, alive, home: _is_worse(
         row, alive, lambda other: other["image"], [_preference(name) for name in rule["best"]]

@@ -60,6 +60,8 @@ EXPECTED = [
     (Pair(19, {}, unusable={"alt": 1, "rewrite": 2}), "no_caption"),
     (Pair(20, {"alt": [" "], "rewrite": ["", "\u2003", "a second text"]}, picture=20), "too_short"),
     (Pair(21, {"rewrite": ["", "\u2003", "a third text"]}, unusable={"alt": 1}), None),
+    (Pair(22, {"rewrite": ["the first of a page"]}, url="http://127.0.0.1/same.png"), None),
+    (Pair(23, {"rewrite": ["its second text"]}, url="http://127.0.0.1/same.png"), None),
 ]
 
 

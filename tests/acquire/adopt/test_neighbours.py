@@ -281,6 +281,8 @@ def test_a_bad_member_costs_nothing_else(adopt, tmp_path, number):
         (b" \n", None, TAKEN),
         (b"caf\xe9", None, f"{UNUSABLE} that is not UTF-8"),
         (b"x" * (1 << 20) + b"x", None, f"{UNUSABLE} of more than 1048576 bytes"),
+        (b"x" * 100_001, None, f"{UNUSABLE} of more than 100000 characters"),
+        (b"x" * 100_000, ["x" * 100_000], TAKEN),
         (None, ["picture 0"], None),
     ],
 )
