@@ -77,13 +77,12 @@ def read_manifest(folder_uri: str) -> Manifest:
     try:
         said = json.loads(content)
         said.pop(_PROOF, None)
-        schema = said.get("schema_version")
+        schema, is_whole = said.get("schema_version"), content == _with_proof(said)
         if isinstance(schema, int) and schema != SCHEMA_VERSION:
-            problem = (
-                f"it has schema {schema}, expected {SCHEMA_VERSION} (if another release of neuclip wrote it, go on "
-                "here with that release, or set root to another place)"
-            )
-        elif content == _with_proof(said):
+            if is_whole:
+                raise IntegrityError(_of_another_release(uri, schema))
+            problem = f"it is damaged, or {_of_another_release('it', schema)}"
+        elif is_whole:
             manifest = Manifest.model_validate(said)
             if manifest.key == name_of(folder_uri):
                 return manifest
@@ -91,6 +90,13 @@ def read_manifest(folder_uri: str) -> Manifest:
     except (ValueError, AttributeError, TypeError, RecursionError):
         pass
     raise IntegrityError(f"{uri} is not what was written there: {problem}; {_redo_of(folder_uri)}")
+
+
+def _of_another_release(what: str, schema: int) -> str:
+    return (
+        f"{what} was written by another release of neuclip, with schema {schema}, expected {SCHEMA_VERSION}: go on "
+        "with that release at this root, or set root to another place"
+    )
 
 
 def redo(folder_uri: str, manifest: Manifest) -> str:

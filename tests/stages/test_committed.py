@@ -9,7 +9,7 @@ import pytest
 from neuclip.foundation.errors import IntegrityError, StorageError
 from neuclip.stages.committed import committed_bytes, committed_file, committed_folder
 from neuclip.stages.ledger import make_ledger
-from neuclip.stages.manifest import read_manifest
+from neuclip.stages.manifest import SCHEMA_VERSION, Manifest, read_manifest
 from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage
 from neuclip.storage.files import remove, write_bytes
 
@@ -131,8 +131,16 @@ def test_a_folder_of_an_earlier_neuclip_is_refused_with_what_to_do(tmp_path):
     path = folder / "manifest.json"
     said = {**json.loads(path.read_bytes()), "schema_version": 1}
     path.write_text(json.dumps(said))
-    with pytest.raises(IntegrityError, match=r"schema 1, expected 2.*that release, or set root"):
+    says = (
+        rf"schema 1, expected {SCHEMA_VERSION}: go on with that release at this root, or set root"
+    )
+    with pytest.raises(IntegrityError, match=says):
         read_manifest(str(folder))
+    earlier = Manifest.model_validate_json(json.dumps({**said, "schema_version": 2}))
+    path.write_bytes(earlier.to_bytes())
+    with pytest.raises(IntegrityError, match="was written by another release of neuclip") as told:
+        read_manifest(str(folder))
+    assert "--force" not in str(told.value)
 
 
 def test_a_manifest_that_is_gone_is_named(tmp_path):
