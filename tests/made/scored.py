@@ -11,6 +11,7 @@ from neuclip.scoring.config import AskedScoring
 from neuclip.scoring.run import run_score
 from neuclip.stages.keys import digest
 from neuclip.stages.workspace import StageIdentity, commit_stage
+from neuclip.storage.uris import name_of
 
 
 def commit_scored(
@@ -19,7 +20,7 @@ def commit_scored(
     """Score what a section of curate asks for; return the stage's URI."""
     asked = asked_scores(config, scores)
     section = AskedScoring(scores=asked, sets=asked_sets(config, asked))
-    key = digest([acquire_uri, section.model_dump(mode="json")])
+    key = digest([name_of(acquire_uri), section.model_dump(mode="json")])
     identity = StageIdentity("score", 1, key, {}, {}, str(root))
     commit_stage(
         identity,
