@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import normalize
 
 from bench.timing import best_of
-from neuclip.objectives.family import build
+from neuclip.objectives.registry import build
 
 BATCH, WIDTH, REPEATS = 1024, 512, 3
 PROTOTYPES, INNER_STEPS = 4096, 10

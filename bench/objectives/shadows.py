@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bench.objectives.records import Settings
 from neuclip.foundation.randomness import generator, permutation
-from neuclip.objectives.family import build
 from neuclip.objectives.margins import log_normalizers, log_weights, scaled_margins
 from neuclip.objectives.objective import Objective
+from neuclip.objectives.registry import build
 
 MINI_BATCH, IMPLIED = "mini-batch", "OpenCLIP, implied"
 _ANCHOR_SALT, _OTHERS_VIEW = 0xA4C, 40

@@ -17,8 +17,8 @@ from bench.objectives.shadows import Shadows
 from bench.objectives.towers import SMALL, Encoders, make_encoders
 from neuclip.foundation.randomness import permutation
 from neuclip.index.draws import draw_uniform
-from neuclip.objectives.family import build
 from neuclip.objectives.objective import Objective
+from neuclip.objectives.registry import build
 from neuclip.towers.recall import groups_of, recall_both_ways
 from neuclip.training.schedule import learning_rate
 

@@ -32,7 +32,7 @@ class RefuseConfig(Section):
 
 
 class AcquireConfig(Section):
-    """Which pairs to bring home, and how: a URL table to fetch, or shards that others fetched."""
+    """Which pairs to acquire, and how: a URL table to fetch, or shards that others fetched."""
 
     table: Place | None = Field(
         default=None,

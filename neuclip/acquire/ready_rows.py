@@ -191,7 +191,7 @@ def _json(content: bytes, problems: Problems, key: str) -> Record:
 
 
 def _only_texts(record: Record, config: AcquireConfig, problems: Problems, name: str) -> Record:
-    """Return a record of a stranger with all columns that the recipe names, none of them of a wrong kind."""
+    """Return an untrusted record with all columns that the recipe names, none of them of a wrong kind."""
     captions = {config.caption_column, *config.caption_columns.values()}
     checked: Record = dict(record)
     for column in {config.url_column, config.uid_column} | captions:

@@ -1,4 +1,4 @@
-"""The guard's process: `python -m neuclip.egress.child`, its job on standard input, which stays open as a leash."""
+"""The guard's process: `python -m neuclip.egress.child`, its job on standard input, whose end is its own end."""
 
 import asyncio
 import json
@@ -19,12 +19,12 @@ def main() -> None:
     die_with_parent(signal.SIGKILL)
     logging.basicConfig(level=logging.WARNING)
     job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_leash, daemon=True).start()
+    threading.Thread(target=_end_with_control_line, daemon=True).start()
     config = EgressConfig.model_validate(job["config"])
     asyncio.run(serve(config, Path(job["journal"]), job["token"]))
 
 
-def _end_with_leash() -> None:
+def _end_with_control_line() -> None:
     sys.stdin.read()
     os._exit(0)
 

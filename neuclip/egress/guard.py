@@ -68,7 +68,7 @@ def running_guard(
         name="egress guard",
         log_path=log_path or journal.with_suffix(".log"),
         on_line=on_line,
-        leash=job + "\n",
+        control=job + "\n",
     ) as child:
         port = _wait_for_port(ports, child)
         yield Guard(f"http://{USER}:{token}@{HOST}:{port}", child)

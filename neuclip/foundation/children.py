@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1
 _TERMINATION_GRACE_S = 10.0
 _TAIL_LINES = 12
 END, QUIT = "end\n", "quit\n"
-"""What a program on a leash is told: to save and end, or to end at once. A closed input means END."""
+"""What a controlled program is told on its input: to save and end, or to end at once. A closed input means END."""
 _QUIT_S = 10.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -51,7 +51,7 @@ class Child:
         return self._process.poll() is None
 
     def tell(self, word: str) -> None:
-        """Write a word, END or QUIT, to a program on a leash."""
+        """Write a word, END or QUIT, to a controlled program."""
         if self._process.stdin is not None:
             with suppress(OSError, ValueError):  # it has ended, or its input is closed
                 self._process.stdin.write(word)
@@ -81,22 +81,22 @@ class Child:
                 if on_line is not None:
                     on_line(line.rstrip())
 
-    def end(self, *, leash_s: float) -> None:
-        """End it and everything it started, waiting `leash_s` seconds for it to do so itself.
+    def end(self, *, control_s: float) -> None:
+        """End it and everything it started, waiting `control_s` seconds for it to do so itself.
 
         An exception meanwhile, a second interrupt, ends it at once.
         """
         try:
-            if leash_s:
+            if control_s:
                 self.tell(END)
                 with suppress(subprocess.TimeoutExpired):
-                    self._process.wait(leash_s)
+                    self._process.wait(control_s)
             self._close_input()
             end_group(self._process)
         except BaseException:
             self.tell(QUIT)
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_QUIT_S if leash_s else 0)
+                self._process.wait(_QUIT_S if control_s else 0)
             self._close_input()
             signal_group(self.pid, signal.SIGKILL)
             self._process.wait()
@@ -116,20 +116,20 @@ def running(
     log_path: Path,
     environment: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
-    leash: str | None = None,
-    leash_s: float = 0.0,
+    control: str | None = None,
+    control_s: float = 0.0,
 ) -> Generator[Child]:
     """Start a program and end it on every way out of the block.
 
     Args:
         on_line: is called with each line of output, in a thread of its own.
-        leash: text for the program's input, which stays open as long as the block lasts; None is no input.
-        leash_s: seconds that the program gets to end itself after it read END there; 0 for one that only
+        control: text for the program's input, which stays open as long as the block lasts; None is no input.
+        control_s: seconds that the program gets to end itself after it read END there; 0 for one that only
             knows that its input is closed.
     """
     process = subprocess.Popen(  # noqa: S603  # a list of words, no shell
         list(command),
-        stdin=subprocess.DEVNULL if leash is None else subprocess.PIPE,
+        stdin=subprocess.DEVNULL if control is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -144,13 +144,13 @@ def running(
     )
     reader.start()
     try:
-        if process.stdin is not None and leash is not None:
+        if process.stdin is not None and control is not None:
             with suppress(BrokenPipeError):  # it has ended already, which its exit code tells
-                process.stdin.write(leash)
+                process.stdin.write(control)
                 process.stdin.flush()
         yield child
     finally:
-        child.end(leash_s=leash_s)
+        child.end(control_s=control_s)
         reader.join(timeout=_TERMINATION_GRACE_S)
 
 

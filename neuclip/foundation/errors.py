@@ -1,4 +1,4 @@
-"""The one family of errors.
+"""The errors of neuclip.
 
 NeuclipError                exit code 1
 ├── ConfigError             2  a recipe field, an override, an unknown name

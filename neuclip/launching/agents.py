@@ -1,4 +1,4 @@
-"""Ranks on this machine, or on machines that a command such as ssh reaches: one node program on a leash each."""
+"""Ranks on this machine, or on machines that a command such as ssh reaches: one controlled node program for each."""
 
 import os
 import sys
@@ -10,14 +10,14 @@ from contextlib import ExitStack
 from neuclip.foundation.children import END, QUIT, Child, running
 from neuclip.foundation.errors import NeuclipError
 from neuclip.launching.config import HostsLaunch, LaunchConfig
-from neuclip.launching.node import Leash, node_options
+from neuclip.launching.node import LaunchOptions, node_options
 from neuclip.launching.program import Program
 from neuclip.launching.supervise import SAVE_S
 
 _TICK_S = 0.2
 _PASSED_ON = ("AWS_", "NEUCLIP_", "NCCL_", "GLOO_", "TORCH_", "OMP_")
 """Beginnings of the names of variables that other machines get, too."""
-_NODE = ["-m", "neuclip.launching.node", "--leash"]
+_NODE = ["-m", "neuclip.launching.node", "--control"]
 
 
 def launch_agents(
@@ -33,14 +33,14 @@ def launch_agents(
     """
     with ExitStack() as stack:
         nodes: list[Child] = []
-        for command, name, leash in _nodes(config, program, max_restarts=max_restarts):
+        for command, name, control in _nodes(config, program, max_restarts=max_restarts):
             node = running(
                 command,
                 name=name,
                 log_path=program.log_path,
                 on_line=program.on_line,
-                leash=leash.model_dump_json() + "\n",
-                leash_s=SAVE_S + 5,
+                control=control.model_dump_json() + "\n",
+                control_s=SAVE_S + 5,
             )
             nodes.append(stack.enter_context(node))
         try:
@@ -73,8 +73,8 @@ def _end_together(nodes: Sequence[Child], word: str) -> None:
 
 def _nodes(
     config: LaunchConfig, program: Program, *, max_restarts: int
-) -> list[tuple[list[str], str, Leash]]:
-    """Return command, name and leash for each machine."""
+) -> list[tuple[list[str], str, LaunchOptions]]:
+    """Return command, name and launch options for each machine."""
     options = node_options(
         program=program.words,
         processes=config.processes,
@@ -84,13 +84,17 @@ def _nodes(
         run_id=f"{program.name}-{uuid.uuid4().hex[:8]}",
     )
     if config.hosts is None:
-        return [([sys.executable, *_NODE], "training", Leash(options=options, environment={}))]
+        return [
+            ([sys.executable, *_NODE], "training", LaunchOptions(options=options, environment={}))
+        ]
     environment = {n: v for n, v in os.environ.items() if n.startswith(_PASSED_ON)}
     return [
         (
             _connected(config.hosts, name),
             f"training on {name}",
-            Leash(options=[*_own_options(config.hosts, number), *options], environment=environment),
+            LaunchOptions(
+                options=[*_own_options(config.hosts, number), *options], environment=environment
+            ),
         )
         for number, name in enumerate(config.hosts.names)
     ]

@@ -2,7 +2,7 @@
 
 `python -m neuclip.launching.node --processes 8 --nodes 2 --endpoint 10.0.0.1:29500 --run-id a -- -m PROGRAM ...`
 
-With `--leash` alone, the options and variables for the ranks come as one line of JSON on the input, which
+With `--control` alone, the options and variables for the ranks come as one line of JSON on the input, which
 stays open as long as the ranks may live; END or QUIT may come there. So no word passes through a shell, no
 secret through a list of processes, and the end of the connection is the end of the ranks.
 """
@@ -27,8 +27,8 @@ _SHUTDOWN_S = 20.0
 _NODE_NUMBERS = ("SLURM_NODEID", "JOB_COMPLETION_INDEX")
 
 
-class Leash(BaseModel):
-    """The line on the input of a node on a leash."""
+class LaunchOptions(BaseModel):
+    """The launch options: the line on the input of a node that the launcher controls."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,10 +59,10 @@ def node_options(
 
 def main(arguments: Sequence[str]) -> int:
     """Start this machine's ranks and wait for their end; return torchrun's or the only rank's exit code."""
-    leash = None
-    if list(arguments) == ["--leash"]:
-        leash = sys.stdin.fileno()
-        given = Leash.model_validate_json(_first_line(leash))
+    control = None
+    if list(arguments) == ["--control"]:
+        control = sys.stdin.fileno()
+        given = LaunchOptions.model_validate_json(_first_line(control))
         for name, value in given.environment.items():
             os.environ.setdefault(name, value)  # what a machine says of itself stands
         arguments = given.options
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    return supervise(command, leash=leash, is_rank=options.nodes * options.processes == 1)
+    return supervise(command, control=control, is_rank=options.nodes * options.processes == 1)
 
 
 def ranks_command(options: argparse.Namespace) -> list[str]:

@@ -21,45 +21,45 @@ _TELL_AGAIN_S = 1.0
 
 
 class _Wish:
-    """What is wished of this process, by signals and by the leash: to go on, to save and end, to end at once.
+    """What this process is asked for, by signals and on its control line: to go on, to save and end, to end at once.
 
     Signals are counted, not raised: a second one, srun's own after scancel's, would break into the end.
     """
 
-    def __init__(self, leash: int | None) -> None:
-        self._leash, self.is_to_end, self.is_to_quit = leash, False, False
+    def __init__(self, control: int | None) -> None:
+        self._control, self.is_to_end, self.is_to_quit = control, False, False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
 
     def listen(self, seconds: float) -> None:
-        """Wait for a word on the leash; its closed end, by the launcher's death too, is a wish to end."""
-        if self._leash is None:
+        """Wait for a word on the control line; its closed end, by the launcher's death too, is a wish to end."""
+        if self._control is None:
             time.sleep(seconds)
-        elif select.select([self._leash], [], [], seconds)[0]:
-            said = os.read(self._leash, 4096)
+        elif select.select([self._control], [], [], seconds)[0]:
+            said = os.read(self._control, 4096)
             self.is_to_end = True
             self.is_to_quit = self.is_to_quit or QUIT.strip().encode() in said
             if not said:
-                self._leash = None
+                self._control = None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self.is_to_end = True
 
 
-def supervise(command: Sequence[str], *, leash: int | None, is_rank: bool) -> int:
-    """Run a program to its end; whatever ends this process or the leash, all processes below end.
+def supervise(command: Sequence[str], *, control: int | None, is_rank: bool) -> int:
+    """Run a program to its end; whatever ends this process or its control line, all processes below end.
 
     The ranks alone (the program, or what torchrun started) are told to save and stop, by SIGTERM; their
     loading workers live on until they have. SIGUSR1 is handed on to the ranks alone, too.
 
     Args:
-        leash: a file descriptor whose other end the launcher holds and writes END or QUIT to.
+        control: a file descriptor whose other end the launcher holds and writes END or QUIT to.
         is_rank: the program is the only rank, not a launcher of ranks.
     Returns: its exit code, 128 + the signal's number where a signal ended it.
     """
     _become_subreaper()
-    wish = _Wish(leash)
+    wish = _Wish(control)
     child = subprocess.Popen(  # noqa: S603  # a list of words, no shell
         list(command),
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""From the bytes of a stored image to RGB pixels, for bytes that a stranger wrote."""
+"""From the bytes of a stored image to RGB pixels, for untrusted bytes."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Samples of a WebDataset tar that a stranger may have written.
+"""Samples of an untrusted WebDataset tar.
 
 Nothing is extracted to disk and nothing is unpickled: members are read into memory by name, and only
 those whose suffix is on the allow-list are read at all.

@@ -17,15 +17,15 @@ For scripts and notebooks, on one process, in float32 or float64:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuclip.objectives.family import build
     from neuclip.objectives.objective import Objective, ObjectiveResult
+    from neuclip.objectives.registry import build
 
 __all__ = ["Objective", "ObjectiveResult", "build"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  # late, for recipes import `config` without torch
     if name == "build":
-        from neuclip.objectives.family import build
+        from neuclip.objectives.registry import build
 
         return build
     if name in __all__:

@@ -13,7 +13,7 @@ from neuclip.distributed.world import World
 from neuclip.foundation.randomness import keyed_hash
 from neuclip.objectives.config import NeuClipConfig
 from neuclip.objectives.estimators.estimator import Anchors
-from neuclip.objectives.estimators.family import build_estimator
+from neuclip.objectives.estimators.registry import build_estimator
 from neuclip.objectives.global_batch import GlobalBatch
 from neuclip.objectives.margins import (
     log_normalizers,

@@ -13,8 +13,8 @@ from torch import Tensor
 from neuclip.distributed.world import World
 from neuclip.foundation.config import Section
 from neuclip.foundation.errors import ConfigError
-from neuclip.objectives.family import build
 from neuclip.objectives.objective import LogNormalizers, Objective
+from neuclip.objectives.registry import build
 from neuclip.objectives.temperature import Temperature
 
 

@@ -25,8 +25,8 @@ from neuclip.objectives.exact import (
     exact_log_normalizers,
     implied_by_infonce,
 )
-from neuclip.objectives.family import build
 from neuclip.objectives.objective import Objective
+from neuclip.objectives.registry import build
 from neuclip.objectives.shadows import Shadows
 from neuclip.objectives.temperature import Temperature
 from neuclip.stages.committed import committed_folder

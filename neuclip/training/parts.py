@@ -15,7 +15,7 @@ from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.shared_memory import require_shared_memory
 from neuclip.loading.workers import PREFETCH
-from neuclip.objectives.family import build
+from neuclip.objectives.registry import build
 from neuclip.towers.model import Towers, architecture_of, create_towers
 from neuclip.towers.transforms import training_pixels
 from neuclip.training.config import TrainConfig

@@ -19,7 +19,7 @@ from training.runs import kill_rank_when, make_config, make_packed, metrics, tra
 
 from neuclip.checkpoint.state import load_state
 from neuclip.foundation.errors import NeuclipError, StoppedError
-from neuclip.objectives.family import KNOWN
+from neuclip.objectives.registry import KNOWN
 from neuclip.towers.encode import encode_images, encode_texts
 from neuclip.towers.folder import load_towers
 

@@ -5,7 +5,7 @@ from made.demo_web import DEMO_RECIPE
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.names import in_known_case
-from neuclip.objectives.family import KNOWN, parse
+from neuclip.objectives.registry import KNOWN, parse
 from neuclip.recipe import load_recipe
 from neuclip.stage_list import from_stage, stage_called
 

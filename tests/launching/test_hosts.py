@@ -32,7 +32,7 @@ def test_one_host_alone_gets_words_and_variables_untouched(told, monkeypatch):
     assert told.launch("", hosts=hosts("one", connect=wipe)) == 0
     arguments, key, machine, node = json.loads(told.lines[-1])
     assert (arguments, key, machine) == (words, "a key with 'quotes' and $signs", "one")
-    assert node.split("\0")[:-1] == [sys.executable, "-m", "neuclip.launching.node", "--leash"]
+    assert node.split("\0")[:-1] == [sys.executable, "-m", "neuclip.launching.node", "--control"]
 
 
 def test_a_machine_that_cannot_be_reached_is_named_at_once(told):

@@ -12,7 +12,7 @@ import pytest
 from launching.programs import BEGIN, is_gone, wait_until
 
 from neuclip.foundation.children import END, QUIT
-from neuclip.launching.node import Leash, node_options
+from neuclip.launching.node import LaunchOptions, node_options
 
 SAVING = BEGIN + (
     "import os, signal, subprocess, sys, time\n"
@@ -29,18 +29,18 @@ HANGING = SAVING.replace("time.sleep(0.5)", "time.sleep(300)")
 
 
 class Node:
-    """A node program on a leash, its rank at work."""
+    """A controlled node program, its rank at work."""
 
     def __init__(self, code: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "neuclip.launching.node", "--leash"],
+            [sys.executable, "-m", "neuclip.launching.node", "--control"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
         options = node_options(program=["-c", code], processes=1, max_restarts=0)
-        self.tell(Leash(options=options, environment={}).model_dump_json() + "\n")
+        self.tell(LaunchOptions(options=options, environment={}).model_dump_json() + "\n")
         while not (line := self.process.stdout.readline()).startswith("pids"):
             assert line, "it ended"
         self.pids = [int(word) for word in line.split()[1:]]
@@ -85,7 +85,7 @@ def twice(number):
 WISHES = {
     "word": lambda node: node.tell(END),
     "two words": lambda node: (node.tell(END), node.tell(END)),
-    "closed leash": lambda node: node.process.stdin.close(),
+    "closed control line": lambda node: node.process.stdin.close(),
     "word, then closed": lambda node: (node.tell(END), node.process.stdin.close()),
     "SIGTERM": send(signal.SIGTERM),
     "SIGINT": send(signal.SIGINT),

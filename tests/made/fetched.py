@@ -97,13 +97,13 @@ def commit_retries(
     with scratch_folder(root) as scratch:
         parts = plan_parts(config, root=root, scratch=scratch, progress=silent, force=False)
         assert not parts.missing()
-        families = find_attempts(acquire_uri, [parts.committed[p.key] for p in parts.planned])
-        for partition, family in zip(parts.planned, families, strict=True):
-            words = outcomes(acquire_uri, family)
+        all_attempts = find_attempts(acquire_uri, [parts.committed[p.key] for p in parts.planned])
+        for partition, attempts in zip(parts.planned, all_attempts, strict=True):
+            words = outcomes(acquire_uri, attempts)
             rows = [row for row in partition.rows() if words[row["uid"]] in TRANSIENT_REASONS]
             if rows:
-                key = family.next_key()
-                inputs = {REPAIRS: family.base.key, ROUND: str(family.next_round)}
+                key = attempts.next_key()
+                inputs = {REPAIRS: attempts.base.key, ROUND: str(attempts.next_round)}
                 account = fill(rows, scratch / key, failed_for)
                 manifests.append(
                     commit_account(part_identity(config, key, inputs, root=root), account)

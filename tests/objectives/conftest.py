@@ -4,7 +4,7 @@ from oracles.rank_pool import shared_pool
 from oracles.toy import Toy
 
 from neuclip.objectives.config import NetworkConfig, NeuClipConfig, OpenClipConfig
-from neuclip.objectives.family import build
+from neuclip.objectives.registry import build
 
 NETWORK_FIELDS = frozenset(NetworkConfig.model_fields) - {"name"}
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from neuclip.objectives.family import build
+from neuclip.objectives.registry import build
 
 
 def make(toy, config, num_samples=1000):

@@ -6,7 +6,7 @@ from oracles.toy import Toy
 from neuclip.distributed.collectives import average_gradients
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import NumericsError, ShapeError
-from neuclip.objectives.family import build
+from neuclip.objectives.registry import build
 
 NUM_SAMPLES = 40  # five steps of 12 pairs are an epoch and a half
 

@@ -7,7 +7,7 @@ import torch
 from oracles.toy import Toy
 
 from neuclip.foundation.errors import CheckpointError, NumericsError, ShapeError
-from neuclip.objectives.family import KNOWN, build
+from neuclip.objectives.registry import KNOWN, build
 
 PER_SAMPLE = ("sogclr", "isogclr", "fastclip")
 

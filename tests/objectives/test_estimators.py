@@ -7,7 +7,7 @@ from oracles.contrastive import neuclip
 from oracles.toy import Toy, relative_error
 from torch.nn.functional import normalize
 
-from neuclip.objectives.family import build
+from neuclip.objectives.registry import build
 
 EPS, WIDTH, SIZE, CAPACITY = 1e-6, 6, 5, 17
 

@@ -13,7 +13,7 @@ import torch
 from objectives.test_ranks import CONFIGS
 from torch.nn.functional import normalize
 
-from neuclip.objectives.family import build
+from neuclip.objectives.registry import build
 
 GOLDEN = Path(__file__).with_name("golden") / "losses.json"
 # Prototypes from the index are encoded by the trainer: tests/objectives/test_index_source.py has their losses.

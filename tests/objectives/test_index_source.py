@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from torch.nn.functional import normalize
 
 from neuclip.objectives.config import NetworkConfig
-from neuclip.objectives.family import KNOWN, build
+from neuclip.objectives.registry import KNOWN, build
 
 WIDTH = 6
 

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from neuclip.foundation.errors import ShapeError
 from neuclip.objectives.config import NetworkConfig, NeuClipConfig
 from neuclip.objectives.estimators.estimator import Anchors
-from neuclip.objectives.family import build
+from neuclip.objectives.registry import build
 
 WIDTH = 6
 

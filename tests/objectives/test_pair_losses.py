@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles.toy import Toy
 
-from neuclip.objectives.family import build
 from neuclip.objectives.margins import add_eps, without_eps
+from neuclip.objectives.registry import build
 
 SECTIONS = {
     "openclip": {"name": "openclip"},

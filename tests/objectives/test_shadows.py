@@ -6,7 +6,7 @@ from oracles.toy import Toy
 
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import CheckpointError, ConfigError
-from neuclip.objectives.family import build
+from neuclip.objectives.registry import build
 from neuclip.objectives.shadows import Shadows
 
 SECTIONS = {

@@ -12,7 +12,7 @@ from training.micro_batch_cases import make_batch, make_trainer, train
 from training.runs import ARCHITECTURE, make_config
 
 from neuclip.foundation.errors import NumericsError
-from neuclip.objectives.family import KNOWN
+from neuclip.objectives.registry import KNOWN
 
 CASES = Path(__file__).with_name("micro_batch_cases.py")
 DROPS_PATCHES = {**ARCHITECTURE["vision_cfg"], "patch_dropout": 0.5}

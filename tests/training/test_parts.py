@@ -9,7 +9,7 @@ from training.runs import make_config
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import NumericsError
 from neuclip.loading.samples import Batch
-from neuclip.objectives.family import build
+from neuclip.objectives.registry import build
 from neuclip.towers.model import create_towers
 from neuclip.training.trainer import Trainer
 

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from neuclip.distributed.world import World
 from neuclip.foundation.randomness import permutation
 from neuclip.index.sample_index import SIGNALS, SampleIndex
-from neuclip.objectives.family import build
+from neuclip.objectives.registry import build
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage
 from neuclip.training.signals import Signals

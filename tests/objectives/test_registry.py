@@ -8,8 +8,8 @@ import pytest
 import neuclip.objectives
 from neuclip.foundation.errors import ConfigError
 from neuclip.objectives.config import AgedQueueConfig, NetworkConfig, QueueConfig
-from neuclip.objectives.family import KNOWN, build, parse
 from neuclip.objectives.openclip import OpenClip
+from neuclip.objectives.registry import KNOWN, build, parse
 
 
 def sections():
