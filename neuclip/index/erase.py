@@ -8,13 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import ipc
 
-from neuclip.index.side_files import SHARD_PART, texts_name
-from neuclip.shards.files import MEMBERS
+from neuclip.index.side_files import SAMPLES, SHARD_PART, texts_name
 from neuclip.stages.manifest import PARTS, is_committed, read_manifest
 from neuclip.stages.open_folder import OpenFolder
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import list_folders
-from neuclip.storage.uris import join, parent_of
+from neuclip.storage.uris import join
 
 ArrowBatch = Any
 """A pyarrow.RecordBatch; pyarrow has no types."""
@@ -23,19 +22,14 @@ Rows = dict[str, set[int]]
 
 
 def find_side_parts(stage_uri: str, uids: Collection[str]) -> dict[str, Rows]:
-    """Return the committed side parts whose shards hold one of the pairs, and the rows to erase in each."""
+    """Return the committed side parts with samples of one of the pairs, and the rows to erase in each."""
     found: dict[str, Rows] = {}
-    rows_of: dict[str, Rows] = {}
     for part in list_folders(join(stage_uri, PARTS)):
         uri = join(stage_uri, PARTS, part)
-        shard_part = read_manifest(uri).inputs.get(SHARD_PART) if is_committed(uri) else None
-        if shard_part is None:
-            continue
-        if shard_part not in rows_of:
-            shards_uri = join(parent_of(stage_uri), "shard", PARTS, shard_part)
-            rows_of[shard_part] = _rows(shards_uri, uids)
-        if rows_of[shard_part]:
-            found[part] = rows_of[shard_part]
+        if is_committed(uri) and SHARD_PART in read_manifest(uri).inputs:
+            rows = _rows(uri, uids)
+            if rows:
+                found[part] = rows
     return found
 
 
@@ -58,12 +52,10 @@ def erase_side_part(uri: str, rows: Rows, takedown: int, scratch: Path) -> None:
     folder.close(takedown)
 
 
-def _rows(shards_uri: str, uids: Collection[str]) -> Rows:
-    """Return where pairs stand in the shards of a part; a part that is gone holds none."""
+def _rows(uri: str, uids: Collection[str]) -> Rows:
+    """Return where pairs stand in the files of a side part."""
     found: Rows = {}
-    if not is_committed(shards_uri):
-        return found
-    table = pq.read_table(local_copy(join(shards_uri, MEMBERS)), columns=["uid", "shard"])
+    table = pq.read_table(local_copy(join(uri, SAMPLES)))
     counts: dict[str, int] = {}
     for uid, shard in zip(table["uid"].to_pylist(), table["shard"].to_pylist(), strict=True):
         row = counts[shard] = counts.get(shard, -1) + 1

@@ -23,6 +23,8 @@ SIDE_FILES_SCHEMA = pa.schema(
     {"source": pa.string(), "shard_part": pa.string(), "part": pa.string(), "texts": pa.int64()}
 )
 """source: of the texts; part: among the index's, with a file for each tar of the shard part."""
+SAMPLES = "samples.parquet"
+"""Of a side part: uid and shard of every sample, in order, by which a takedown finds the texts of a pair."""
 SHARD_PART = "shard part"
 """Input of a side part's manifest."""
 
@@ -106,6 +108,8 @@ def side_records(index_uri: str) -> dict[str, dict[str, tuple[str, FileRecord]]]
     for row in table.to_pylist():
         uri = part_uri(index_uri, row["part"])
         for file in read_manifest(uri).files:
+            if file.name == SAMPLES:
+                continue
             shard = join(PARTS, row["shard_part"], f"{Path(file.name).stem}.tar")
             found.setdefault(row["source"], {})[shard] = (join(uri, file.name), file)
     return found

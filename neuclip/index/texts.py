@@ -16,6 +16,7 @@ from neuclip.captions.files import TEXTS, read_parts
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.progress import Progress
 from neuclip.index.side_files import (
+    SAMPLES,
     SHARD_PART,
     SIDE_FILES,
     SIDE_FILES_SCHEMA,
@@ -213,6 +214,10 @@ class _Builder:
             write_texts(folder / texts_name(shard.name), rows, source=source, shard=shard.name)
             samples += shard.samples
             found += sum(map(len, rows))
+        members = committed_file(part_uri(self._shard_uri, part), MEMBERS)
+        pq.write_table(
+            pq.read_table(members, columns=["uid", "shard"]), folder / SAMPLES, compression="zstd"
+        )
         made_of = {"version": TEXTS_VERSION, "source": source, "texts": content.hexdigest()}
         identity = StageIdentity(
             stage=STAGE,

@@ -73,6 +73,7 @@ READ_BY = {
 NO_STAGE_READS = {
     "curate/KEY/groups/*.parquet": "for `neuclip explain`",
     "shard/KEY/pairs.parquet": "for a later run of shard",
+    "index/parts/*/samples.parquet": "for `neuclip takedown`",
     "train/KEY/checkpoints/latest.json": "for a run that goes on",
     "train/KEY/checkpoints/step-*/state.safetensors": "for a run that goes on",
     "publish/KEY/*": "the end of the journey",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from neuclip.captions.template import Template
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.progress import silent
 from neuclip.index.config import STAGE_VERSION, IndexConfig
+from neuclip.index.erase import erase_side_part, find_side_parts
 from neuclip.index.run import run_index
 from neuclip.index.side_files import count_texts, side_records
 from neuclip.loading.captions import Captions
@@ -138,6 +140,22 @@ def test_texts_of_pairs_that_no_shard_has_are_refused(tmp_path):
         IntegrityError, match=r"source 'alt' are of 30 pairs that no shard of .*run `--from curate`"
     ):
         commit_stage(identity, mix)
+
+
+def test_texts_are_found_for_a_takedown_although_the_shards_are_gone(tmp_path):
+    packed = pack(tmp_path, [FIRST], shard=SHARD)
+    gone = FIRST[7]
+    shutil.rmtree(tmp_path / "shard")
+    stage = str(tmp_path / "index")
+    found = find_side_parts(stage, {gone.uid})
+    assert len(found) == 2  # alt and rewrite
+    for part, rows in found.items():
+        erase_side_part(f"{stage}/parts/{part}", rows, 1, tmp_path)
+    left = b"".join(path.read_bytes() for path in Path(packed.index).parent.glob("parts/*/*.arrow"))
+    for pair in FIRST:
+        texts = [text.encode() for of_source in pair.captions.values() for text in of_source]
+        is_left = [text in left for text in texts]
+        assert all(is_left) == (pair is not gone)
 
 
 def damaged(tmp_path, damage):
