@@ -538,6 +538,7 @@ def test_a_row_with_a_broken_text_is_fetched_and_the_text_counted(tmp_path):
         {},
     ]
     assert [row["unusable"] for row in rows] == [{"words": 1}, {"alt": 1}, {"alt": 1, "words": 1}]
+    run_stage(recipe, "score")
     curated = run_stage(recipe, "curate").manifest
     assert curated.ledger.dropped == {"no_caption": 1}
     verdicts = pq.read_table(f"{identify(recipe)['curate'].uri}/verdicts.parquet").to_pylist()

@@ -83,6 +83,7 @@ class TestResult:
             "caption": partitions * sources,
             "shard": 1,
             "index": sources,
+            "evaluate": 2,
         }
         assert parts["score"] % partitions == 0 < parts["score"]
         for path in manifests:

@@ -91,8 +91,10 @@ def test_the_lines_of_a_child_come_in_the_callers_context(tmp_path):
 
 def test_a_server_that_does_not_answer_stops_no_work(monkeypatch, caplog, tmp_path):
     """Training's lines are read by the thread that shows progress; if it died, training would wait for ever."""
-    monkeypatch.setattr("tasks.stage.create_progress_artifact", lambda *_, **__: uuid4())
+    monkeypatch.setattr("tasks.progress.create_progress_artifact", lambda *_, **__: uuid4())
     nobody = f"http://127.0.0.1:{free_port()}/api"
     with temporary_settings({PREFECT_API_URL: nobody, PREFECT_HOME: tmp_path}):
-        ArtifactProgress("train")("train", done=1, total=1)
+        progress = ArtifactProgress("train")
+        progress("train", done=0, total=1)
+        progress("train", done=1, total=1)
     assert "progress of train could not be shown" in caplog.text

@@ -24,6 +24,10 @@ def commit_index(
     """Commit a copy of an index with further rows (tuples of the columns above)."""
 
     def fill(workspace):
+        sides = Path(index_uri, "side_files.parquet")
+        shutil.copy(sides, workspace.output)
+        if not Path(root, "index", "parts").exists():
+            shutil.copytree(Path(index_uri).parent / "parts", Path(root, "index", "parts"))
         path = workspace.output / "index.duckdb"
         shutil.copy(f"{index_uri}/index.duckdb", path)
         with duckdb.connect(str(path)) as connection:
