@@ -9,6 +9,7 @@ from made.demo_web import DEMO_RECIPE
 from typer.testing import CliRunner
 
 from neuclip.cli.main import app
+from neuclip.stage_list import NAMES
 
 runner = CliRunner()
 
@@ -41,7 +42,7 @@ def test_plan_prints_one_object_with_every_stage(small_web, tmp_path):
     result = invoke("plan", DEMO_RECIPE, *small_web.overrides(tmp_path), "--json")
     assert result.exit_code == 0
     plan = json.loads(result.stdout)
-    assert len(plan["stages"]) == 9
+    assert len(plan["stages"]) == len(NAMES)
     assert plan["stages"]["train"]["state"] == "missing"
     assert set(plan["stages"]["train"]) == {"stage", "key", "uri", "state", "why"}
 

@@ -1,5 +1,6 @@
 """What changes for a caption source made by a function, and for a rule over groups. Oracle: a copy with one."""
 
+import pytest
 from house.additions import use, with_changes
 
 REVERSED = """
@@ -77,6 +78,7 @@ assert read_manifest(packed.curate).ledger.dropped == {"one_per_host": 9}
     )
 
 
+@pytest.mark.slow
 def test_a_kind_of_evaluation_set_is_one_file(tmp_path):
     changed = {
         "evaluation/kinds.py": {

@@ -13,6 +13,8 @@ from neuclip.foundation.errors import DataError
 from neuclip.shards.config import ShardConfig
 from neuclip.stages.manifest import read_manifest
 
+pytestmark = pytest.mark.slow
+
 
 def config(**fields):
     return ShardConfig(

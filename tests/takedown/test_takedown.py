@@ -293,6 +293,7 @@ def test_the_same_lists_again_change_nothing(lake):
     assert [place.stage for place in again.contained]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "which"),
     [
