@@ -9,6 +9,7 @@ from neuclip.curate.rules import ImageCluster, Language, NearDuplicateImages, re
 from neuclip.curate.scores import Language as LanguageScore
 from neuclip.curate.scores import PHash, ScoreConfig
 from neuclip.foundation.config import Section
+from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.storage.places import Place
 
 IN_EVALUATION_SET = "in_evaluation_set"
@@ -66,3 +67,11 @@ def _of_decontamination(config: Decontaminate, scores: Sequence[ScoreConfig]) ->
     phashes = [score.name for score in scores if isinstance(score, PHash)]
     names = phashes[:1] if config.images else []
     return names + ([config.embedding.score] if config.embedding is not None else [])
+
+
+def missing_score(name: str, known: list[str], asked_by: str) -> ConfigError:
+    """Return the error of a score that is asked for and not made."""
+    return ConfigError(
+        f"{asked_by} asks for score {name!r}, which score.scores does not have; there are: "
+        f"{', '.join(known) or 'none'}.{nearest(name, known)}"
+    )

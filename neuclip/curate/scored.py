@@ -2,9 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from neuclip.curate.asked import missing_score
 from neuclip.curate.contamination import EvaluationFolders
 from neuclip.curate.pool import ScoreFolders
-from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.stages.committed import committed_bytes, require_same
 from neuclip.stages.manifest import part_uri, read_manifest
 
@@ -98,11 +98,3 @@ class ScoreReader:
     def _folders(self, score: ScoredColumns) -> ScoreFolders:
         folders = [part_uri(self._uri, key) for key in score.parts]
         return ScoreFolders(score.name, score.columns, folders)
-
-
-def missing_score(name: str, known: list[str], asked_by: str) -> ConfigError:
-    """Return the error of a score that is asked for and not made."""
-    return ConfigError(
-        f"{asked_by} asks for score {name!r}, which score.scores does not have; there are: "
-        f"{', '.join(known) or 'none'}.{nearest(name, known)}"
-    )

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from neuclip.evaluation.kinds import kind_of
 from neuclip.foundation.errors import DataError
 from neuclip.loading.evaluation_sets import METRIC_FILE, EvaluationSet
 from neuclip.storage.files import exists
@@ -51,6 +50,8 @@ def main_metric(suite: EvaluationSet) -> MainMetric:
 
     Raises: DataError: if it is one that is not computed here for such a set, or the set is of no known kind.
     """
+    from neuclip.evaluation.kinds import kind_of  # loads torch, which the early check does without
+
     computed = kind_of(suite).metrics(suite)
     declared = suite.declared_metric
     if declared is not None:

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from neuclip.curate.asked import AskedSet
+from neuclip.curate.asked import AskedSet, missing_score
 from neuclip.curate.scores import ScoreConfig
 from neuclip.foundation.config import Section, unkeyed
 from neuclip.stages.scale import ScaleConfig
@@ -39,3 +39,15 @@ class AskedScoring(ScoringConfig):
     sets: list[AskedSet] = Field(
         default_factory=list[AskedSet], description="evaluation sets whose samples are described"
     )
+
+
+def check_asked(config: AskedScoring) -> None:
+    """Raise if curate asks for a score that is not made.
+
+    Raises: ConfigError: naming who asks, and the scores there are.
+    """
+    known = [score.name for score in config.scores]
+    for asked in config.sets:
+        for name in asked.scores:
+            if name not in known:
+                raise missing_score(name, known, f"what drops {asked.reason}")

@@ -5,10 +5,10 @@ from itertools import groupby
 
 from neuclip.acquire.raw import partition_folders
 from neuclip.curate.asked import AskedSet
-from neuclip.curate.scored import SCORED, Scored, ScoredColumns, ScoredSet, missing_score
+from neuclip.curate.scored import SCORED, Scored, ScoredColumns, ScoredSet
 from neuclip.curate.scores import ScoreConfig
 from neuclip.foundation.progress import Progress
-from neuclip.scoring.config import AskedScoring
+from neuclip.scoring.config import AskedScoring, check_asked
 from neuclip.scoring.evaluation_images import score_evaluation_sets
 from neuclip.scoring.pool_scores import ScoreColumns, run_scores
 from neuclip.stages.ledger import add_ledgers
@@ -37,7 +37,7 @@ def run_score(
     Raises: ConfigError: if a score is asked for that the recipe does not have. CheckpointError, NumericsError: for a
         model that cannot score. DataError: for an evaluation set that cannot be read.
     """
-    check(config)
+    check_asked(config)
     found = run_scores(
         config.scores,
         root=root,
@@ -63,18 +63,6 @@ def run_score(
     progress("score", done=len(parts), total=len(parts), note=f"{len(found)} scores")
     summary = {"scores": {score.name: score.record for score in found}, "sets": len(sets)}
     return Outcome(ledger, summary, parts=list(dict.fromkeys(parts)))
-
-
-def check(config: AskedScoring) -> None:
-    """Raise if curate asks for a score that is not made.
-
-    Raises: ConfigError: naming who asks, and the scores there are.
-    """
-    known = [score.name for score in config.scores]
-    for asked in config.sets:
-        for name in asked.scores:
-            if name not in known:
-                raise missing_score(name, known, f"what drops {asked.reason}")
 
 
 def _score_sets(

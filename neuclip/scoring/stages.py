@@ -14,7 +14,7 @@ from neuclip.curate.scores import MODEL_SUFFIXES, ModelScore
 from neuclip.index import config as index
 from neuclip.index.config import IndexConfig
 from neuclip.loading.set_inputs import fingerprint_sets
-from neuclip.scoring.config import STAGE_VERSION, AskedScoring
+from neuclip.scoring.config import STAGE_VERSION, AskedScoring, check_asked
 from neuclip.stages.keys import fingerprint
 from neuclip.stages.loaded import Loaded
 from neuclip.stages.manifest import PARTS
@@ -42,12 +42,6 @@ def _score(job: Job[AskedScoring], workspace: Workspace) -> Outcome:
         pool=job.pool,
         force=job.force,
     )
-
-
-def _check_scores(config: AskedScoring) -> None:
-    from neuclip.scoring.run import check
-
-    check(config)
 
 
 def _score_inputs(config: AskedScoring) -> dict[str, str]:
@@ -130,7 +124,7 @@ SCORE = Stage(
     above=("acquire",),
     inputs=_score_inputs,
     has_progress=True,
-    check=_check_scores,
+    check=check_asked,
     trace=Trace(stays="numbers and features computed from the pairs", part_table=SCORES),
     tell=_tell_of_scores,
 )
