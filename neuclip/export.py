@@ -10,6 +10,7 @@ from neuclip.foundation.progress import Progress, silent
 from neuclip.index.reader import read_samples
 from neuclip.journey import identify
 from neuclip.loading.captions import Captions
+from neuclip.loading.mapped_files import CACHE_GB
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.tar_samples import IMAGE_SUFFIXES, TarSample
 from neuclip.loading.tar_samples import read_samples as read_tar
@@ -24,8 +25,6 @@ from neuclip.storage.uris import absolute, join
 
 RECORD = "export.json"
 """Written last: what the folder holds."""
-_CACHE_GB = 20.0
-"""For shards of a remote root."""
 
 
 class Export(BaseModel):
@@ -63,7 +62,7 @@ def export_shards(
             f"an export needs the index, which has not been made with this recipe ({index_uri} is not committed); run "
             "`--only index`, or the whole recipe"
         )
-    captions = Captions(index_uri, weights={}, seed=0, cache_gb=_CACHE_GB)
+    captions = Captions(index_uri, weights={}, seed=0, cache_gb=CACHE_GB)
     _check_sources(sources, captions.sources)
     target = absolute(folder)
     key = digest({"index": identities["index"].key, "sources": list(sources)})
@@ -71,7 +70,7 @@ def export_shards(
     if (done := _earlier(recipe, export)) is not None:
         return done
     names = read_samples(index_uri).shards
-    files = ShardFiles(shard_uri, cache_gb=_CACHE_GB)
+    files = ShardFiles(shard_uri, cache_gb=CACHE_GB)
     with scratch_folder(recipe.root) as scratch:
         for number, name in enumerate(names):
             progress("export", done=number, total=len(names), note=f"{export.samples} samples")

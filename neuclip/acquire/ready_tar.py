@@ -1,4 +1,4 @@
-"""The members of a tar that a stranger wrote: where they lie and whether their images have sound headers.
+"""The members of an untrusted tar: where they lie and whether their images have sound headers.
 
 Nothing is extracted to disk and nothing is unpickled; what a data set has no reason to hold is passed over.
 """
@@ -71,7 +71,7 @@ def read_members(path: Path) -> TarMembers:
             _read_headers(file, size_bytes, found)
         except OSError:
             raise
-        except Exception as error:  # noqa: BLE001  # tarfile raises anything over headers that a stranger wrote
+        except Exception as error:  # noqa: BLE001  # tarfile raises anything over untrusted headers
             found.damage = printable(f"the tar is cut off or damaged: {error}"[:_DETAIL_CHARACTERS])
             found.problems.note(found.damage)
     return found

@@ -109,7 +109,7 @@ def source_digest(part: Manifest, source: str) -> str:
 
 
 def require_source(source: str, counts: Collection[str], *, place: str) -> None:
-    """Refuse a caption source that no pair has a text of; a table without any alt text is none of its business.
+    """Refuse a caption source that no pair has a text of; `alt` is never refused.
 
     Args:
         counts: the sources that there are, see `count_texts`.

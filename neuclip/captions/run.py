@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.raw import partition_folders, rows_paths, text_folders, texts_paths
-from neuclip.acquire.texts import count_texts
+from neuclip.acquire.raw import ROWS, partition_folders, text_folders
+from neuclip.acquire.texts import TEXTS, count_texts
 from neuclip.captions.config import CaptionConfig
 from neuclip.captions.files import PARTS_FILE, PARTS_SCHEMA
 from neuclip.captions.parts import PartSettings, commit_part, read_part
@@ -21,7 +21,7 @@ from neuclip.foundation.progress import Progress
 from neuclip.stages.committed import committed_file
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import make_ledger
-from neuclip.stages.manifest import Manifest, read_manifest
+from neuclip.stages.manifest import PARTS, Manifest, read_manifest
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.uris import join, name_of
 
@@ -48,15 +48,14 @@ def run_caption(
     Raises: ConfigError: if a derived source has the name of one of the table, or reads one that is not there.
         IntegrityError: if partitions and verdicts do not hold the same pairs.
     """
-    partitions = partition_folders(acquire_uri)
-    _check_sources(config, count_texts(map(read_manifest, text_folders(acquire_uri))))
+    partitions, texts = partition_folders(acquire_uri), text_folders(acquire_uri)
+    _check_sources(config, count_texts(map(read_manifest, texts)))
     kept = SubsetFile(str(committed_file(curate_uri, SUBSET)))
-    settings = PartSettings(root, config.max_per_source, force)
-    work = _Work(config, settings, kept)
-    beside = zip(rows_paths(acquire_uri), texts_paths(acquire_uri), strict=True)
-    for number, (rows, text_file) in enumerate(beside):
+    work = _Work(config, PartSettings(root, config.max_per_source, force))
+    for number, (uri, texts_uri) in enumerate(zip(partitions, texts, strict=True)):
         progress(STAGE, done=number, total=len(partitions), note="gathering texts")
-        work.do(name_of(partitions[number]), _Partition(rows, text_file, kept))
+        rows, beside = committed_file(uri, ROWS), committed_file(texts_uri, TEXTS)
+        work.do(name_of(uri), _Partition(rows, beside, kept))
     expected = read_manifest(curate_uri).ledger.out
     if work.pairs != expected:
         raise IntegrityError(
@@ -95,8 +94,8 @@ class _Partition:
 class _Work:
     """The parts of a run."""
 
-    def __init__(self, config: CaptionConfig, settings: PartSettings, kept: SubsetFile) -> None:
-        self._config, self._settings, self._kept = config, settings, kept
+    def __init__(self, config: CaptionConfig, settings: PartSettings) -> None:
+        self._config, self._settings = config, settings
         self.made: Made = []
         self.pairs = 0
 
@@ -139,7 +138,7 @@ class _Work:
         """Return uid -> source -> texts of the pairs of some parts."""
         found: dict[str, dict[str, list[str]]] = {}
         for source, part in parts.items():
-            for uid, texts in read_part(join(self._settings.root, STAGE, "parts", part.key)):
+            for uid, texts in read_part(join(self._settings.root, STAGE, PARTS, part.key)):
                 found.setdefault(uid, {})[source] = texts
         return found
 
@@ -162,7 +161,7 @@ def _check_sources(config: CaptionConfig, of_table: Mapping[str, object]) -> Non
 
 
 def _list_parts(made: Made, workspace: Workspace) -> None:
-    order = {source: None for source, _, _ in made}
+    order = list(dict.fromkeys(source for source, _, _ in made))
     rows = [
         {
             "source": source,
@@ -171,9 +170,7 @@ def _list_parts(made: Made, workspace: Workspace) -> None:
             "pairs": part.summary["pairs"],
             "texts": part.ledger.out,
         }
-        for wanted in order
-        for source, partition, part in made
-        if source == wanted
+        for source, partition, part in sorted(made, key=lambda one: order.index(one[0]))
     ]
     pq.write_table(pa.Table.from_pylist(rows, schema=PARTS_SCHEMA), workspace.output / PARTS_FILE)
 

@@ -1,4 +1,4 @@
-"""The process that reads what strangers wrote: `python -m neuclip.egress.judge CONFIG quick|slow`.
+"""The process that reads untrusted bytes: `python -m neuclip.egress.judge CONFIG quick|slow`.
 
 It is asked on standard input, a socket. A question is its kind, its length and its bytes; an answer is two lengths, a
 line of JSON and bytes. It has a limit of memory, and one of processor time for each question, past which the kernel

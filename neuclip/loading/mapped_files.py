@@ -13,6 +13,8 @@ from neuclip.storage.fingerprints import sha256_of_file
 from neuclip.storage.uris import is_local, local_part
 
 GB = 1_000_000_000
+CACHE_GB = 20.0
+"""For whoever reads files of a remote root besides training, which has a setting."""
 
 Records = Mapping[str, tuple[str, FileRecord]]
 """Name -> URI, and what was committed there."""

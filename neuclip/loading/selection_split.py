@@ -7,6 +7,7 @@ from itertools import islice
 
 from neuclip.foundation.errors import DataError
 from neuclip.loading.captions import Captions
+from neuclip.loading.mapped_files import CACHE_GB
 from neuclip.loading.tar_samples import IMAGE_SUFFIXES, read_samples
 from neuclip.shards.members import shard_files_uri, shard_records
 from neuclip.stages.committed import committed_file
@@ -15,8 +16,6 @@ from neuclip.storage.uris import join, name_of, parent_of
 _PATTERN = "selection-*.tar"
 _WANTED = frozenset([*IMAGE_SUFFIXES, "txt"])
 _LEAST_PAIRS = 2
-_CACHE_GB = 20.0
-"""For side files of a remote root."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def read_selection_split(shard_uri: str, index_uri: str, *, max_samples: int) ->
 def _pairs(shard_uri: str, index_uri: str) -> Iterator[Pair]:
     """Yield the pairs of all selection shards in the order of parts and names."""
     folder = shard_files_uri(shard_uri)
-    others = Captions(index_uri, weights={}, seed=0, cache_gb=_CACHE_GB)
+    others = Captions(index_uri, weights={}, seed=0, cache_gb=CACHE_GB)
     for name in shard_records(shard_uri):
         if not fnmatch(name_of(name), _PATTERN):
             continue

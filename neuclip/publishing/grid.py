@@ -12,14 +12,13 @@ from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import permutation
 from neuclip.loading.captions import Captions
 from neuclip.loading.images import decode_rgb
+from neuclip.loading.mapped_files import CACHE_GB
 from neuclip.shards.files import MEMBERS
 from neuclip.shards.members import TRAIN, shard_files_uri
 from neuclip.stages.committed import committed_file
 from neuclip.storage.uris import join, name_of, parent_of
 
 _COLUMNS = ("sample_id", "uid", "shard", "image_offset", "image_size")
-_CACHE_GB = 20.0
-"""For side files of a remote root."""
 _MOST_SHARDS = 4
 _SIDE_PX = 176
 _QUALITY = 80
@@ -49,7 +48,7 @@ def sample_grid(shard_uri: str, index_uri: str, count: int) -> list[Sample]:
         return []
     table = pq.read_table(committed_file(shard_uri, MEMBERS))
     table = table.filter(pc.field("split") == TRAIN).select(_COLUMNS)
-    captions = Captions(index_uri, weights={}, seed=_SEED, cache_gb=_CACHE_GB)
+    captions = Captions(index_uri, weights={}, seed=_SEED, cache_gb=CACHE_GB)
     first: dict[str, int] = {}
     for shard, sample_id in zip(
         table["shard"].to_pylist(), table["sample_id"].to_pylist(), strict=True

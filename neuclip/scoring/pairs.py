@@ -24,7 +24,7 @@ _COLUMNS = ["uid", "status", "member", "offset", "size"]
 
 @dataclass(frozen=True)
 class Pair:
-    """One row of a partition; `member`, `offset`, `size` say where its image is, None where none was brought home."""
+    """One row of a partition; `member`, `offset`, `size` say where its image is, None where none was fetched."""
 
     uid: str
     caption: str | None

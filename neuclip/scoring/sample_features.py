@@ -10,6 +10,7 @@ import torch
 
 from neuclip.curate.scores import ModelScore
 from neuclip.index.features import FeatureBatch
+from neuclip.loading.mapped_files import CACHE_GB
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.scoring.clip import ClipModel
 from neuclip.shards.members import TRAIN
@@ -17,8 +18,6 @@ from neuclip.stages.keys import digest
 
 _COLUMNS = ["split", "sample_id", "shard", "image_offset", "image_size", "text_offset", "text_size"]
 _AT_ONCE = 1024
-_CACHE_GB = 20.0
-"""For shards of a remote root."""
 
 _Row = dict[str, Any]
 
@@ -48,7 +47,7 @@ class ShardEncoder:
             shard_uri: committed folder of the shard stage.
             members: the part's member table.
         """
-        files = ShardFiles(shard_uri, cache_gb=_CACHE_GB)
+        files = ShardFiles(shard_uri, cache_gb=CACHE_GB)
         with pq.ParquetFile(members) as table:
             for batch in table.iter_batches(_AT_ONCE, columns=_COLUMNS):
                 rows = [row for row in batch.to_pylist() if row["split"] == TRAIN]

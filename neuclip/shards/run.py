@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from neuclip.acquire.raw import partition_folders, rows_paths, texts_paths
+from neuclip.acquire.raw import ROWS, partition_folders, texts_paths
 from neuclip.curate.files import VERDICTS
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
@@ -36,8 +36,8 @@ def run_shard(
 ) -> Outcome:
     """Write parts of `shard-NNNNNN.tar` (training) and `selection-NNNNNN.tar` (held out), and tables over all parts.
 
-    A sample is three members, `{uid}.jpg|png|webp`, `{uid}.json` and `{uid}.txt`; image bytes are those that
-    acquire stored. `sample_id` is the place in the sequence of training shards; held-out samples have none.
+    The members of a sample are `{uid}.jpg|png|webp`, `{uid}.json` and, if it has an alt text, `{uid}.txt`; image bytes
+    are those that acquire stored. `sample_id` is the place in the sequence of training shards; held-out ones have none.
     In the ledger, `out` counts training samples; held-out ones stand under `held_out_for_selection`.
 
     The outcome depends on what the root has packed before: pairs that an earlier run of the same settings packed
@@ -55,7 +55,8 @@ def run_shard(
     folders = partition_folders(acquire_uri)
     with connect(workspace.scratch) as connection:
         verdicts = committed_file(curate_uri, VERDICTS)
-        pairs = Pairs(connection, verdicts, rows_paths(acquire_uri), texts_paths(acquire_uri))
+        rows = [committed_file(folder, ROWS) for folder in folders]
+        pairs = Pairs(connection, verdicts, rows, texts_paths(acquire_uri))
         history = take_over(pairs, parent_of(workspace.uri), section, force=force)
         parts = Packing(
             config,
