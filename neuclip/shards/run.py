@@ -69,8 +69,7 @@ def run_shard(
             progress=progress,
             force=force,
         )
-        kept = len(history.parts)
-        new = pairs.group_others(first=kept, size=config.pairs_per_part, seed=seed)
+        new = pairs.group_others(first=len(history.parts), size=config.pairs_per_part, seed=seed)
         parts.do(history.parts, new)
         pairs.write_groups(workspace.output / GROUPS)
     ledger = add_ledgers(part.ledger for part in parts.done)
