@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.objectives.observers import IMPLIED, MINI_BATCH
 from bench.objectives.records import Record, Settings, cell, grouped, markdown, mean_std, read
-from bench.objectives.shadows import IMPLIED, MINI_BATCH
 
 RECORDS = "estimation.jsonl"
 SOURCE_RECORDS = "sources.jsonl"
@@ -48,7 +48,7 @@ def grid() -> Iterator[Settings]:
 
 def sources_grid() -> Iterator[Settings]:
     """Yield the runs of the first studies again, with a network for each source of prototypes."""
-    shadows = {
+    observers = {
         f"{source}, m 1024, {title}": network(1024, *steps, source=source)
         for title, steps in SOURCE_SETTINGS.items()
         for source in SOURCES
@@ -57,14 +57,14 @@ def sources_grid() -> Iterator[Settings]:
         for name, count, batch in STUDIES:
             samples = EPOCHS * count // batch * batch
             run = settings(name, count=count, batch=batch, samples=samples, seed=seed)
-            yield run | {"study": "sources", "shadows": shadows}
+            yield run | {"study": "sources", "observers": observers}
 
 
 def settings(name: str, *, count: int, batch: int, samples: int, seed: int) -> Settings:
     """Return the settings of a run at a fixed temperature."""
-    shadows = estimators(count, epochs=samples // count)
+    observers = estimators(count, epochs=samples // count)
     if (name, count, batch) not in STUDIES:
-        shadows = {name: shadows[name] for name in _OF_GROWTH}
+        observers = {name: observers[name] for name in _OF_GROWTH}
     return {
         "study": "estimation",
         "data": name,
@@ -79,7 +79,7 @@ def settings(name: str, *, count: int, batch: int, samples: int, seed: int) -> S
         "seed": seed,
         "batch": batch,
         "samples": samples,
-        "shadows": shadows,
+        "observers": observers,
         "checkpoints": 4,
         "anchors": 1000,
         "eps": EPS,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from bench.objectives import data
 from bench.objectives.data import DataSet
+from bench.objectives.observers import Observers
 from bench.objectives.records import Record, Settings
-from bench.objectives.shadows import Shadows
 from bench.objectives.towers import SMALL, Encoders, make_encoders
 from neuclip.foundation.randomness import permutation
 from neuclip.index.draws import draw_uniform
@@ -68,7 +68,7 @@ def train(settings: Settings, *, pairs_folder: Path | None = None) -> Record:
 
     Args:
         settings: `data`, `count`, `image_px`, `architecture`, `objective`, `lr`, `seed`, `batch`,
-            `samples`, and, for estimators that watch, `shadows`, `checkpoints`, `anchors`, `eps`.
+            `samples`, and, for estimators that watch, `observers`, `checkpoints`, `anchors`, `eps`.
     """
     device = torch.device(settings.get("device", "cpu"))
     found = data.load(
@@ -85,14 +85,14 @@ def train(settings: Settings, *, pairs_folder: Path | None = None) -> Record:
         settings["objective"], feature_dim=encoders.feature_dim, num_samples=len(found), seed=seed
     ).to(device)
     run = Run(settings, found, encoders, objective, device, encoders.tokenize(found.captions))
-    shadows = Shadows(settings, objective, encoders.feature_dim, len(found), device)
-    seconds = _steps(run, shadows)
+    observers = Observers(settings, objective, encoders.feature_dim, len(found), device)
+    seconds = _steps(run, observers)
     return {
         **evaluate(run),
         "samples_per_s": run.total_steps * run.batch / seconds,
         "clipped_share": run.num_clipped / run.total_steps,
         "curve": run.curve,
-        "estimation": shadows.found,
+        "estimation": observers.found,
     }
 
 
@@ -140,8 +140,8 @@ def evaluate(run: Run) -> dict[str, float]:
     }
 
 
-def _steps(run: Run, shadows: Shadows) -> float:
-    """Take all steps; return the process's CPU time without that of shadows."""
+def _steps(run: Run, observers: Observers) -> float:
+    """Take all steps; return the process's CPU time without that of observers."""
     optimiser = make_optimiser(run.encoders, run.objective, run.settings["lr"])
     order = batches(len(run.data), run.batch, run.settings["seed"])
     seconds = 0.0
@@ -150,9 +150,9 @@ def _steps(run: Run, shadows: Shadows) -> float:
         ids = next(order)
         features = run.encoders(run.data.images[ids].to(run.device), run.tokens[ids].to(run.device))
         ids = ids.to(run.device)
-        paused = _serve(run, shadows)
-        shadows.watch(*features, ids, step + 1)
-        paused += shadows.seconds
+        paused = _serve(run, observers)
+        observers.watch(*features, ids, step + 1)
+        paused += observers.seconds
         _set_rates(optimiser, run, step)
         result = run.objective(*features, ids)
         result.loss.backward()
@@ -162,18 +162,18 @@ def _steps(run: Run, shadows: Shadows) -> float:
         run.objective.advance(step + 1)
         _note(run, step, result.loss, norm)
         seconds += time.process_time() - start - paused
-        if shadows.is_due(step + 1, run.total_steps):
+        if observers.is_due(step + 1, run.total_steps):
             images, texts = run.encode(run.data.images, run.tokens)
-            shadows.measure(images, texts, step=step + 1)
+            observers.measure(images, texts, step=step + 1)
     return seconds
 
 
-def _serve(run: Run, shadows: Shadows) -> float:
-    """Give the objective, then shadows, the pairs they ask for; return the shadows' CPU time."""
+def _serve(run: Run, observers: Observers) -> float:
+    """Give the objective, then observers, the pairs they ask for; return the observers' CPU time."""
     _give(run, run.objective)
     start = time.process_time()
-    for shadow in shadows.objectives:
-        _give(run, shadow)
+    for observer in observers.objectives:
+        _give(run, observer)
     return time.process_time() - start
 
 

@@ -152,7 +152,7 @@ def query(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask by SQL: views samples, features, clusters, signals, verdicts, rules, rows, captions. Only reads."""
+    """Ask by SQL: views samples, features, clusters, sample_statistics, verdicts, rules, rows, captions. Only reads."""
     from neuclip.cli.answers import rows_table
     from neuclip.query.sql import run_query
 

@@ -8,7 +8,7 @@ from neuclip.curate.scores import ModelScore
 from neuclip.foundation.config import Section, unkeyed
 from neuclip.stages.scale import ScaleConfig
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 """Raised when the stage's output for the same recipe and inputs changes."""
 
 

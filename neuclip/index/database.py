@@ -26,7 +26,7 @@ _TABLES = """
     CREATE TABLE features (
         sample_id BIGINT NOT NULL, model VARCHAR NOT NULL, image_feature FLOAT[], text_feature FLOAT[]);
     CREATE TABLE clusters (sample_id BIGINT NOT NULL, model VARCHAR NOT NULL, cluster INTEGER NOT NULL);
-    CREATE TABLE signals (
+    CREATE TABLE sample_statistics (
         sample_id BIGINT NOT NULL, step BIGINT NOT NULL, visits BIGINT,
         log_normalizer_image FLOAT, log_normalizer_text FLOAT, loss FLOAT);"""
 

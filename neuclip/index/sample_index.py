@@ -21,8 +21,8 @@ from neuclip.storage.uris import join, name_of, parent_of
 
 log = logging.getLogger(__name__)
 
-SIGNALS = "signals.parquet"
-"""In the folder of a train stage with `train.signals`: what the run found out about each sample."""
+STATISTICS = "sample_statistics.parquet"
+"""In the folder of a train stage with `train.sample_statistics`: what the run found out about each sample."""
 
 Strategy = Literal["uniform", "stratified", "kmeans++"]
 _TABLE_OF = {"stratified": "clusters", "kmeans++": "features"}
@@ -41,7 +41,7 @@ class SampleIndex:
     def __init__(self, index_uri: str) -> None:
         self.uri = index_uri
         self._path = committed_file(index_uri, INDEX)
-        self._signals: Path | None = None
+        self._statistics: Path | None = None
         with self.connect() as connection:
             self.count = int(connection.sql("SELECT count(*) FROM samples").fetchall()[0][0])
         if self.count == 0:
@@ -49,8 +49,8 @@ class SampleIndex:
                 f"the index {index_uri} has no samples; look at the ledgers of the stages above it"
             )
 
-    def with_signals(self, train_uri: str) -> "SampleIndex":
-        """Return the same index with the signals of a finished training run as its table `signals`.
+    def with_statistics(self, train_uri: str) -> "SampleIndex":
+        """Return the same index, with the table `sample_statistics` of a finished training run.
 
         The run may have been before parts were added to the index: ids of samples never change.
 
@@ -64,12 +64,12 @@ class SampleIndex:
                 f"{train_uri} was trained on the samples of index {trained_on}, which index {own} does not "
                 "begin with; open that one"
             )
-        if SIGNALS not in {file.name for file in manifest.files}:
+        if STATISTICS not in {file.name for file in manifest.files}:
             raise DataError(
-                f"{train_uri} has no {SIGNALS}; train with train.signals: true to get them"
+                f"{train_uri} has no {STATISTICS}; train with train.sample_statistics: true to get them"
             )
         found = SampleIndex(self.uri)
-        found._signals = committed_file(train_uri, SIGNALS)
+        found._statistics = committed_file(train_uri, STATISTICS)
         return found
 
     def _begins_with(self, key: str) -> bool:
@@ -85,10 +85,10 @@ class SampleIndex:
         """Open the tables for SQL; they cannot be written to."""
         with duckdb.connect(str(self._path), read_only=True) as connection:
             connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-            if self._signals is not None:
-                path = str(self._signals).replace("'", "''")  # a view takes no parameters
+            if self._statistics is not None:
+                path = str(self._statistics).replace("'", "''")  # a view takes no parameters
                 connection.execute(
-                    f"CREATE TEMP VIEW signals AS SELECT * FROM read_parquet('{path}')"  # noqa: S608
+                    f"CREATE TEMP VIEW sample_statistics AS SELECT * FROM read_parquet('{path}')"  # noqa: S608
                 )
             yield connection
 

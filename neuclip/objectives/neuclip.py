@@ -87,7 +87,7 @@ class NeuClip(Objective):
                 alpha_SB = self.estimator(anchors if is_live else constant)
             result = self._result(batch, log_batch_SB, alpha_SB, temperature)
             if self.training:
-                self.estimator.absorb(batch, constant, log_batch_SB.detach(), alpha_SB.detach())
+                self.estimator.update(batch, constant, log_batch_SB.detach(), alpha_SB.detach())
             return result
 
     @torch.no_grad()

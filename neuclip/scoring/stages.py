@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from neuclip.stages.telling import Pair, Told
 
-_OF_THE_INDEX = ("samples", "features", "clusters", "signals")
+_OF_THE_INDEX = ("samples", "features", "clusters", "sample_statistics")
 
 
 def _score(job: Job[AskedScoring], workspace: Workspace) -> Outcome:

@@ -12,8 +12,8 @@ from neuclip.distributed.collectives import barrier, gather_objects
 from neuclip.foundation.errors import StorageError
 from neuclip.training.job import CHECKPOINTS, TrainJob
 from neuclip.training.mirror import mirror_run
+from neuclip.training.sample_statistics import BYTES_A_SAMPLE
 from neuclip.training.saving import Snapshot, restore_trainer, take_snapshot, write_snapshot
-from neuclip.training.signals import BYTES_A_SAMPLE
 from neuclip.training.trainer import Trainer
 
 _GB = 1e9
@@ -124,8 +124,8 @@ def require_disk(folder: Path, trainer: Trainer) -> str:
     moments = sum(_MOMENTS[config.optimiser] * p.nbytes for p in trainer.encoders.parameters())
     averages = model if config.ema_decay else 0
     objective = _bytes_of(trainer.objective.state_dict()) * trainer.world.size
-    signals = BYTES_A_SAMPLE * trainer.objective.num_samples if config.signals else 0
-    one = 2 * model + moments + averages + objective + signals
+    statistics = BYTES_A_SAMPLE * trainer.objective.num_samples if config.sample_statistics else 0
+    one = 2 * model + moments + averages + objective + statistics
     needed = one * (config.keep_checkpoints + config.keep_best + 2)
     kept = _bytes_of_files(folder / CHECKPOINTS)
     free = shutil.disk_usage(folder).free

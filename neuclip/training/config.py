@@ -10,11 +10,11 @@ from neuclip.loading.config import LoaderConfig
 from neuclip.objectives.config import NeuClipConfig, ObjectiveConfig
 from neuclip.towers.config import ModelConfig
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
 
 
-ShadowName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+ObserverName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 
 
 class ProbeConfig(Section):
@@ -27,7 +27,7 @@ class ProbeConfig(Section):
     anchors: int = Field(
         default=512, ge=2, description="of these, how many the normalizers are compared for"
     )
-    shadows: dict[ShadowName, ObjectiveConfig] = Field(
+    observers: dict[ObserverName, ObjectiveConfig] = Field(
         default={},
         description="further objectives by name that watch the run's features and are measured "
         "like its own; each costs a step of its own",
@@ -184,10 +184,10 @@ class TrainConfig(Section):
     probe: ProbeConfig | None = Field(
         default=None, description="measures the error of the log-normalizers; null is off"
     )
-    signals: bool = Field(
+    sample_statistics: bool = Field(
         default=False,
         description="whether the run keeps each sample's last loss and log-normalizers and its visits, "
-        "20 bytes a sample in the main process's memory and in checkpoints, and writes them to signals.parquet",
+        "20 bytes a sample in the main process's memory and in checkpoints, and writes sample_statistics.parquet",
     )
     loader: LoaderConfig = Field(
         default=LoaderConfig(), description="how samples get from the shards to the device"

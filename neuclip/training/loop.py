@@ -14,7 +14,7 @@ import torch
 from neuclip.distributed.collectives import all_gather, all_reduce_mean_
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import BudgetError, IntegrityError, NumericsError, StoppedError
-from neuclip.index.sample_index import SIGNALS
+from neuclip.index.sample_index import STATISTICS
 from neuclip.loading.batches import load_batches
 from neuclip.loading.samples import Batch
 from neuclip.training.checkpointing import Checkpoints, restore_latest
@@ -99,8 +99,8 @@ class _Run:
             if self.checkpoints.step != self.trainer.step:  # the last batch was passed over
                 self.checkpoints.save(score=None)
             self.checkpoints.wait()
-            if self.trainer.signals is not None and self.world.is_main:
-                self.trainer.signals.write(self.job.run_folder / SIGNALS)
+            if self.trainer.sample_statistics is not None and self.world.is_main:
+                self.trainer.sample_statistics.write(self.job.run_folder / STATISTICS)
         finally:
             if self.log is not None:
                 self.log.close()

@@ -26,8 +26,8 @@ from neuclip.objectives.exact import (
     implied_by_infonce,
 )
 from neuclip.objectives.objective import Objective
+from neuclip.objectives.observers import Observers
 from neuclip.objectives.registry import build
-from neuclip.objectives.shadows import Shadows
 from neuclip.objectives.temperature import Temperature
 from neuclip.stages.committed import committed_folder
 from neuclip.stages.manifest import read_manifest
@@ -209,7 +209,7 @@ def _replay(
     constant = LearnedTemperature(
         temperature_init=tau, temperature_min=tau, temperature_max=tau, learn_temperature=False
     )
-    shadows = Shadows(
+    observers = Observers(
         compared_estimators(batch, size),
         Temperature(constant).to(device),
         feature_dim=part.images.shape[1],
@@ -225,7 +225,7 @@ def _replay(
     places = torch.as_tensor([place for epoch in stream for place in epoch.tolist()], device=device)
     for step in range(steps):
         seen = part.at(places[step * batch : (step + 1) * batch])
-        shadows.observe(seen.images, seen.texts, seen.sample_ids)
+        observers.observe(seen.images, seen.texts, seen.sample_ids)
     # As if the anchors came in a batch of others: the next batch that no estimator has seen.
     others = part.at(places[steps * batch : (steps + 1) * batch])
     batch_SA = exact_log_normalizers(anchors, others, temperature, eps=EPS)
@@ -238,7 +238,7 @@ def _replay(
             size,
         ),
     ]
-    found = shadows.predict(anchors.images, anchors.texts, anchors.sample_ids)
+    found = observers.predict(anchors.images, anchors.texts, anchors.sample_ids)
     for name, sides in found.items():
         rows.append(_row(name, error_of(torch.stack(sides).float(), exact_SA), batch, size))
     return rows

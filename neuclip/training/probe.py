@@ -1,4 +1,4 @@
-"""Hold the log-normalizers of a run, and of its shadows, against exact ones while training goes on.
+"""Hold the log-normalizers of a run, and of its observers, against exact ones while training goes on.
 
 Legend: S side (0 image anchors, 1 text anchors), A anchors, G global batch.
 """
@@ -31,7 +31,7 @@ class NormalizerProbe:
     The contrast set is a fixed random part of the training set (all of it where it is not larger), encoded
     with the present weights in evaluation mode; the anchors are the first of it. What is compared with the
     exact values: what the objective would use for these anchors, what the present batch gives, what InfoNCE
-    makes of that, and what each shadow would use.
+    makes of that, and what each observer would use.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class NormalizerProbe:
             values |= _named("normalizer", error)
         for name, found_SA in estimates.items():
             values |= _named(f"normalizer_{name}", error_of(found_SA, exact_SA))
-        if trainer.shadows is not None:
-            found = trainer.shadows.predict(anchors.images, anchors.texts, anchors.sample_ids)
+        if trainer.observers is not None:
+            found = trainer.observers.predict(anchors.images, anchors.texts, anchors.sample_ids)
             for name, sides in found.items():
-                values |= _named(f"shadow_{name}", _error(sides, exact_SA))
+                values |= _named(f"observer_{name}", _error(sides, exact_SA))
         return values
 
 

@@ -35,10 +35,10 @@ class RequestedSamples:
         return SampleIndex(self._index_uri)
 
     def serve(self) -> None:
-        """Give the objective and its shadows what they want before the next step; every rank calls it."""
+        """Give the objective and its observers what they want before the next step; every rank calls it."""
         trainer = self._trainer
-        shadows = trainer.shadows.objectives.values() if trainer.shadows else ()
-        for objective in (trainer.objective, *shadows):
+        observers = trainer.observers.objectives.values() if trainer.observers else ()
+        for objective in (trainer.objective, *observers):
             wanted = objective.wanted()
             if wanted is not None:
                 objective.take(*self._encode(self._draw(wanted)))
@@ -82,13 +82,13 @@ class RequestedSamples:
 
 
 def require_prototypes(config: TrainConfig, index_uri: str) -> str:
-    """Check that the index has what objective and shadows will ask it for; return what they will.
+    """Check that the index has what objective and observers will ask it for; return what they will.
 
     Raises: ConfigError, DataError: as `SampleIndex.prototypes`.
     """
-    shadows = {} if config.probe is None else config.probe.shadows
+    observers = {} if config.probe is None else config.probe.observers
     asked: list[str] = []
-    for section in (config.objective, *shadows.values()):
+    for section in (config.objective, *observers.values()):
         network = _network_from_index(section)
         if network is not None:
             SampleIndex(index_uri).require(network.num_prototypes, network.index_strategy)

@@ -32,15 +32,15 @@ def take_snapshot(
     trainer: Trainer, *, train_key: str, scheduled: bool, score: float | None = None
 ) -> Snapshot | None:
     """Copy a trainer's state; every rank calls it, the main rank gets the snapshot."""
-    shadows = trainer.shadows
+    observers = trainer.observers
     shared = {
         "objective": trainer.objective.whole_state(),
-        "shadows": {} if shadows is None else shadows.whole_state(),
+        "observers": {} if observers is None else observers.whole_state(),
     }
     scale, bias = trainer.objective.logit_scale_and_bias()
     model, optimiser = trainer.model_state(), optimiser_state(trainer.optimiser)
     average = {} if trainer.average is None else trainer.average.state()
-    signals = {} if trainer.signals is None else trainer.signals.state()
+    statistics = {} if trainer.sample_statistics is None else trainer.sample_statistics.state()
     if not trainer.world.is_main:
         return None
     # In the model's own form, which may be one element instead of a scalar.
@@ -53,7 +53,7 @@ def take_snapshot(
         **shared,
         "optimiser": optimiser,
         "average": average,
-        "signals": signals,
+        "sample_statistics": statistics,
         "corrupt": torch.tensor(sorted(trainer.corrupt), dtype=torch.int64),
         "guard": trainer.guard.state(),
     }
@@ -92,10 +92,10 @@ def restore_trainer(trainer: Trainer, folder: Path) -> None:
         if trainer.average is not None:
             trainer.average.load_state(state["average"])
         trainer.objective.load_whole_state(state["objective"])
-        if trainer.shadows is not None:
-            trainer.shadows.load_whole_state(state["shadows"])
-        if trainer.signals is not None:
-            trainer.signals.load_state(state["signals"])
+        if trainer.observers is not None:
+            trainer.observers.load_whole_state(state["observers"])
+        if trainer.sample_statistics is not None:
+            trainer.sample_statistics.load_state(state["sample_statistics"])
         load_optimiser_state(trainer.optimiser, state["optimiser"])
         trainer.corrupt.update(state["corrupt"].tolist())
         trainer.guard.load_state(state["guard"])

@@ -44,13 +44,13 @@ def _preflight(job: Job[TrainConfig]) -> Checks:
 def _add_views(
     connection: "duckdb.DuckDBPyConnection", uri: str, mentioned: Collection[str]
 ) -> None:
-    """Put the signals of this run in the place of those that the index has."""
-    from neuclip.index.sample_index import SIGNALS
+    """Put the per-sample statistics of this run in the place of those that the index has."""
+    from neuclip.index.sample_index import STATISTICS
     from neuclip.stages.committed import holds_file
     from neuclip.stages.views import add_file
 
-    if "signals" in mentioned and holds_file(uri, SIGNALS):
-        add_file(connection, "signals", uri, SIGNALS)
+    if "sample_statistics" in mentioned and holds_file(uri, STATISTICS):
+        add_file(connection, "sample_statistics", uri, STATISTICS)
 
 
 def _tell(pair: "Pair", uri: str) -> "Told":

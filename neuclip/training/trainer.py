@@ -14,7 +14,7 @@ from neuclip.distributed.world import World
 from neuclip.foundation.errors import ConfigError
 from neuclip.loading.samples import Batch
 from neuclip.objectives.objective import Objective, ObjectiveResult
-from neuclip.objectives.shadows import Shadows
+from neuclip.objectives.observers import Observers
 from neuclip.towers.model import Towers
 from neuclip.training.average import WeightAverage
 from neuclip.training.config import TrainConfig
@@ -24,7 +24,7 @@ from neuclip.training.numerics import gradient_norm, require_finite
 from neuclip.training.optimiser import build_optimiser, set_learning_rate
 from neuclip.training.parallel import lay_out
 from neuclip.training.precision import is_in_bf16, set_float32_products
-from neuclip.training.signals import Signals
+from neuclip.training.sample_statistics import SampleStatistics
 
 _SEED_FACTOR = 1_000_003
 
@@ -95,8 +95,10 @@ class Trainer:
         self._autocast = torch.autocast(
             world.device.type, dtype=torch.bfloat16, enabled=self.in_bf16
         )
-        self.shadows = _shadows(objective, config, seed=seed, world=world)
-        self.signals = Signals(objective.num_samples, world) if config.signals else None
+        self.observers = _observers(objective, config, seed=seed, world=world)
+        self.sample_statistics = (
+            SampleStatistics(objective.num_samples, world) if config.sample_statistics else None
+        )
         self._cache = (
             None
             if config.micro_batch is None
@@ -123,8 +125,8 @@ class Trainer:
             require_finite(sums, batch.sample_ids, step=self.step, world=self.world)
         result = self.objective(*features, batch.sample_ids)
         image_features, text_features = (side.detach() for side in features)
-        if self.shadows is not None:
-            self.shadows.observe(image_features, text_features, batch.sample_ids)
+        if self.observers is not None:
+            self.observers.observe(image_features, text_features, batch.sample_ids)
         return Forward(image_features, text_features, result, leaves)
 
     @torch.no_grad()
@@ -167,8 +169,8 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.step)
         self.objective.advance(self.step)
-        if self.signals is not None:
-            self.signals.note(batch.sample_ids, forward.result, step=self.step)
+        if self.sample_statistics is not None:
+            self.sample_statistics.note(batch.sample_ids, forward.result, step=self.step)
         return norm, rate
 
     def model_state(self) -> dict[str, Tensor]:
@@ -214,18 +216,18 @@ class Trainer:
             return encoders(images, tokens)
 
 
-def _shadows(
+def _observers(
     objective: Objective, config: TrainConfig, *, seed: int, world: World
-) -> Shadows | None:
-    if config.probe is None or not config.probe.shadows:
+) -> Observers | None:
+    if config.probe is None or not config.probe.observers:
         return None
     if objective.learned_temperature is None:
         raise ConfigError(
-            f"train.probe.shadows share the run's temperature, and {config.objective.name} has one "
-            "for every sample; leave the shadows out or train with another objective"
+            f"train.probe.observers share the run's temperature, and {config.objective.name} has one "
+            "for every sample; leave the observers out or train with another objective"
         )
-    return Shadows(
-        config.probe.shadows,
+    return Observers(
+        config.probe.observers,
         objective.learned_temperature,
         feature_dim=objective.feature_dim,
         num_samples=objective.num_samples,

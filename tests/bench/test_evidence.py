@@ -19,7 +19,7 @@ def one_thread():
 
 def settings(**changes):
     return estimation.settings("scenes", count=160, batch=16, samples=320, seed=0) | {
-        "shadows": {"queue": estimation.neuclip({"name": "queue", "num_pairs": 50})},
+        "observers": {"queue": estimation.neuclip({"name": "queue", "num_pairs": 50})},
         "checkpoints": 2,
         "anchors": 20,
         **changes,
@@ -35,10 +35,10 @@ def test_a_run_is_a_pure_function_of_its_settings():
 
 
 @pytest.mark.parametrize("source", ["recent", "index"])
-def test_shadows_do_not_change_the_run(source):
-    shadows = {"network": estimation.network(40, 1, 7, source=source)}
-    watched = train(settings(shadows=shadows))
-    assert watched["curve"] == train(settings(shadows={}))["curve"]
+def test_observers_do_not_change_the_run(source):
+    observers = {"network": estimation.network(40, 1, 7, source=source)}
+    watched = train(settings(observers=observers))
+    assert watched["curve"] == train(settings(observers={}))["curve"]
     assert watched["estimation"][-1]["rows"]["network"]["known_share"] == 1
 
 

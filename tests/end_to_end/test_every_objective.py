@@ -74,13 +74,13 @@ CASES = {
     "siglip, fsdp": named("siglip", temperature_lr=0.05) | {"parallel": "fsdp"},
     "amorlip, probed": named("amorlip")
     | {"probe": {"every_steps": 3, "samples": 40, "anchors": 8}},
-    "amorlip, as a shadow": named("openclip")
+    "amorlip, as an observer": named("openclip")
     | {
         "probe": {
             "every_steps": 3,
             "samples": 40,
             "anchors": 8,
-            "shadows": {"amorlip": {"name": "amorlip"}},
+            "observers": {"amorlip": {"name": "amorlip"}},
         }
     },
 }

@@ -41,9 +41,9 @@ def test_objectives_and_what_is_below_them(name):
         recipe = load_recipe(DEMO_RECIPE, {"train.objective": {"name": written}})
         assert recipe.train.objective.name == name
         assert parse({"name": written}).name == name
-    shadows = {"a": {"name": "NeuCLIP", "estimator": {"name": "AGED_queue"}}}
-    recipe = load_recipe(DEMO_RECIPE, {"train.probe.shadows": shadows})
-    assert recipe.train.probe.shadows["a"].estimator.name == "aged_queue"
+    observers = {"a": {"name": "NeuCLIP", "estimator": {"name": "AGED_queue"}}}
+    recipe = load_recipe(DEMO_RECIPE, {"train.probe.observers": observers})
+    assert recipe.train.probe.observers["a"].estimator.name == "aged_queue"
 
 
 @pytest.mark.parametrize("kind", ["PHash", "Language", "CLIP_score", "TMARS"])

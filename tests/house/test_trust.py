@@ -11,7 +11,7 @@ WORDS = {
     *("acquire.sha256_column", "acquire.caption_columns", "acquire.keep_columns"),
     *("acquire.refuse.hosts", "acquire.refuse.urls", "acquire.refuse.uids"),
     *("caption.derive.of", "caption.derive.source", "caption.derive.text"),
-    *("train.caption_sources", "train.probe.shadows", "curate.rules.source"),
+    *("train.caption_sources", "train.probe.observers", "curate.rules.source"),
     *("curate.decontaminate.embedding.score", "curate.rules.score", "curate.rules.best"),
     *("curate.rules.keep", "curate.rules.patterns", "curate.rules.column", "curate.rules.name"),
     *("score.scores.name", "score.scores.source"),

@@ -14,7 +14,7 @@ from neuclip.index.reader import read_samples
 def test_the_index_names_every_training_sample(tmp_path):
     pairs = some_pairs(60)
     packed = pack(tmp_path, [pairs])
-    tables = ("features", "clusters", "signals")
+    tables = ("features", "clusters", "sample_statistics")
     members = [
         m
         for m in pq.read_table(f"{packed.shard}/members.parquet").to_pylist()

@@ -11,7 +11,7 @@ from made.packed import pack
 
 from neuclip.foundation.errors import ConfigError, DataError, IntegrityError
 from neuclip.index.draws import draw_spread, draw_stratified, draw_uniform
-from neuclip.index.sample_index import SIGNALS, SampleIndex
+from neuclip.index.sample_index import STATISTICS, SampleIndex
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage
 
@@ -149,7 +149,7 @@ def test_a_truncated_index_is_refused(plain, count, tmp_path):
 def commit_run(root, *, index="made", has_signals=True):
     def fill(workspace):
         table = pa.table({"sample_id": [0, 1, 2], "loss": pa.array([0.5, None, 7.0])})
-        pq.write_table(table, workspace.output / (SIGNALS if has_signals else "other.parquet"))
+        pq.write_table(table, workspace.output / (STATISTICS if has_signals else "other.parquet"))
         return Outcome(ledger=make_ledger(1, 1, {}))
 
     identity = StageIdentity("train", 1, "run", {}, {"index": index}, str(root))
@@ -159,26 +159,28 @@ def commit_run(root, *, index="made", has_signals=True):
 
 def test_signals_stand_beside_the_samples(full, tmp_path):
     root = tmp_path / "it's"  # a quote in a path
-    index = SampleIndex(full).with_signals(commit_run(root))
+    index = SampleIndex(full).with_statistics(commit_run(root))
     with index.connect() as connection:
         found = connection.sql(
-            "SELECT uid IS NOT NULL, loss FROM signals JOIN samples USING (sample_id) ORDER BY loss DESC"
+            "SELECT uid IS NOT NULL, loss FROM sample_statistics JOIN samples USING (sample_id) ORDER BY loss DESC"
         ).fetchall()
     assert found == [(True, 7.0), (True, 0.5), (True, None)]
 
 
 def test_signals_of_no_run_or_of_another_index_are_refused(full, tmp_path):
-    with pytest.raises(DataError, match=r"no signals.parquet; train with train.signals: true"):
-        SampleIndex(full).with_signals(commit_run(tmp_path / "a", has_signals=False))
+    with pytest.raises(
+        DataError, match=r"no sample_statistics.parquet; train with train.sample_statistics: true"
+    ):
+        SampleIndex(full).with_statistics(commit_run(tmp_path / "a", has_signals=False))
     with pytest.raises(DataError, match="elsewhere, which index made does not begin with"):
-        SampleIndex(full).with_signals(commit_run(tmp_path / "b", index="elsewhere"))
+        SampleIndex(full).with_statistics(commit_run(tmp_path / "b", index="elsewhere"))
 
 
 def test_signals_stay_of_use_when_parts_are_added_and_only_then(plain, tmp_path):
     grown = SampleIndex(commit_index(plain, tmp_path, key="grown", parts=("a", "b", "c")))
     for key, parts in (("first", ("a", "b")), ("other", ("b", "a"))):
         commit_index(plain, tmp_path, key=key, parts=parts)
-    with grown.with_signals(commit_run(tmp_path, index="first")).connect() as connection:
-        assert connection.sql("SELECT count(*) FROM signals").fetchall() == [(3,)]
+    with grown.with_statistics(commit_run(tmp_path, index="first")).connect() as connection:
+        assert connection.sql("SELECT count(*) FROM sample_statistics").fetchall() == [(3,)]
     with pytest.raises(DataError, match="other, which index grown does not begin with"):
-        grown.with_signals(commit_run(tmp_path / "b", index="other"))
+        grown.with_statistics(commit_run(tmp_path / "b", index="other"))

@@ -124,7 +124,7 @@ def test_it_tells_as_far_as_the_stages_are_done(tmp_path):
 
 
 def test_clusters_and_signals_are_told(asked, tmp_path):
-    """A training stage made by hand that kept signals."""
+    """A training stage made by hand that kept per-sample statistics."""
     recipe, _ = make_recipe(tmp_path)
     pairs = make_pairs()
     do_stages(recipe, pairs)
@@ -132,14 +132,14 @@ def test_clusters_and_signals_are_told(asked, tmp_path):
 
     def train(workspace):
         rows = {"sample_id": range(30), "step": [9] * 30, "visits": range(30), "loss": [0.5] * 30}
-        pq.write_table(pa.table(rows), workspace.output / "signals.parquet")
+        pq.write_table(pa.table(rows), workspace.output / "sample_statistics.parquet")
         return Outcome(make_ledger(1, 1, {}))
 
     commit_stage(identity, train)
     members = pq.read_table(f"{identify(recipe)['shard'].uri}/members.parquet").to_pylist()
     uid = next(m["uid"] for m in members if m["sample_id"] == 17)
     story = explain(recipe, uid)
-    assert story.stages["train"]["signals"] == {
+    assert story.stages["train"]["sample_statistics"] == {
         "sample_id": 17,
         "step": 9,
         "visits": 17,
@@ -150,7 +150,7 @@ def test_clusters_and_signals_are_told(asked, tmp_path):
 
     found = run_query(
         recipe,
-        "SELECT visits FROM signals JOIN samples USING (sample_id) WHERE sample_id = 3",
+        "SELECT visits FROM sample_statistics JOIN samples USING (sample_id) WHERE sample_id = 3",
         limit=2,
     )
     assert found.rows == [[3]]

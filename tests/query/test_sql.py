@@ -57,7 +57,7 @@ def test_every_view_holds_what_was_committed(asked):
         for k, text in enumerate(texts)
     )
     assert "captions" not in _columns(asked, "rows")
-    for view in ("features", "clusters", "signals"):
+    for view in ("features", "clusters", "sample_statistics"):
         assert ask(asked, f"SELECT count(*) FROM {view}") == [[0]]
 
 

@@ -29,7 +29,7 @@ ARCHITECTURE = {
 
 SMALL_NETWORK = {"name": "network", "num_prototypes": 48, "inner_steps": 2, "restart_every": 7}
 
-SHADOWS = {
+OBSERVERS = {
     "queue": {"name": "neuclip", "estimator": {"name": "queue", "num_pairs": 40}},
     "fastclip": {"name": "fastclip", "version": "v1", "gamma_decay_epochs": 1},
 }
@@ -56,7 +56,7 @@ def make_config(**changes) -> TrainConfig:
         "keep_checkpoints": 10,
         "log_every_steps": 1,
         "loader": {"workers": 1},
-        "probe": {"every_steps": 10, "samples": 64, "anchors": 32, "shadows": SHADOWS},
+        "probe": {"every_steps": 10, "samples": 64, "anchors": 32, "observers": OBSERVERS},
     }
     launch = {"max_restarts": 0} | changes.pop("launch", {})
     return TrainConfig.model_validate(settings | changes | {"launch": launch})

@@ -60,14 +60,14 @@ def test_nothing_is_read_for_other_sources(packed, tmp_path):
     assert parts.trainer.encoders.training
 
 
-def test_a_shadow_gets_its_own(packed, tmp_path):
-    shadows = {"index": from_index(num_prototypes=20)}
-    probe = {"every_steps": 10, "samples": 64, "anchors": 32, "shadows": shadows}
+def test_a_observer_gets_its_own(packed, tmp_path):
+    observers = {"index": from_index(num_prototypes=20)}
+    probe = {"every_steps": 10, "samples": 64, "anchors": 32, "observers": observers}
     parts = parts_of(packed, tmp_path, make_config(objective=UNIFORM, probe=probe))
     RequestedSamples(parts.trainer, parts.samples, packed.index).serve()
     assert len(parts.trainer.objective.estimator.source.held()[1]) == 48
-    shadow = parts.trainer.shadows.objectives["index"]
-    assert len(shadow.estimator.source.held()[1]) == 20
+    observer = parts.trainer.observers.objectives["index"]
+    assert len(observer.estimator.source.held()[1]) == 20
 
 
 @pytest.mark.slow
@@ -94,14 +94,14 @@ def test_two_ranks_hold_the_prototypes_of_one(indexed, tmp_path, parallel, micro
         ({"index_strategy": "kmeans++"}, DataError, "need the table features of the index"),
     ],
 )
-@pytest.mark.parametrize("is_shadow", [False, True])
+@pytest.mark.parametrize("is_observer", [False, True])
 def test_what_the_index_lacks_is_refused_before_training(
-    packed, tmp_path, changes, kind, says, is_shadow
+    packed, tmp_path, changes, kind, says, is_observer
 ):
     section = from_index(**changes)
     config = (
-        make_config(probe={"shadows": {"index": section}})
-        if is_shadow
+        make_config(probe={"observers": {"index": section}})
+        if is_observer
         else make_config(objective=section)
     )
     with pytest.raises(kind, match=says):

@@ -51,10 +51,10 @@ def test_the_ledger_and_the_log_say_what_happened(packed, whole_run):
     assert wanted <= set(lines[0])
     assert all(line["normalizer_mse"] >= 0 for line in lines if "normalizer_mse" in line)
     assert sum("normalizer_mse" in line for line in lines) >= 3
-    for name in ("normalizer", "normalizer_batch", "normalizer_implied", "shadow_queue"):
+    for name in ("normalizer", "normalizer_batch", "normalizer_implied", "observer_queue"):
         assert {f"{name}_{kind}" for kind in ("mse", "bias", "correlation")} <= set(lines[20])
     # At the first step the averages hold nothing but the batch, whose samples are not the anchors.
-    assert lines[-1]["shadow_fastclip_mse"] > 0
+    assert lines[-1]["observer_fastclip_mse"] > 0
     assert list((folder / "tensorboard").glob("events.*"))
     kept = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
     assert kept == [f"step-{s:08d}" for s in [*range(8, steps, 8), steps]]
@@ -83,7 +83,7 @@ def test_a_checkpoint_is_an_open_clip_model_with_the_learned_temperature(whole_r
 
 
 def lasting(lines):
-    """Everything that is logged but speeds; a shadow may know nothing yet, which is nan."""
+    """Everything that is logged but speeds; an observer may know nothing yet, which is nan."""
     return [
         {name: str(value) for name, value in line.items() if name not in PASSING} for line in lines
     ]

@@ -63,7 +63,7 @@ class AgedQueue(Queue):
         return add_eps(torch.logsumexp(blocks_SBK, dim=2), self.eps)
 
     @torch.no_grad()
-    def absorb(
+    def update(
         self,
         batch: GlobalBatch,
         anchors: Anchors,
@@ -83,7 +83,7 @@ class AgedQueue(Queue):
             self.squares_SK.lerp_(gradient_SK.square(), 1 - _SQUARE_DECAY)
             step_SK = gradient_SK / (self.squares_SK.sqrt() + _SQUARE_EPS)
             self.log_weights_SK.sub_(step_SK, alpha=self.lr)
-        super().absorb(batch, anchors, log_batch_SB, alpha_SB)
+        super().update(batch, anchors, log_batch_SB, alpha_SB)
 
     def _block_of(self, age: int) -> int:
         """Return the block of the pair that `age` newer pairs came after."""

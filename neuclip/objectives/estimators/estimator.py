@@ -87,7 +87,7 @@ class Estimator(nn.Module, ABC):
             step: completed steps before this batch.
         """
 
-    def absorb(
+    def update(
         self,
         batch: GlobalBatch,
         anchors: Anchors,

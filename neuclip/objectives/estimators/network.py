@@ -156,7 +156,7 @@ class NormalizerNetwork(Estimator):
         with _tf32(is_allowed=self.config.fit_precision == "tf32"):
             for _ in range(self.config.inner_steps):
                 gradient_SCD = self.gradient(anchors, log_batch_SB, offsets_BC)
-                self.update(all_reduce_mean_(gradient_SCD, self.world))
+                self.step_prototypes(all_reduce_mean_(gradient_SCD, self.world))
 
     @torch.no_grad()
     def gradient(
@@ -204,7 +204,7 @@ class NormalizerNetwork(Estimator):
         return gradient_SCD.addcmul_(radial_SC1, prototypes_SCD, value=-1)
 
     @torch.no_grad()
-    def update(self, gradient_SCD: Float[Tensor, "2 C D"]) -> None:
+    def step_prototypes(self, gradient_SCD: Float[Tensor, "2 C D"]) -> None:
         """Take one AdaGrad step in place, and bring the prototypes back to unit length."""
         prototypes_SCD = self.prototypes_SMD[:, : self.num_in_use]
         sums_SCD = self.squared_gradients_SMD[:, : self.num_in_use]

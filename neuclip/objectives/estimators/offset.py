@@ -60,7 +60,7 @@ class Offset(Estimator):
         self.inner.prepare(batch, anchors, log_batch_SB, step=step)
 
     @torch.no_grad()
-    def absorb(
+    def update(
         self,
         batch: GlobalBatch,
         anchors: Anchors,
@@ -69,7 +69,7 @@ class Offset(Estimator):
     ) -> None:
         """Move c by the batch."""
         inner_SB = alpha_SB - self.log_offset_S[:, None]
-        self.inner.absorb(batch, anchors, log_batch_SB, inner_SB)
+        self.inner.update(batch, anchors, log_batch_SB, inner_SB)
         ratios_S = all_reduce_mean_(self.ratios(log_batch_SB, inner_SB).mean(dim=1), self.world)
         offset_S = self.decay * self.log_offset_S.exp() + (1 - self.decay) * ratios_S
         self.log_offset_S.copy_(offset_S.log())

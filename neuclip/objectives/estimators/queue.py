@@ -51,7 +51,7 @@ class Queue(Estimator):
         )
         return margins_SBC, anchors.sample_ids_B[:, None] == ids_C
 
-    def absorb(
+    def update(
         self,
         batch: GlobalBatch,
         anchors: Anchors,

@@ -18,12 +18,12 @@ from neuclip.objectives.registry import build
 from neuclip.objectives.temperature import Temperature
 
 
-class Shadows:
+class Observers:
     """Further objectives that see the run's features and its temperature, and move no encoder.
 
     Args:
         sections: recipe sections by name; each of an objective with one temperature.
-        temperature: the run's; shadows share it.
+        temperature: the run's; observers share it.
 
     Raises:
         ConfigError: if a section's samples have temperatures of their own.
@@ -41,16 +41,16 @@ class Shadows:
     ) -> None:
         self.objectives: dict[str, Objective] = {}
         for name, section in sections.items():
-            shadow = build(
+            observer = build(
                 section, feature_dim=feature_dim, num_samples=num_samples, seed=seed, world=world
             )
-            if shadow.learned_temperature is None:
+            if observer.learned_temperature is None:
                 raise ConfigError(
-                    f"shadow {name!r} has a temperature for every sample and cannot share the "
+                    f"observer {name!r} has a temperature for every sample and cannot share the "
                     "run's; use an objective with one temperature"
                 )
-            shadow.learned_temperature = temperature
-            self.objectives[name] = shadow
+            observer.learned_temperature = temperature
+            self.objectives[name] = observer
 
     @torch.no_grad()
     def observe(
@@ -59,11 +59,11 @@ class Shadows:
         text_features: Float[Tensor, "B D"],
         sample_ids: Int[Tensor, " B"],
     ) -> None:
-        """Let every shadow take a step with the batch."""
-        for shadow in self.objectives.values():
-            shadow.train()
-            shadow(image_features, text_features, sample_ids)
-            shadow.completed_steps += 1
+        """Let every observer take a step with the batch."""
+        for observer in self.objectives.values():
+            observer.train()
+            observer(image_features, text_features, sample_ids)
+            observer.completed_steps += 1
 
     def predict(
         self,
@@ -71,23 +71,23 @@ class Shadows:
         text_features: Float[Tensor, "B D"],
         sample_ids: Int[Tensor, " B"],
     ) -> dict[str, LogNormalizers]:
-        """Return the estimates of the shadows that have any."""
+        """Return the estimates of the observers that have any."""
         found: dict[str, LogNormalizers] = {}
-        for name, shadow in self.objectives.items():
-            estimates = shadow.predict(image_features, text_features, sample_ids)
+        for name, observer in self.objectives.items():
+            estimates = observer.predict(image_features, text_features, sample_ids)
             if estimates is not None:
                 found[name] = estimates
         return found
 
     def whole_state(self) -> dict[str, dict[str, Any]]:
-        """Return every shadow's whole state; all ranks must call it."""
-        return {name: shadow.whole_state() for name, shadow in self.objectives.items()}
+        """Return every observer's whole state; all ranks must call it."""
+        return {name: observer.whole_state() for name, observer in self.objectives.items()}
 
     def load_whole_state(self, state: Mapping[str, dict[str, Any]]) -> None:
         """Take back what `whole_state` returned.
 
         Raises:
-            CheckpointError: if it is of other shadows.
+            CheckpointError: if it is of other observers.
         """
-        for name, shadow in self.objectives.items():
-            shadow.load_whole_state(state.get(name, {}))
+        for name, observer in self.objectives.items():
+            observer.load_whole_state(state.get(name, {}))

@@ -1,10 +1,10 @@
-"""Signals of a few steps on one rank or more; with one rank they run in the test's own process."""
+"""Statistics of a few steps on one rank or more; with one rank they run in the test's own process."""
 
 import pyarrow.parquet as pq
 from training.micro_batch_cases import make_batch, make_trainer
 
 from neuclip.distributed.world import World
-from neuclip.index.sample_index import SIGNALS
+from neuclip.index.sample_index import STATISTICS
 from neuclip.training.saving import restore_trainer, take_snapshot, write_snapshot
 
 
@@ -19,13 +19,13 @@ def notes(settings, num_steps):
         trainer = make_trainer(world=world, **settings)
         for number in range(num_steps):
             step(trainer, number)
-        return {name: value.clone() for name, value in trainer.signals.state().items()}
+        return {name: value.clone() for name, value in trainer.sample_statistics.state().items()}
     finally:
         world.close()
 
 
 def restored(settings, saved_at, num_steps, folder, **changes):
-    """Signals of a run that was broken off and went on from its checkpoint."""
+    """Statistics of a run that was broken off and went on from its checkpoint."""
     first = make_trainer(**settings)
     for number in range(saved_at):
         step(first, number)
@@ -34,8 +34,8 @@ def restored(settings, saved_at, num_steps, folder, **changes):
     restore_trainer(second, saved)
     for number in range(saved_at, num_steps):
         step(second, number)
-    return second.signals.state()
+    return second.sample_statistics.state()
 
 
 def table_of(folder):
-    return pq.read_table(folder / SIGNALS).to_pylist()
+    return pq.read_table(folder / STATISTICS).to_pylist()

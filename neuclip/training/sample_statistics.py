@@ -34,7 +34,7 @@ class _OnTheWay:
     copied: torch.cuda.Event | None
 
 
-class Signals:
+class SampleStatistics:
     """Keeps 20 bytes a sample on the CPU of the main rank; other ranks only hand theirs over.
 
     Of a sample that is in a batch twice the later place counts, and both visits.
@@ -89,7 +89,7 @@ class Signals:
             return
         for name, array in (self._values | self._counts).items():
             if len(state[name]) != len(array):
-                raise ValueError(f"signals of {len(state[name])} samples, not {len(array)}")
+                raise ValueError(f"statistics of {len(state[name])} samples, not {len(array)}")
             array[:] = state[name].numpy()
 
     def write(self, path: Path) -> None:

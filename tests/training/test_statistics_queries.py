@@ -10,11 +10,11 @@ from torch.nn.functional import normalize
 
 from neuclip.distributed.world import World
 from neuclip.foundation.randomness import permutation
-from neuclip.index.sample_index import SIGNALS, SampleIndex
+from neuclip.index.sample_index import STATISTICS, SampleIndex
 from neuclip.objectives.registry import build
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage
-from neuclip.training.signals import Signals
+from neuclip.training.sample_statistics import SampleStatistics
 
 DOCS = Path(__file__).parents[2] / "docs" / "objectives.md"
 BATCH, WIDTH, MATES = 8, 64, 6
@@ -59,7 +59,7 @@ def connection(packed, tmp_path_factory):
     images, texts = planted(count)
     section = {"name": "neuclip", "estimator": {"name": "queue", "num_pairs": 2 * count}}
     objective = build(section, feature_dim=WIDTH, num_samples=count)
-    signals, step = Signals(count, World.single()), 0
+    sample_statistics, step = SampleStatistics(count, World.single()), 0
     LAST_BATCH.clear()
     for epoch in range(3):
         order = torch.from_numpy(permutation(count, seed=2, epoch=epoch))
@@ -68,17 +68,17 @@ def connection(packed, tmp_path_factory):
                 result = objective(images[ids], texts[ids], ids)
                 step += 1
                 objective.advance(step)
-                signals.note(ids, result, step=step)
+                sample_statistics.note(ids, result, step=step)
                 LAST_BATCH.update(dict.fromkeys(ids.tolist(), ids.tolist()))
 
     def fill(workspace):
-        signals.write(workspace.output / SIGNALS)
+        sample_statistics.write(workspace.output / STATISTICS)
         return Outcome(ledger=make_ledger(1, 1, {}))
 
     root = tmp_path_factory.mktemp("run")
     identity = StageIdentity("train", 1, "run", {}, {}, str(root))
     commit_stage(identity, fill)
-    with SampleIndex(packed.index).with_signals(identity.uri).connect() as found:
+    with SampleIndex(packed.index).with_statistics(identity.uri).connect() as found:
         yield found
 
 

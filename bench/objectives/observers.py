@@ -22,7 +22,7 @@ _ANCHOR_SALT, _OTHERS_VIEW = 0xA4C, 40
 _CHUNK = 125
 
 
-class Shadows:
+class Observers:
     """Objectives that see every batch of a run, with its temperature, and have no influence on it.
 
     `watch` shows them a batch before the run's own objective takes its step; `measure` compares
@@ -44,24 +44,24 @@ class Shadows:
         self.objective = objective
         self.found: list[dict[str, Any]] = []
         self.seconds = 0.0
-        self._shadows: dict[str, Objective] = {}
-        for name, config in settings.get("shadows", {}).items():
-            shadow = build(config, feature_dim=feature_dim, num_samples=num_samples).to(device)
-            shadow.learned_temperature = objective.learned_temperature
-            self._shadows[name] = shadow
+        self._observers: dict[str, Objective] = {}
+        for name, config in settings.get("observers", {}).items():
+            observer = build(config, feature_dim=feature_dim, num_samples=num_samples).to(device)
+            observer.learned_temperature = objective.learned_temperature
+            self._observers[name] = observer
 
     @property
     def objectives(self) -> list[Objective]:
         """What watches."""
-        return list(self._shadows.values())
+        return list(self._observers.values())
 
     @torch.no_grad()
     def watch(self, images: Tensor, texts: Tensor, ids: Tensor, step: int) -> None:
         """Show a batch; `seconds` then says how long it took."""
         start = time.process_time()
-        for shadow in self._shadows.values():
-            shadow(images.detach(), texts.detach(), ids)
-            shadow.advance(step)
+        for observer in self._observers.values():
+            observer(images.detach(), texts.detach(), ids)
+            observer.advance(step)
         self.seconds = time.process_time() - start
 
     def is_due(self, step: int, total_steps: int) -> bool:
@@ -113,8 +113,8 @@ class Shadows:
             MINI_BATCH: log_normalizers(batch_SKB, equal_KB, eps),
             IMPLIED: log_normalizers(batch_SKB, equal_KB, 1 / others_KB.shape[1]),
         }
-        for name, shadow in self._shadows.items():
-            estimates[name] = torch.stack(shadow.predict(images_KD, texts_KD, ids_K))
+        for name, observer in self._observers.items():
+            estimates[name] = torch.stack(observer.predict(images_KD, texts_KD, ids_K))
         return estimates
 
 
