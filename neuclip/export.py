@@ -62,7 +62,7 @@ def export_shards(
             f"an export needs the index, which has not been made with this recipe ({index_uri} is not committed); run "
             "`--only index`, or the whole recipe"
         )
-    captions = Captions(index_uri, weights={}, seed=0, cache_gb=CACHE_GB)
+    captions = Captions(index_uri, cache_gb=CACHE_GB)
     _check_sources(sources, captions.sources)
     target = absolute(folder)
     key = digest({"index": identities["index"].key, "sources": list(sources)})

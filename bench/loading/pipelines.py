@@ -22,6 +22,8 @@ from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
+from neuclip.loading.views import ImageView, TextView
+from neuclip.loading.visits import MAIN, Visit
 from neuclip.towers.transforms import training_pixels
 
 IMAGE_PX, BATCH, STREAMS = 224, 128, 4
@@ -32,6 +34,7 @@ MEAN, STD = (
 NORMALISED = torch.empty(BATCH, 3, IMAGE_PX, IMAGE_PX)
 """Memory that is used again for each batch, as CUDA's allocator does."""
 tokenize = open_clip.get_tokenizer("ViT-B-32")
+ALT = TextView({"alt": 1.0}, lambda texts, *_: tokenize(texts))
 
 # open_clip 3.3 was made for webdataset up to 0.2.86; later ones end each tar with a record that it does not know.
 open_clip_train.data.tar_file_expander = functools.partial(
@@ -43,9 +46,9 @@ def samples_of(data: Data, kind: type[ShardSamples] = ShardSamples) -> ShardSamp
     return kind(
         ShardFiles(data.shard_uri, cache_gb=1),
         data.table,
-        to_pixels=functools.partial(training_pixels, image_px=IMAGE_PX),
-        tokenize=tokenize,
-        captions=Captions(data.index_uri, weights={"alt": 1.0}, seed=0, cache_gb=1),
+        images=[ImageView(functools.partial(training_pixels, image_px=IMAGE_PX))],
+        texts=[ALT],
+        captions=Captions(data.index_uri, cache_gb=1),
         seed=0,
     )
 
@@ -71,9 +74,9 @@ class _FromTar(ShardSamples):
 class _InRecord:
     record: dict[str, Any]
 
-    def choose(self, shard: str, row: int, *, epoch: int, sample_id: int) -> str:
-        del shard, row, epoch, sample_id
-        return self.record["captions"]["alt"][0]
+    def texts(self, source: str, shard: str, row: int) -> list[str]:
+        del shard, row
+        return self.record["captions"][source]
 
     def close_all_but(self, shards: Sequence[str]) -> None:
         """Nothing is open."""
@@ -84,7 +87,10 @@ def ours(samples: ShardSamples, *, workers: int) -> Iterator[tuple[Tensor, Tenso
     order = _order()
     settings = {"rank": 0, "size": 1, "workers": workers, "pin_memory": False}
     for batch in load_batches(samples, order, first=0, last=SAMPLES // BATCH, **settings):
-        yield torch.mul(batch.images, 1 / STD, out=NORMALISED).sub_(MEAN / STD), batch.tokens
+        yield (
+            torch.mul(batch.images[MAIN], 1 / STD, out=NORMALISED).sub_(MEAN / STD),
+            batch.texts[MAIN],
+        )
 
 
 def open_clips(folder: Path, *, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -123,7 +129,7 @@ def read_captions(samples: ShardSamples) -> int:
     for step in range(SAMPLES // BATCH):
         ids = [sample_id for _, sample_id in order.batch(step)]
         for place, shard, row, *_ in samples._read(ids):
-            count += bool(samples.captions.choose(shard, row, epoch=0, sample_id=ids[place]))
+            count += bool(ALT.choose(samples.captions, shard, row, Visit(0, 0, ids[place])))
     return count
 
 

@@ -40,6 +40,8 @@ class CheckpointRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int
+    phase: int
+    """Of the run, from 0; the phase that ends with this step, where one does."""
     samples_seen: int
     train_key: str
     scheduled: bool

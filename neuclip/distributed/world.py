@@ -38,7 +38,8 @@ class World:
     def from_environment(cls, *, timeout_s: float | None = None) -> Self:
         """Join the processes that torchrun started, or be alone if it started none.
 
-        The backend is nccl where there is CUDA, else gloo. Call `close` at the end.
+        Tensors on CUDA travel by nccl, those in main memory by gloo, which waits for no device. Call `close` at
+        the end.
 
         Args:
             timeout_s: longest wait for another process, after which the call that waits raises; None is torch's.
@@ -61,7 +62,7 @@ class World:
         if size > 1:
             on_cuda = device.type == "cuda"
             dist.init_process_group(
-                "nccl" if on_cuda else "gloo",
+                "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
                 timeout=None if timeout_s is None else timedelta(seconds=timeout_s),
                 device_id=device if on_cuda else None,
             )

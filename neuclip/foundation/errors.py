@@ -55,7 +55,15 @@ class ShapeError(NeuclipError):
 
 
 class NumericsError(NeuclipError):
-    """A loss or gradient is not finite, or far above what it was."""
+    """A loss or gradient is not finite, or far above what it was.
+
+    Args:
+        step: the update of training whose batch it is, from 0, where it is of one.
+    """
+
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class StoppedError(NeuclipError):

@@ -4,9 +4,10 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 
+from neuclip.loading.batch import Batch
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.read_ahead import read_ahead
-from neuclip.loading.samples import Batch, ShardSamples
+from neuclip.loading.samples import ShardSamples
 from neuclip.loading.workers import Loading
 
 

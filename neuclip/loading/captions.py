@@ -1,28 +1,20 @@
-"""The captions of samples, from side files: which one a sample is seen with in an epoch."""
+"""The texts of samples by source, read from the side files of a committed index."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
-from neuclip.foundation.randomness import generator
 from neuclip.index.side_files import SideTexts, side_records
 from neuclip.loading.mapped_files import MappedFiles
 
-_CAPTION_VIEW = 1
-
 
 class Captions:
-    """Texts by (source, shard, row), and a draw among those of a sample, keyed by (seed, epoch, sample_id).
+    """Texts by (source, shard, row).
 
     Args:
         index_uri: committed index; its side files hold the texts.
-        weights: source -> weight it is drawn with among the sources a sample has.
-        seed: of all drawing.
         cache_gb: size of the cache for files of a remote root, which shards share.
     """
 
-    def __init__(
-        self, index_uri: str, *, weights: Mapping[str, float], seed: int, cache_gb: float
-    ) -> None:
-        self._weights, self._seed = dict(weights), seed
+    def __init__(self, index_uri: str, *, cache_gb: float) -> None:
         self._files = {
             source: MappedFiles(files, kind="side file", stage="index", cache_gb=cache_gb)
             for source, files in sorted(side_records(index_uri).items())
@@ -34,34 +26,10 @@ class Captions:
         """The sources that there are."""
         return list(self._files)
 
-    def choose(self, shard: str, row: int, *, epoch: int, sample_id: int) -> str:
-        """Draw a source among those the sample has, by weight, then one of its texts.
-
-        A sample with none of the named sources gives its first text of any source; one that was taken down none.
-        """
-        texts = {
-            source: found
-            for source, weight in self._weights.items()
-            if weight > 0 and (found := self.texts(source, shard, row))
-        }
-        if not texts:
-            return self.first(shard, row)
-        sources = list(texts)
-        if len(sources) == 1 and len(texts[sources[0]]) == 1:
-            return texts[sources[0]][0]
-        draw = generator(self._seed, epoch=epoch, sample_id=sample_id, view=_CAPTION_VIEW).random(2)
-        weights = [self._weights[source] for source in sources]
-        goal, place = draw[0] * sum(weights), 0
-        while place < len(sources) - 1 and goal >= weights[place]:
-            goal -= weights[place]
-            place += 1
-        chosen = texts[sources[place]]
-        return chosen[int(draw[1] * len(chosen))]
-
-    def first(self, shard: str, row: int) -> str:
-        """Return the first text of the first source by name that a sample has, nothing if it has none."""
-        every = (self.texts(source, shard, row) for source in self._files)
-        return next((texts[0] for texts in every if texts), "")
+    def first(self, shard: str, row: int) -> tuple[str, str]:
+        """Return the first text of the first source by name that a sample has, and the source; empty if it has none."""
+        every = ((source, self.texts(source, shard, row)) for source in self._files)
+        return next(((texts[0], source) for source, texts in every if texts), ("", ""))
 
     def texts(self, source: str, shard: str, row: int) -> list[str]:
         """Return the texts of a sample by its place in a shard; none of a source that is not there.
@@ -77,10 +45,10 @@ class Captions:
             self._open[source, shard] = side
         return side.of(row)
 
-    def weighed(self) -> Iterator[MappedFiles]:
-        """Yield the files of the weighed sources, which are fetched with the shards of their names."""
-        for source, weight in self._weights.items():
-            if weight > 0 and source in self._files:
+    def files(self, sources: Iterable[str]) -> Iterator[MappedFiles]:
+        """Yield the files of sources, which are fetched with the shards of their names."""
+        for source in sources:
+            if source in self._files:
                 yield self._files[source]
 
     def close_all_but(self, shards: Iterable[str]) -> None:

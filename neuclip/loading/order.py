@@ -29,18 +29,28 @@ class BatchOrder:
         seed: of the permutations.
         streams: canonical streams C; divides the global batch.
         global_batch: samples in a batch over all ranks.
+        first: step of the first batch of this size.
+        samples_before: samples of all batches before it.
 
     Raises: ConfigError: if the batch is not a multiple of the streams or larger than the data.
     """
 
     def __init__(
-        self, shard_sizes: npt.NDArray[np.int64], *, seed: int, streams: int, global_batch: int
+        self,
+        shard_sizes: npt.NDArray[np.int64],
+        *,
+        seed: int,
+        streams: int,
+        global_batch: int,
+        first: int = 0,
+        samples_before: int = 0,
     ) -> None:
         self._sizes = shard_sizes
         self._first = np.concatenate([[0], np.cumsum(shard_sizes)])
         self.count = int(self._first[-1])
         self._seed = seed
         self._per_stream = global_batch // streams
+        self._first_step, self._before = first, samples_before // streams
         self.streams = streams
         if global_batch % streams:
             raise ConfigError(
@@ -82,7 +92,7 @@ class BatchOrder:
         share, ahead = self.streams // size, int(self._sizes.max()) + self._per_stream
         first_use: dict[int, int] = {}
         for stream in range(rank * share, (rank + 1) * share):
-            for offset, shard in self._shards_of(stream, step * self._per_stream, ahead):
+            for offset, shard in self._shards_of(stream, self._position(step), ahead):
                 first_use[shard] = min(offset, first_use.get(shard, offset))
         return sorted(first_use, key=lambda shard: first_use[shard])
 
@@ -98,13 +108,17 @@ class BatchOrder:
             end = min(int(first[place + 1]), start + length)
             offset += end - (start + inside)
 
+    def _position(self, step: int) -> int:
+        """Return how many samples of each stream the batches before `step` have taken."""
+        return self._before + (step - self._first_step) * self._per_stream
+
     def _part(self, stream: int) -> tuple[int, int]:
         """Return where a stream's part of an epoch begins, and its samples."""
         return int(self._bounds[stream]), int(self._bounds[stream + 1] - self._bounds[stream])
 
     def _stream(self, stream: int, step: int) -> list[tuple[int, int]]:
         start, length = self._part(stream)
-        position, remaining = step * self._per_stream, self._per_stream
+        position, remaining = self._position(step), self._per_stream
         pairs: list[tuple[int, int]] = []
         while remaining:
             epoch, offset = divmod(position, length)

@@ -2,75 +2,34 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 import torch
-from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from neuclip.foundation.errors import ConfigError, DataError, IntegrityError
-from neuclip.foundation.randomness import generator
 from neuclip.index.reader import SampleTable
+from neuclip.loading.batch import Batch
 from neuclip.loading.captions import Captions
-from neuclip.loading.mapped_files import GB
+from neuclip.loading.mapped_files import GB, MappedFiles
 from neuclip.loading.shard_files import ShardFiles
+from neuclip.loading.views import Caption, ImageView, TextView, text_ids
+from neuclip.loading.visits import Visit
 
 log = logging.getLogger(__name__)
 
-_IMAGE_VIEW = 0
 
-ToPixels = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
-Tokenize = Callable[[list[str]], Int64[Tensor, "B context"]]
+class _Seen(NamedTuple):
+    """A sample that decodes, by view."""
 
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch of one rank. B is the local batch."""
-
-    images: UInt8[Tensor, "B 3 H W"]
-    """Not normalised: that is for the device, which gets a quarter of the bytes so."""
-    tokens: Int64[Tensor, "B context"]
-    sample_ids: Int64[Tensor, " B"]
-    corrupt: list[int]
-    """Sample ids whose image does not decode; their place is taken by a neighbour in the batch."""
-
-    def to(self, device: torch.device) -> "Batch":
-        """Copy the tensors to a device."""
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=True),
-            tokens=self.tokens.to(device, non_blocking=True),
-            sample_ids=self.sample_ids.to(device, non_blocking=True),
-        )
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the tensors."""
-        return sum(tensor.nbytes for tensor in (self.images, self.tokens, self.sample_ids))
-
-    def share_memory(self) -> "Batch":
-        """Move the tensors to memory that other processes can be given.
-
-        Raises: RuntimeError: if there is no room.
-        """
-        for tensor in (self.images, self.tokens, self.sample_ids):
-            tensor.share_memory_()
-        return self
-
-    def pin_memory(self) -> "Batch":
-        """Move the tensors to page-locked memory; torch's loader calls this."""
-        return replace(
-            self,
-            images=self.images.pin_memory(),
-            tokens=self.tokens.pin_memory(),
-            sample_ids=self.sample_ids.pin_memory(),
-        )
+    visit: Visit
+    images: dict[str, Tensor]
+    captions: dict[str, Caption]
 
 
 class ShardSamples(Dataset[Batch]):
@@ -81,9 +40,9 @@ class ShardSamples(Dataset[Batch]):
     Args:
         files: opens the shards.
         table: where the samples lie.
-        to_pixels: makes pixels of an image file and a random generator; raises DataError for a corrupt one.
-        tokenize: makes token ids of texts.
-        captions: what each sample is said to show.
+        images: the views of an image, one or more.
+        texts: the views of its texts, one or more.
+        captions: the texts themselves.
         seed: of all drawing.
     """
 
@@ -92,19 +51,24 @@ class ShardSamples(Dataset[Batch]):
         files: ShardFiles,
         table: SampleTable,
         *,
-        to_pixels: ToPixels,
-        tokenize: Tokenize,
+        images: Sequence[ImageView],
+        texts: Sequence[TextView],
         captions: Captions,
         seed: int,
     ) -> None:
         self.files, self._table, self._seed = files, table, seed
-        self._to_pixels, self._tokenize = to_pixels, tokenize
-        self.captions = captions
+        self._images, self._texts, self.captions = images, texts, captions
+
+    def _side_files(self) -> Iterator[MappedFiles]:
+        """Yield the files of the sources that some view draws from."""
+        return self.captions.files(
+            sorted({source for view in self._texts for source in view.sources})
+        )
 
     def fetch(self, name: str) -> None:
         """Fetch a shard of a remote root, and the texts that belong to it."""
         self.files.fetch(name)
-        for texts in self.captions.weighed():
+        for texts in self._side_files():
             texts.fetch(name)
 
     def require_room(self, names: Sequence[str], *, processes: int) -> None:
@@ -115,9 +79,7 @@ class ShardSamples(Dataset[Batch]):
             processes: how many of its kind share the cache.
         Raises: ConfigError: saying how much is needed.
         """
-        beside = sum(
-            texts.size_bytes([name]) for name in names for texts in self.captions.weighed()
-        )
+        beside = sum(texts.size_bytes([name]) for name in names for texts in self._side_files())
         needed_gb = (self.files.size_bytes(names) + beside) * processes / GB
         if needed_gb > self.files.cache_gb:
             raise ConfigError(
@@ -132,21 +94,46 @@ class ShardSamples(Dataset[Batch]):
 
     def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> Batch:
         """Make the batch of a list of (epoch, sample_id); torch's loader calls this with a whole batch."""
-        ids = [sample_id for _, sample_id in pairs]
-        images: list[Tensor | None] = [None] * len(ids)
-        captions = [""] * len(ids)
+        seen: list[_Seen | None] = [None] * len(pairs)
         corrupt: list[int] = []
-        for place, shard, row, image_bytes, record in self._read(ids):
-            epoch, sample_id = pairs[place]
-            captions[place] = self.captions.choose(shard, row, epoch=epoch, sample_id=sample_id)
-            draw = generator(self._seed, epoch=epoch, sample_id=sample_id, view=_IMAGE_VIEW)
+        for place, shard, row, content, record in self._read([sample_id for _, sample_id in pairs]):
+            visit = Visit(self._seed, *pairs[place])
             try:
-                images[place] = self._to_pixels(image_bytes, draw)
+                images = {view.name: view.of(content, visit) for view in self._images}
             except DataError as error:
-                log.warning("sample %d (%s) is corrupt: %s", sample_id, record["uid"], error)
-                corrupt.append(sample_id)
-        pixels, texts, ids = _fill_gaps(images, captions, ids)
-        return Batch(torch.stack(pixels), self._tokenize(texts), torch.tensor(ids), corrupt)
+                log.warning("sample %d (%s) is corrupt: %s", visit.sample_id, record["uid"], error)
+                corrupt.append(visit.sample_id)
+                continue
+            captions = {
+                view.name: view.choose(self.captions, shard, row, visit) for view in self._texts
+            }
+            seen[place] = _Seen(visit, images, captions)
+        return self._joined(_without_gaps(seen, pairs), corrupt)
+
+    def _joined(self, samples: Sequence[_Seen], corrupt: list[int]) -> Batch:
+        visits = [sample.visit for sample in samples]
+        sample_ids = [visit.sample_id for visit in visits]
+        captions = {view.name: [one.captions[view.name] for one in samples] for view in self._texts}
+        ids = torch.tensor(sample_ids)
+        return Batch(
+            images={
+                view.name: torch.stack([sample.images[view.name] for sample in samples])
+                for view in self._images
+            },
+            texts={
+                view.name: view.tokenize(
+                    [caption.text for caption in captions[view.name]], visits, view.name
+                )
+                for view in self._texts
+            },
+            sample_ids=ids,
+            text_ids={
+                name: torch.from_numpy(text_ids(chosen, sample_ids))
+                for name, chosen in captions.items()
+            },
+            corrupt=corrupt,
+            cpu_ids=ids,
+        )
 
     def _read(
         self, sample_ids: Sequence[int]
@@ -187,23 +174,19 @@ def _record(text: bytes, sample_id: int, path: Path) -> dict[str, Any]:
     return record
 
 
-def _fill_gaps(
-    images: list[Tensor | None], captions: list[str], sample_ids: list[int]
-) -> tuple[list[Tensor], list[str], list[int]]:
+def _without_gaps(seen: Sequence[_Seen | None], pairs: Sequence[tuple[int, int]]) -> list[_Seen]:
     """Put the nearest earlier sample (cyclically) in the place of a corrupt one, so that batches stay equal.
 
     Raises: IntegrityError: if the whole batch is corrupt.
     """
-    if all(image is None for image in images):
+    if not any(seen):
         raise IntegrityError(
-            f"every image of a batch is corrupt (sample ids {sample_ids[:5]}...); check the shards"
+            f"every image of a batch is corrupt (sample ids {[one for _, one in pairs[:5]]}...); check the shards"
         )
-    pixels: list[Tensor] = []
-    for place, image in enumerate(images):
+    samples: list[_Seen] = []
+    for place in range(len(seen)):
         donor = place
-        while (found := images[donor]) is None:
+        while (found := seen[donor]) is None:
             donor -= 1
-        if image is None:
-            captions[place], sample_ids[place] = captions[donor], sample_ids[donor]
-        pixels.append(found)
-    return pixels, captions, sample_ids
+        samples.append(found)
+    return samples

@@ -46,7 +46,7 @@ def read_selection_split(shard_uri: str, index_uri: str, *, max_samples: int) ->
 def _pairs(shard_uri: str, index_uri: str) -> Iterator[Pair]:
     """Yield the pairs of all selection shards in the order of parts and names."""
     folder = shard_files_uri(shard_uri)
-    others = Captions(index_uri, weights={}, seed=0, cache_gb=CACHE_GB)
+    others = Captions(index_uri, cache_gb=CACHE_GB)
     for name in shard_records(shard_uri):
         if not fnmatch(name_of(name), _PATTERN):
             continue
@@ -58,5 +58,5 @@ def _pairs(shard_uri: str, index_uri: str) -> Iterator[Pair]:
                     f"{join(folder, name)}: sample {sample.key!r} has {sorted(sample.parts)}; "
                     f"expected one of {', '.join(IMAGE_SUFFIXES)}"
                 )
-            text = others.first(name, row) if alt is None else alt.decode(errors="replace")
+            text = others.first(name, row)[0] if alt is None else alt.decode(errors="replace")
             yield Pair(sample.key, image, text.strip())

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from neuclip.foundation.children import describe_exit, die_with_parent
 from neuclip.foundation.errors import ChildError, NeuclipError
-from neuclip.loading.samples import Batch, ShardSamples
+from neuclip.loading.batch import Batch
+from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shared_memory import no_room
 
 PREFETCH = 4

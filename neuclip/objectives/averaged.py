@@ -56,7 +56,7 @@ class AveragedObjective(Objective):
 
     @abstractmethod
     def gamma(self, epoch: int) -> float:
-        """Return the rate of the moving averages in an epoch of the present stage."""
+        """Return the rate of the moving averages in an epoch of the present phase."""
 
     def scale(self, temperature: Float[Tensor, "*SB"]) -> Float[Tensor, "*SB"]:
         """Return the constant that an anchor's term is multiplied by."""

@@ -375,3 +375,6 @@ ObjectiveConfig = Annotated[
     | NeuClipConfig,
     Field(discriminator="name"),
 ]
+
+STATE_PER_SAMPLE = ("sogclr", "isogclr", "fastclip")
+"""Objectives that keep numbers for every sample."""

@@ -79,7 +79,7 @@ class NeuClip(Objective):
             constant = anchors.detached()
             if self.training:
                 self.estimator.prepare(
-                    batch, constant, log_batch_SB.detach(), step=self.steps_of_stage
+                    batch, constant, log_batch_SB.detach(), step=self.steps_of_phase
                 )
             is_live = self.config.alpha_mode == "through"
             alpha_SB = log_batch_SB.detach()
@@ -110,7 +110,7 @@ class NeuClip(Objective):
 
     def wanted(self) -> Wanted | None:
         """Return the pairs that prototypes restart from before the next step; see `Objective.wanted`."""
-        asked = self.estimator.wanted(self.steps_of_stage)
+        asked = self.estimator.wanted(self.steps_of_phase)
         if asked is None:
             return None
         count, strategy = asked

@@ -3,20 +3,20 @@
 Legend: B local batch, G global batch, D embedding width.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuclip.distributed.collectives import all_gather, require_equal_shapes
 from neuclip.distributed.world import World
-from neuclip.foundation.errors import CheckpointError, NumericsError, ShapeError
+from neuclip.foundation.errors import NumericsError, ShapeError
 from neuclip.objectives.config import IndexStrategy
 from neuclip.objectives.global_batch import GlobalBatch
-from neuclip.objectives.per_sample import PerSample
+from neuclip.objectives.loss_part import LossPart, TrainableGroup
 from neuclip.objectives.temperature import Temperature
 
 LogNormalizers = tuple[Float[Tensor, " B"], Float[Tensor, " B"]]
@@ -55,24 +55,8 @@ class Wanted(NamedTuple):
     seed: int
 
 
-class TrainableGroup(NamedTuple):
-    """Parameters that the trainer's optimiser updates, without weight decay.
-
-    Args:
-        name: of the group, for logs.
-        parameters: outside DDP, so the trainer averages their gradients over ranks.
-        lr: learning rate; none = the encoders' rate.
-        lr_factor: what that rate is multiplied by at present.
-    """
-
-    name: str
-    parameters: list[nn.Parameter]
-    lr: float | None
-    lr_factor: float = 1.0
-
-
-class Objective(nn.Module, ABC):
-    """A loss with its state; `state_dict` carries all that this rank holds of it.
+class Objective(LossPart):
+    """The contrastive loss of image-text pairs with its state; `state_dict` carries all that this rank holds of it.
 
     State is float32 whatever the features are (`.double()` makes it float64); float64 features are
     computed with in float64.
@@ -96,14 +80,9 @@ class Objective(nn.Module, ABC):
         world: World,
         reduction: str = "gather",
     ) -> None:
-        super().__init__()
-        self.feature_dim = feature_dim
-        self.num_samples = num_samples
+        super().__init__(feature_dim=feature_dim, num_samples=num_samples, world=world)
         self.learned_temperature = temperature
-        self.world = world
         self.reduction = reduction
-        self.completed_steps = 0
-        self.stage_start = 0
         self._agreed_shape: torch.Size | None = None
 
     @abstractmethod
@@ -184,25 +163,13 @@ class Objective(nn.Module, ABC):
         Args:
             step: number of completed updates, this one included.
         """
-        self.completed_steps = step
+        super().advance(step)
         if self.learned_temperature is not None:
             self.learned_temperature.clamp_()
 
-    def start_stage(self) -> None:
-        """Begin a new stage of training, in which features differ from before (resolution, tokens).
-
-        Schedules over epochs begin anew, so that estimates of the stage before are replaced.
-        """
-        self.stage_start = self.completed_steps
-
-    @property
-    def steps_of_stage(self) -> int:
-        """Return the number of completed steps in this stage."""
-        return self.completed_steps - self.stage_start
-
     def epoch(self, batch: GlobalBatch) -> float:
-        """Return how often the data set was passed in this stage, all global batches being equal."""
-        return self.steps_of_stage * len(batch.sample_ids_G) / self.num_samples
+        """Return how often the data set was passed in this phase, all global batches being equal."""
+        return self.steps_of_phase * len(batch.sample_ids_G) / self.num_samples
 
     def trainable(self) -> list[TrainableGroup]:
         """Return what the trainer's optimiser has to update, with the rates of the next update."""
@@ -214,39 +181,6 @@ class Objective(nn.Module, ABC):
                 "temperature", [temperature.log_scale], temperature.lr, temperature.lr_factor()
             )
         ]
-
-    def get_extra_state(self) -> Tensor:
-        """Return the clock; a tensor, as all state."""
-        return torch.tensor([self.completed_steps, self.stage_start])
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take the clock from a saved state."""
-        self.completed_steps, self.stage_start = (int(value) for value in state)
-
-    def whole_state(self) -> dict[str, Any]:
-        """Return the state of all ranks joined, the same at any number of ranks; all must call it."""
-        state = self.state_dict()
-        for name, table in self._tables():
-            state[f"{name}.rows_RC"] = table.whole()
-        return state
-
-    def load_whole_state(self, state: dict[str, Any]) -> None:
-        """Take this rank's part of what `whole_state` returned, at this or another number of ranks.
-
-        Raises:
-            CheckpointError: if it is of another objective or of another number of samples.
-        """
-        own = dict(state)
-        try:
-            for name, table in self._tables():
-                own[f"{name}.rows_RC"] = table.share_of(state[f"{name}.rows_RC"])
-            self.load_state_dict(own)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"the saved state does not fit a {type(self).__name__} of {self.num_samples} "
-                f"samples with features of width {self.feature_dim}: {error}; "
-                "load it with the recipe it was saved with, or start anew"
-            ) from error
 
     def collect(
         self,
@@ -283,11 +217,6 @@ class Objective(nn.Module, ABC):
         if not bool(is_finite_G.all() & has_other & fits):
             self._refuse(ids_G, is_finite_G.bool(), fits=bool(fits))
         return ids_G
-
-    def _tables(self) -> list[tuple[str, PerSample]]:
-        return [
-            (name, module) for name, module in self.named_modules() if isinstance(module, PerSample)
-        ]
 
     def _check_shapes(self, image_features: Tensor, text_features: Tensor) -> None:
         """Refuse features that do not fit.

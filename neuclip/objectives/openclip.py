@@ -6,10 +6,10 @@ Legend: S side (0 image anchors, 1 text anchors), B local batch, G global batch,
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from neuclip.distributed.world import World
 from neuclip.objectives.config import OpenClipConfig
+from neuclip.objectives.infonce import infonce
 from neuclip.objectives.margins import add_eps
 from neuclip.objectives.objective import Objective, ObjectiveResult
 from neuclip.objectives.temperature import Temperature
@@ -52,10 +52,7 @@ class OpenClip(Objective):
         with torch.autocast(image_features.device.type, enabled=False):
             batch = self.collect(image_features, text_features, sample_ids)
             temperature = self.temperature
-            margins_SBG = batch.margins(temperature).masked_fill(batch.is_own_BG, -torch.inf)
-            others_SB = torch.logsumexp(margins_SBG, dim=2)
-            # The softmax's -log at the own pair; torch's own threshold of 20 costs 2e-9.
-            losses_SB = functional.softplus(others_SB, threshold=40)
+            losses_SB, others_SB = infonce(batch, temperature)
             as_contrasts = batch.contrast_role(losses_SB - batch.log_counts_B, temperature)
             estimates_SB = add_eps((others_SB - batch.log_counts_B).detach(), REPORT_EPS)
         return ObjectiveResult(

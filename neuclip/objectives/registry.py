@@ -3,7 +3,6 @@
 An objective is a section in `config`, whose `name` is that of the module with its class.
 """
 
-import importlib
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from neuclip.distributed.world import World
 from neuclip.foundation.config import Section
 from neuclip.foundation.errors import ConfigError, nearest
+from neuclip.foundation.modules import the_class_in
 from neuclip.foundation.names import in_known_case
 from neuclip.objectives.config import ObjectiveConfig
 from neuclip.objectives.objective import Objective
@@ -72,13 +72,4 @@ def build(
 
 
 def _class_of(name: str) -> Any:  # noqa: ANN401  # its constructor takes its own section
-    """Return the one objective that the module of this name defines."""
-    module = importlib.import_module(f"neuclip.objectives.{name}")
-    [found] = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Objective)
-        and value.__module__ == module.__name__
-    ]
-    return found
+    return the_class_in(f"neuclip.objectives.{name}", Objective)

@@ -11,7 +11,8 @@ from torch.nn import functional
 from neuclip.distributed.collectives import all_gather, gather_with_gradient, ring_shift
 from neuclip.distributed.world import World
 from neuclip.objectives.config import SigLipConfig
-from neuclip.objectives.objective import Objective, ObjectiveResult, TrainableGroup
+from neuclip.objectives.loss_part import TrainableGroup
+from neuclip.objectives.objective import Objective, ObjectiveResult
 from neuclip.objectives.temperature import Temperature
 
 # Beyond it softplus(x) is x; torch's own 20 costs 2e-9.

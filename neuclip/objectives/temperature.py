@@ -36,8 +36,11 @@ class Temperature(nn.Module):
         """Bring tau back into [minimum, maximum]."""
         self.log_scale.clamp_(-math.log(self.maximum), -math.log(self.minimum))
 
-    def lr_factor(self) -> float:
-        """Return what the learning rate is multiplied by at the present temperature."""
+    @torch.no_grad()
+    def lr_factor(self) -> float | Tensor:
+        """Return what the learning rate is multiplied by at the present temperature, on its device if it depends."""
         if self.slow_below is None:
             return 1.0
-        return _SLOWER if self().item() <= self.slow_below else 1.0
+        factors = torch.ones(2, dtype=torch.float64, device=self.log_scale.device)
+        factors[1:].fill_(_SLOWER)
+        return factors[(self() <= self.slow_below).long()]

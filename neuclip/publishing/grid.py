@@ -48,7 +48,7 @@ def sample_grid(shard_uri: str, index_uri: str, count: int) -> list[Sample]:
         return []
     table = pq.read_table(committed_file(shard_uri, MEMBERS))
     table = table.filter(pc.field("split") == TRAIN).select(_COLUMNS)
-    captions = Captions(index_uri, weights={}, seed=_SEED, cache_gb=CACHE_GB)
+    captions = Captions(index_uri, cache_gb=CACHE_GB)
     first: dict[str, int] = {}
     for shard, sample_id in zip(
         table["shard"].to_pylist(), table["sample_id"].to_pylist(), strict=True

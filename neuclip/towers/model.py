@@ -61,6 +61,20 @@ class Towers:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
+    def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Encode images, not normalised."""
+        return cast("Any", self.model).encode_image(pixels, normalize=False)
+
+    def encode_text(self, tokens: Int64[Tensor, "B context"]) -> Float[Tensor, "B D"]:
+        """Encode tokens, not normalised."""
+        return cast("Any", self.model).encode_text(tokens, normalize=False)
+
+    def text_states(
+        self, tokens: Int64[Tensor, "B context"]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B context W"]]:
+        """Encode tokens, not normalised, and return the states of all tokens after the last norm too."""
+        raise NotImplementedError
+
     def image_features(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Encode images to unit-norm features."""
         return cast("Any", self.model).encode_image(pixels, normalize=True)
@@ -70,15 +84,22 @@ class Towers:
         return cast("Any", self.model).encode_text(tokens, normalize=True)
 
 
-def create_towers(config: ModelConfig, *, seed: int, device: str | torch.device = "cpu") -> Towers:
+def create_towers(
+    config: ModelConfig,
+    *,
+    seed: int,
+    device: str | torch.device = "cpu",
+    change: Callable[[dict[str, Any]], dict[str, Any]] = lambda architecture: architecture,
+) -> Towers:
     """Build the towers with new weights.
 
     Args:
+        change: is given open_clip's `model_cfg` that the section names, and returns the one to build.
         seed: the weights are a pure function of the architecture and this number; the global random
             state is left as it was.
     Raises: ConfigError: for an architecture that open_clip cannot build.
     """
-    architecture = architecture_of(config)
+    architecture = change(architecture_of(config))
     with tempfile.TemporaryDirectory() as folder:
         content = json.dumps({"model_cfg": architecture, "preprocess_cfg": {}})
         (Path(folder) / CONFIG_FILE).write_text(content, encoding="utf-8")

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from neuclip.checkpoint.folder import latest_checkpoint, prune_checkpoints
+from neuclip.checkpoint.folder import latest_checkpoint, prune_checkpoints, read_record
 from neuclip.distributed.collectives import barrier, gather_objects
 from neuclip.foundation.errors import StorageError
 from neuclip.training.job import CHECKPOINTS, TrainJob
@@ -53,9 +53,9 @@ class Checkpoints:
 
     @property
     def is_due_by_step(self) -> bool:
-        """Tell whether the recipe names the present step; the last one always counts."""
+        """Tell whether the recipe names the present step; the last one of a phase always counts."""
         step = self._trainer.step
-        return step % self._config.save_every_steps == 0 or step == self._trainer.total_steps
+        return step % self._config.save_every_steps == 0 or step == self._trainer.phase.last
 
     def check(self) -> None:
         """Raise what went wrong with the last checkpoint, if it is known by now."""
@@ -99,6 +99,15 @@ class Checkpoints:
         mirror_run(self._job)
 
 
+def latest_step(job: TrainJob) -> int:
+    """Return the updates that the last checkpoint of a run has seen, 0 without one.
+
+    Raises: CheckpointError: if it is broken or of another recipe.
+    """
+    latest = latest_checkpoint(job.run_folder / CHECKPOINTS, train_key=job.train_key)
+    return 0 if latest is None else read_record(latest).step
+
+
 def restore_latest(trainer: Trainer, job: TrainJob) -> bool:
     """Put a trainer where the last checkpoint of its run left it; return whether there is one.
 
@@ -124,6 +133,7 @@ def require_disk(folder: Path, trainer: Trainer) -> str:
     moments = sum(_MOMENTS[config.optimiser] * p.nbytes for p in trainer.encoders.parameters())
     averages = model if config.ema_decay else 0
     objective = _bytes_of(trainer.objective.state_dict()) * trainer.world.size
+    objective += _bytes_of(trainer.terms.state_dict())
     statistics = BYTES_A_SAMPLE * trainer.objective.num_samples if config.sample_statistics else 0
     one = 2 * model + moments + averages + objective + statistics
     needed = one * (config.keep_checkpoints + config.keep_best + 2)

@@ -1,14 +1,17 @@
 """The `train` section of a recipe."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from neuclip.foundation.config import RESERVED, Section, unkeyed
 from neuclip.launching.config import LaunchConfig
 from neuclip.loading.config import LoaderConfig
-from neuclip.objectives.config import NeuClipConfig, ObjectiveConfig
+from neuclip.loading.visits import MAIN
+from neuclip.objectives.config import STATE_PER_SAMPLE, NeuClipConfig, ObjectiveConfig
+from neuclip.objectives.terms.config import TermConfig, ViewName
 from neuclip.towers.config import ModelConfig
+from neuclip.towers.text_tokens.config import PlainConfig, TextTokensConfig
 
 STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
@@ -31,6 +34,55 @@ class ProbeConfig(Section):
         default={},
         description="further objectives by name that watch the run's features and are measured "
         "like its own; each costs a step of its own",
+    )
+
+
+class ImageViewConfig(Section):
+    """A further view of each image, for terms that read it."""
+
+    crop_scale: tuple[float, float] | None = Field(
+        default=None,
+        description="least and most share of the image area a crop covers; null is as `main`",
+    )
+
+
+class TextViewConfig(Section):
+    """A further view of each sample's texts, for terms that read it."""
+
+    caption_sources: dict[str, float] | None = Field(
+        default=None,
+        description="caption source -> weight with which it is drawn; null is as `main`",
+    )
+
+
+class PhaseConfig(Section):
+    """A part of the run with settings of its own; what is null is as in the flat field of that name."""
+
+    epochs: float = Field(
+        gt=0, description="length of the phase in passes over the training samples"
+    )
+    image_px: int | None = Field(default=None, ge=1, description="side of the images in pixels")
+    context_length: int | None = Field(default=None, ge=4, description="tokens of a text")
+    text_tokens: TextTokensConfig | None = Field(
+        default=None, description="how texts become tokens"
+    )
+    crop_scale: tuple[float, float] | None = Field(
+        default=None, description="least and most share of the image area a crop covers"
+    )
+    global_batch: int | None = Field(default=None, ge=2, description="pairs in an update")
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="pairs that a process encodes with a graph at once"
+    )
+    lr: float | None = Field(default=None, gt=0, description="peak learning rate of the phase")
+    min_lr: float | None = Field(default=None, ge=0, description="rate that the schedule ends at")
+    schedule: Literal["cosine", "constant"] | None = Field(
+        default=None, description="the rate after the phase's warm-up"
+    )
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="steps of the phase's linear warm-up"
+    )
+    cooldown_steps: int | None = Field(
+        default=None, ge=0, description="last steps of the phase in which a constant rate falls"
     )
 
 
@@ -97,6 +149,31 @@ class TrainConfig(Section):
     )
     crop_scale: tuple[float, float] = Field(
         default=(0.9, 1.0), description="least and most share of the image area a crop covers"
+    )
+    image_px: int | None = Field(
+        default=None, ge=1, description="side of the images in pixels; null is the architecture's"
+    )
+    context_length: int | None = Field(
+        default=None, ge=4, description="tokens of a text; null is the architecture's"
+    )
+    text_tokens: TextTokensConfig = Field(
+        default_factory=PlainConfig, description="how texts become tokens in training"
+    )
+    image_views: dict[ViewName, ImageViewConfig] = Field(
+        default={}, description="views of each image beside `main`, by name, for `terms`"
+    )
+    text_views: dict[ViewName, TextViewConfig] = Field(
+        default={}, description="views of each sample's texts beside `main`, by name, for `terms`"
+    )
+    terms: dict[ViewName, TermConfig] = Field(
+        default={}, description="further losses by name, each with its weight"
+    )
+    objective_weight: float = Field(
+        default=1.0, gt=0, description="what the objective's loss is multiplied by, beside `terms`"
+    )
+    phases: list[PhaseConfig] = Field(
+        default=[],
+        description="parts of the run, one after the other, in place of `epochs`; fields they leave out are as here",
     )
     optimiser: Literal["adamw", "lamb", "lion", "sgd"] = Field(
         default="adamw",
@@ -205,33 +282,110 @@ class TrainConfig(Section):
     )
     log_every_steps: int = unkeyed(20, ge=1, description="steps between two lines of metrics")
 
+    @property
+    def views_read(self) -> tuple[list[str], list[str]]:
+        """Return the views of images and of texts that some loss of a weight above 0 reads; `main` is first."""
+        read: list[list[str]] = []
+        for side, further in (("images", self.image_views), ("texts", self.text_views)):
+            named = [getattr(term, side) for term in self.terms.values() if term.weight > 0]
+            wanted = {view for views in named for view in (further if views is None else views)}
+            read.append([MAIN, *(view for view in further if view in wanted)])
+        return read[0], read[1]
+
+    @property
+    def all_caption_sources(self) -> list[str]:
+        """Return the caption sources that some view draws from."""
+        views = [self, *self.text_views.values()]
+        return list(
+            dict.fromkeys(source for view in views for source in view.caption_sources or ())
+        )
+
+    def by_phase(self) -> "list[TrainConfig]":
+        """Return the section of each phase with its settings as flat fields; itself where there are no phases."""
+        if not self.phases:
+            return [self]
+        flat = {name: getattr(self, name) for name in type(self).model_fields if name != "phases"}
+        return [
+            type(self).model_construct(
+                **flat | {name: value for name, value in _set_in(phase) if value is not None}
+            )
+            for phase in self.phases
+        ]
+
     @model_validator(mode="after")
-    def _numbers_fit(self) -> Self:
-        if self.global_batch % self.streams:
+    def _phases_fit(self) -> Self:
+        if self.phases and self.epochs != type(self).model_fields["epochs"].default:
+            raise ValueError("epochs is the length of a run without phases; give it in each phase")
+        for number, flat in enumerate(self.by_phase()):
+            try:
+                _check_numbers(flat)
+            except ValueError as error:
+                where = f"phases[{number}]: " if self.phases else ""
+                raise ValueError(f"{where}{error}") from error
+        sizes = {flat.global_batch for flat in self.by_phase()}
+        if len(sizes) > 1 and self.objective.name in STATE_PER_SAMPLE:
             raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of streams {self.streams}"
+                f"phases have global batches {sorted(sizes)}, and objective {self.objective.name} keeps numbers for "
+                "each sample that are means over others of its batch; use one global_batch, or another objective"
             )
-        ranks = self.launch.world_size
-        if self.streams % ranks:
-            raise ValueError(
-                f"streams {self.streams} cannot be shared out to {ranks} ranks; use a multiple of {ranks}"
-            )
-        local_batch = self.global_batch // ranks
-        if self.micro_batch is not None and local_batch % self.micro_batch:
-            raise ValueError(
-                f"global_batch {self.global_batch} / ranks {ranks} = {local_batch} is not a multiple "
-                f"of micro_batch {self.micro_batch}; use a divisor of {local_batch}, or null"
-            )
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
-        if self.cooldown_steps and self.schedule != "constant":
-            raise ValueError(
-                f"cooldown_steps {self.cooldown_steps} is of the constant schedule; set schedule: constant, or 0 steps"
-            )
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(
-                f"crop_scale {list(self.crop_scale)} is not an increasing pair in (0, 1]"
-            )
-        if not any(weight > 0 for weight in self.caption_sources.values()):
-            raise ValueError("caption_sources gives no source a weight above 0")
         return self
+
+    @model_validator(mode="after")
+    def _views_fit(self) -> Self:
+        for side in ("image_views", "text_views"):
+            if MAIN in getattr(self, side):
+                raise ValueError(
+                    f"{side} are those beside `{MAIN}`, which the flat fields describe"
+                )
+        known = {"images": [MAIN, *self.image_views], "texts": [MAIN, *self.text_views]}
+        for name, term in self.terms.items():
+            for side, views in known.items():
+                for view in getattr(term, side) or ():
+                    if view not in views:
+                        raise ValueError(
+                            f"terms.{name}.{side} names view {view!r}; views of {side} are {', '.join(views)}"
+                        )
+            term.check_views(term.images or known["images"], term.texts or known["texts"], name)
+        return self
+
+
+def _set_in(phase: PhaseConfig) -> list[tuple[str, Any]]:
+    return [(name, getattr(phase, name)) for name in type(phase).model_fields]
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    """Check the numbers of one phase against each other.
+
+    Raises: ValueError: saying which do not fit.
+    """
+    if config.global_batch % config.streams:
+        raise ValueError(
+            f"global_batch {config.global_batch} is not a multiple of streams {config.streams}"
+        )
+    ranks = config.launch.world_size
+    if config.streams % ranks:
+        raise ValueError(
+            f"streams {config.streams} cannot be shared out to {ranks} ranks; use a multiple of {ranks}"
+        )
+    local_batch = config.global_batch // ranks
+    if config.micro_batch is not None and local_batch % config.micro_batch:
+        raise ValueError(
+            f"global_batch {config.global_batch} / ranks {ranks} = {local_batch} is not a multiple "
+            f"of micro_batch {config.micro_batch}; use a divisor of {local_batch}, or null"
+        )
+    if config.min_lr > config.lr:
+        raise ValueError(f"min_lr {config.min_lr} is above lr {config.lr}")
+    if config.cooldown_steps and config.schedule != "constant":
+        raise ValueError(
+            f"cooldown_steps {config.cooldown_steps} is of the constant schedule; set schedule: constant, or 0 steps"
+        )
+    for name, view in {MAIN: config, **config.image_views}.items():
+        low, high = view.crop_scale or config.crop_scale
+        if not 0 < low <= high <= 1:
+            where = "" if name == MAIN else f"image_views.{name}."
+            raise ValueError(f"{where}crop_scale {[low, high]} is not an increasing pair in (0, 1]")
+    for name, view in {MAIN: config, **config.text_views}.items():
+        sources = view.caption_sources or config.caption_sources
+        if not any(weight > 0 for weight in sources.values()):
+            where = "" if name == MAIN else f"text_views.{name}."
+            raise ValueError(f"{where}caption_sources gives no source a weight above 0")

@@ -3,20 +3,21 @@
 Legend: B local batch, D embedding width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from neuclip.loading.samples import Batch
+from neuclip.loading.batch import Batch
+from neuclip.objectives.encoded import View
+from neuclip.training.encoders import Views
 
-Features = tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]
-Encode = Callable[[Callable[[Tensor, Tensor], Features], Tensor, Tensor, int], Features]
+Sides = tuple[Views, Views]
+Inputs = Mapping[str, Tensor]
+Encode = Callable[[Callable[[Inputs, Inputs], Sides], Inputs, Inputs, int], Sides]
 
 
 class FeatureCache:
@@ -24,14 +25,14 @@ class FeatureCache:
 
     Definition: a loss sees the encoders through their features F alone, so its gradient is the sum
     over micro-batches m of (dF_m / dweights)^T dloss / dF_m. `fill` gives F without a graph, the
-    objective dloss / dF of the whole batch at once, and `backward` the terms of the sum, of which
+    loss dloss / dF of the whole batch at once, and `backward` the terms of the sum, of which
     one has a graph at a time. That is the gradient of the whole batch unless a pair's features
     depend on its neighbours: batch statistics are those of a micro-batch.
 
     Args:
         encoders: both towers as one module.
         parallel: what gradients are taken through: the encoders, or DDP around them.
-        encode: calls a module with images and tokens. Random numbers inside must depend on nothing
+        encode: calls a module with images and texts by view. Random numbers inside must depend on nothing
             that changes between the passes; the micro-batch's number tells them apart.
         micro_batch: image-text pairs that have a graph at once.
 
@@ -45,32 +46,69 @@ class FeatureCache:
         self._encode, self._micro_batch = encode, micro_batch
 
     @torch.no_grad()
-    def fill(self, batch: Batch) -> Features:
+    def fill(self, batch: Batch) -> Sides:
         """Return the features of the whole batch as leaves that take a gradient."""
         # Running statistics are for `backward` to update; what this pass makes of them is dropped.
         buffers = {name: buffer.clone() for name, buffer in self._encoders.named_buffers()}
 
-        def encoders(images: Tensor, tokens: Tensor) -> Features:
-            return functional_call(self._encoders, buffers, (images, tokens))
+        def encoders(images: Inputs, texts: Inputs) -> Sides:
+            return functional_call(self._encoders, buffers, (images, texts))
 
         parts = [
-            self._encode(encoders, images, tokens, number)
-            for number, (images, tokens) in enumerate(self._split(batch.images, batch.tokens))
+            self._encode(encoders, images, texts, number)
+            for number, (images, texts) in enumerate(self._split(batch))
         ]
-        image_features, text_features = (torch.cat(side) for side in zip(*parts, strict=True))
-        return image_features.requires_grad_(), text_features.requires_grad_()
+        image_parts, text_parts = zip(*parts, strict=True)
+        return _joined(image_parts), _joined(text_parts)
 
-    def backward(self, batch: Batch, leaves: Features) -> None:
+    def backward(self, batch: Batch, leaves: Sides) -> None:
         """Carry the gradient that the leaves have received on to the encoders' weights."""
-        gradients = [cast("Tensor", leaf.grad) for leaf in leaves]
-        parts = self._split(batch.images, batch.tokens, *gradients)
-        for number, (images, tokens, *slices) in enumerate(parts):
+        gradients = [leaf.grad for leaf in tensors_of(leaves)]
+        count = -(-len(batch.sample_ids) // self._micro_batch)
+        for number, (images, texts) in enumerate(self._split(batch)):
             # DDP averages over ranks what has been summed up so far: once is enough, at the end.
-            is_early = number < len(parts) - 1
             ddp = self._parallel if isinstance(self._parallel, DistributedDataParallel) else None
-            with ddp.no_sync() if ddp and is_early else nullcontext():
-                features = self._encode(self._parallel, images, tokens, number)
-                torch.autograd.backward(features, slices)
+            with ddp.no_sync() if ddp and number < count - 1 else nullcontext():
+                features = tensors_of(self._encode(self._parallel, images, texts, number))
+                rows = slice(number * self._micro_batch, (number + 1) * self._micro_batch)
+                used = [
+                    (feature, gradient[rows])
+                    for feature, gradient in zip(features, gradients, strict=True)
+                    if gradient is not None
+                ]
+                torch.autograd.backward(
+                    [feature for feature, _ in used], [gradient for _, gradient in used]
+                )
 
-    def _split(self, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
-        return list(zip(*(tensor.split(self._micro_batch) for tensor in tensors), strict=True))
+    def _split(self, batch: Batch) -> Iterator[tuple[Inputs, Inputs]]:
+        for first in range(0, len(batch.sample_ids), self._micro_batch):
+            rows = slice(first, first + self._micro_batch)
+            yield (
+                {view: tensor[rows] for view, tensor in batch.images.items()},
+                {view: tensor[rows] for view, tensor in batch.texts.items()},
+            )
+
+
+def tensors_of(sides: Sides) -> list[Tensor]:
+    """Return all tensors of both sides, in one order."""
+    return [
+        tensor for side in sides for view in side.values() for tensor in view if tensor is not None
+    ]
+
+
+def _joined(parts: tuple[Views, ...]) -> Views:
+    """Put the pieces of each view together, as leaves."""
+
+    def leaf(pieces: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(pieces)).requires_grad_()
+
+    return {
+        name: View(
+            leaf(part[name].raw for part in parts),
+            leaf(part[name].unit for part in parts),
+            None
+            if first.states is None
+            else leaf(x for part in parts if (x := part[name].states) is not None),
+        )
+        for name, first in parts[0].items()
+    }

@@ -5,57 +5,85 @@ import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from typing import NoReturn
 
 import torch
+from torch import Tensor
 
 from neuclip.distributed.collectives import all_gather, all_reduce_mean_
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import BudgetError, IntegrityError, NumericsError, StoppedError
+from neuclip.index.reader import read_samples
 from neuclip.index.sample_index import STATISTICS
+from neuclip.loading.batch import Batch
 from neuclip.loading.batches import load_batches
-from neuclip.loading.samples import Batch
-from neuclip.training.checkpointing import Checkpoints, restore_latest
+from neuclip.objectives.encoded import Encoded
+from neuclip.objectives.objective import ObjectiveResult
+from neuclip.training.checkpointing import Checkpoints, latest_step, restore_latest
 from neuclip.training.held_out import HeldOut
 from neuclip.training.job import PROGRESS_MARK, TrainJob, TrainResult
 from neuclip.training.meter import Meter, forward_flops
 from neuclip.training.metrics import MetricsLog, device_hours_so_far, last_loss
 from neuclip.training.mirror import bring_checkpoint
 from neuclip.training.parts import Parts, check_shared_memory, does_not_fit, make_parts
+from neuclip.training.phases import phase_at, plan_phases
 from neuclip.training.probe import NormalizerProbe
 from neuclip.training.requested import RequestedSamples
 from neuclip.training.stopping import StopRequest
-from neuclip.training.trainer import Forward
 
 _A_SIGNAL = "a signal"
 
 
 def train(job: TrainJob, world: World, stop: StopRequest) -> TrainResult:
-    """Train from the last checkpoint, or from the start, to the end.
+    """Train from the last checkpoint, or from the start, to the end, phase by phase.
+
+    A phase begins as a run that resumes does: from the checkpoint in which the phase before has ended.
 
     Raises: CheckpointError, IntegrityError, NumericsError: see the parts. ConfigError: if a batch does not fit
         into the device's memory. StoppedError: when asked to stop.
     """
     if world.local_rank == 0:
         check_shared_memory(job.config)  # before any rank has begun to fill it
-    parts = make_parts(job, world)
-    restore_latest(parts.trainer, job)
-    try:
-        return _Run(job, world, parts, stop).to_the_end()
-    except torch.OutOfMemoryError as error:
-        raise does_not_fit(job.config) from error
+    table = read_samples(job.index_uri)
+    phases = plan_phases(job.config, table.count)
+    begun_at = step = latest_step(job)
+    while True:
+        phase = phase_at(phases, step)
+        try:
+            parts = make_parts(job, world, phase, table)
+            restore_latest(parts.trainer, job)
+            run = _Run(job, world, parts, stop, begun_at=begun_at, total_steps=phases[-1].last)
+            run.to_the_end_of_phase()
+        except torch.OutOfMemoryError as error:
+            raise does_not_fit(phase.config) from error
+        if phase is phases[-1]:
+            return run.result()
+        step = phase.last
+        del run, parts  # two models would be in memory
+        bring_checkpoint(job, world, main_has_it=True)
 
 
 class _Run:
     """The loop and what it keeps from step to step."""
 
-    def __init__(self, job: TrainJob, world: World, parts: Parts, stop: StopRequest) -> None:
-        self.job, self.config, self.world, self.stop = job, job.config, world, stop
+    def __init__(
+        self,
+        job: TrainJob,
+        world: World,
+        parts: Parts,
+        stop: StopRequest,
+        *,
+        begun_at: int,
+        total_steps: int,
+    ) -> None:
+        self.job, self.config, self.world, self.stop = job, parts.trainer.config, world, stop
         self.trainer, self.samples, self.order = parts.trainer, parts.samples, parts.order
         trainer, samples, order = self.trainer, self.samples, self.order
-        self.resumed_at = trainer.step
+        self.begun_at, self.total_steps = begun_at, total_steps
+        self.phase_end = trainer.phase.last
         self.requested = RequestedSamples(trainer, samples, job.index_uri)
         probe = self.config.probe
         self.probe = (
@@ -80,7 +108,8 @@ class _Run:
             if world.is_main
             else None
         )
-        self.loss = math.nan
+        self.loss: float | Tensor = math.nan
+        self.ids = torch.empty(0, dtype=torch.int64, device=world.device)
         self.meter = Meter(
             self.config.telemetry,
             world,
@@ -89,22 +118,23 @@ class _Run:
             device_hours=hours,
         )
 
-    def to_the_end(self) -> TrainResult:
-        """Run all steps that are left."""
-        if self.resumed_at and self.world.is_main:
-            self._tell(f"resumed at step {self.resumed_at}")
+    def to_the_end_of_phase(self) -> None:
+        """Run all steps of the phase that are left."""
+        trainer = self.trainer
+        if self.begun_at and trainer.step == self.begun_at and self.world.is_main:
+            self._tell(f"resumed at step {self.begun_at}")
         try:
-            while self.trainer.step < self.trainer.total_steps:
+            while trainer.step < self.phase_end:
                 self._run_until_rolled_back()
-            if self.checkpoints.step != self.trainer.step:  # the last batch was passed over
+            if self.checkpoints.step != trainer.step:  # the last batch was passed over
                 self.checkpoints.save(score=None)
             self.checkpoints.wait()
-            if self.trainer.sample_statistics is not None and self.world.is_main:
-                self.trainer.sample_statistics.write(self.job.run_folder / STATISTICS)
+            statistics = trainer.sample_statistics
+            if statistics is not None and self.world.is_main and trainer.step == self.total_steps:
+                statistics.write(self.job.run_folder / STATISTICS)
         finally:
             if self.log is not None:
                 self.log.close()
-        return self._result()
 
     def _run_until_rolled_back(self) -> None:
         """Run the steps from the present one on; return at the end, or when the weights went back."""
@@ -113,7 +143,7 @@ class _Run:
             self.samples,
             self.order,
             first=trainer.step,
-            last=trainer.total_steps,
+            last=self.phase_end,
             rank=self.world.rank,
             size=self.world.size,
             workers=self.config.loader.workers,
@@ -122,38 +152,54 @@ class _Run:
         )
         self.meter.open()
         with closing(batches):
-            while trainer.step < trainer.total_steps:
+            while trainer.step < self.phase_end:
                 loaded = self.stop.wait_for_next(batches)
-                why = self._agree_to_stop()
-                if why:
+                if self._is_rolled_back(trainer.settle):
+                    return
+                if why := self._agree_to_stop():
                     self._stop(why)
                 assert loaded is not None, "it comes unless one asks to stop"
                 batch = loaded.to(self.world.device)
                 self.meter.batch_arrived()
                 self._check_corrupt(batch)
-                try:
-                    numbers = self._step(batch)
-                except NumericsError as error:
-                    if self._pass_over(batch, error):
-                        return
-                else:
-                    self._write_and_save(batch, numbers)
+                if self._is_rolled_back(partial(self._step, batch)):
+                    return
 
-    def _step(self, batch: Batch) -> dict[str, float]:
-        """Do one update; return its numbers."""
-        trainer = self.trainer
+    def _is_rolled_back(self, do: Callable[[], None]) -> bool:
+        """Do something that may find a bad batch; return whether the weights went back for it.
+
+        Raises: NumericsError: if it does, and the recipe says stop.
+        """
+        try:
+            do()
+        except NumericsError as error:
+            return self._pass_over(error)
+        return False
+
+    def _step(self, batch: Batch) -> None:
+        """Do one update; write its numbers and save where that is due."""
+        trainer, probed = self.trainer, dict[str, float]()
+
+        def look(encoded: Encoded, _: ObjectiveResult) -> None:
+            if self.probe is not None and self.probe.is_due(trainer.step, self.total_steps):
+                probed.update(self.probe.measure(trainer, encoded))
+
+        self.ids = batch.sample_ids
         self.requested.serve()
-        forward = trainer.forward(batch)
-        loss = forward.result.loss.detach().float().clone()
-        self.loss = all_reduce_mean_(loss, self.world).item()
-        trainer.guard.judge(self.loss, step=trainer.step, sample_ids=batch.sample_ids[:8].tolist())
-        probed = self._probe_if_due(batch, forward)
-        norm, rate = trainer.update(batch, forward)
-        self.meter.batch_done(self.config.global_batch)
-        if not self._is_due_to_log() and not probed:
-            return {}
-        metrics = {name: float(value) for name, value in forward.result.metrics.items()}
-        return {"lr": rate, "grad_norm": norm.item(), **metrics, **probed}
+        try:
+            done = trainer.update(batch, look)
+        finally:
+            self.meter.batch_done(self.config.global_batch)
+        self.loss = done.loss
+        is_to_write = self._is_due_to_log() or bool(probed)
+        if not (is_to_write or self.checkpoints.is_due_by_step or self.is_due):
+            return
+        trainer.settle()  # what is written or saved is of a good batch
+        numbers: dict[str, float] = {}
+        if is_to_write:
+            metrics = {name: float(value) for name, value in done.metrics.items()}
+            numbers = {"lr": done.lr, "grad_norm": done.norm.item(), **metrics, **probed}
+        self._write_and_save(numbers)
 
     def _agree_to_stop(self) -> str:
         """Bring the wishes to stop and to save to every rank before a step; return why to stop, if so.
@@ -163,23 +209,26 @@ class _Run:
         """
         wishes = (
             self.stop.has_come,
-            self.meter.is_over_budget and self.trainer.step > self.resumed_at,
+            self.meter.is_over_budget and self.trainer.step > self.begun_at,
             self.checkpoints.is_due_by_the_clock,
         )
         if self.world.size > 1:
-            told = torch.tensor(wishes, dtype=torch.float32, device=self.world.device)
+            told = torch.tensor(
+                wishes, dtype=torch.float32
+            )  # in main memory: no device is waited for
             wishes = all_reduce_mean_(told, self.world).tolist()
         stopped, spent, self.is_due = wishes
         if stopped:
             return _A_SIGNAL
         return f"its budget of {self.config.telemetry.budget:g}" if spent else ""
 
-    def _pass_over(self, batch: Batch, error: NumericsError) -> bool:
+    def _pass_over(self, error: NumericsError) -> bool:
         """Leave out a bad batch as the recipe says; return whether the weights went back to a checkpoint.
 
         Raises: NumericsError: if the recipe says stop, or there is nothing to go back to.
         """
-        trainer, policy, last = self.trainer, self.config.on_bad_batch, self.trainer.step
+        trainer, policy = self.trainer, self.config.on_bad_batch
+        first = last = trainer.step if error.step is None else error.step
         if policy == "stop":
             raise error
         if policy == "roll_back":
@@ -189,34 +238,29 @@ class _Run:
             if not restore_latest(trainer, self.job):
                 raise error
             trainer.guard.passed_over = passed_over
-        trainer.guard.pass_over(trainer.step, last, error)
+            first = trainer.step
+        trainer.guard.pass_over(first, last, error)
         self.loss = math.nan
-        self.meter.batch_done(self.config.global_batch)
         trainer.pass_over(until=last + 1)
-        self._write_metrics(batch, {"passed_over": len(trainer.guard.passed_over)})
+        self._write_metrics({"passed_over": len(trainer.guard.passed_over)})
         return policy == "roll_back"
 
-    def _probe_if_due(self, batch: Batch, forward: Forward) -> dict[str, float]:
-        """Return what the probe measured, nothing where it is not due."""
-        step, last = self.trainer.step, self.trainer.total_steps - 1
-        if self.probe is None or (step % self.probe.every_steps and step != last):
-            return {}
-        return self.probe.measure(self.trainer, batch, forward)
-
     def _forward_flops(self) -> int:
-        """Count the FLOPs of one sample's forward pass; the features are thrown away."""
-        px = self.trainer.towers.image_px
-        images = torch.zeros(1, 3, px, px, device=self.world.device)
+        """Count the FLOPs of one sample's forward pass in all views; the features are thrown away."""
+        px, (images, texts) = self.trainer.towers.image_px, self.config.views_read
+        pixels = torch.zeros(1, 3, px, px, device=self.world.device)
         tokens = self.trainer.towers.tokenize([""]).to(self.world.device)
-        return forward_flops(self.trainer.encoders, images, tokens)
+        return forward_flops(
+            self.trainer.encoders, dict.fromkeys(images, pixels), dict.fromkeys(texts, tokens)
+        )
 
     def _is_due_to_log(self) -> bool:
         step = self.trainer.step
-        return step % self.config.log_every_steps == 0 or step in (1, self.trainer.total_steps)
+        return step % self.config.log_every_steps == 0 or step in (1, self.total_steps)
 
-    def _write_metrics(self, batch: Batch, more: dict[str, float]) -> None:
+    def _write_metrics(self, more: dict[str, float]) -> None:
         """Gather over ranks and write; every rank calls this."""
-        ids = all_gather(batch.sample_ids, self.world)
+        ids = all_gather(self.ids, self.world)
         if self.log is None:
             return
         trainer = self.trainer
@@ -227,7 +271,7 @@ class _Run:
                 "step": trainer.step,
                 "samples_seen": trainer.samples_seen,
                 "epoch": trainer.samples_seen / self.order.count,
-                "loss": self.loss,
+                "loss": float(self.loss),
                 "sample_ids_sha256": digest,
                 **measured,
                 **more,
@@ -238,21 +282,21 @@ class _Run:
     def _report(self, measured: dict[str, float]) -> None:
         """Tell the stage how far the run is, as a line it knows."""
         trainer, speed = self.trainer, measured["samples_per_s"]
-        left_s = (trainer.total_steps - trainer.step) * self.config.global_batch / max(speed, 1e-9)
+        left_s = (self.total_steps - trainer.step) * self.config.global_batch / max(speed, 1e-9)
         parts = [
-            f"loss {self.loss:.3f}",
+            f"loss {float(self.loss):.3f}",
             f"{speed:.0f} samples/s",
             f"data wait {measured['data_wait']:.0%}",
             *([f"MFU {measured['mfu']:.0%}"] if "mfu" in measured else []),
             *([f"cost {measured['cost']:.2f}"] if "cost" in measured else []),
             f"{left_s:.0f} s left",
-            *([f"resumed at step {self.resumed_at}"] if self.resumed_at else []),
+            *([f"resumed at step {self.begun_at}"] if self.begun_at else []),
         ]
         self._tell(", ".join(parts))
 
     def _tell(self, note: str) -> None:
         """Say where the run is, as a line that the stage knows."""
-        report = {"done": self.trainer.step, "total": self.trainer.total_steps, "note": note}
+        report = {"done": self.trainer.step, "total": self.total_steps, "note": note}
         sys.stdout.write(f"{PROGRESS_MARK}{json.dumps(report)}\n")
         sys.stdout.flush()
 
@@ -265,14 +309,14 @@ class _Run:
                 f"train.loader.max_corrupt_share {most:.2%} allows; the first sample ids are {sorted(corrupt)[:5]}"
             )
 
-    def _write_and_save(self, batch: Batch, numbers: dict[str, float]) -> None:
+    def _write_and_save(self, numbers: dict[str, float]) -> None:
         """Write the numbers of a step, then the checkpoint if one is due: a run that resumes has the line."""
         self.checkpoints.check()
         score = self.checkpoints.score_if_due()
         if score is not None:
             numbers = {**numbers, "held_out_recall": score}
         if numbers:
-            self._write_metrics(batch, numbers)
+            self._write_metrics(numbers)
         if self.checkpoints.is_due_by_step or self.is_due:
             self.checkpoints.save(score=score)
             self.meter.open()
@@ -292,17 +336,18 @@ class _Run:
             f"training was stopped by {why}, {kept}; run the same command again to go on from there"
         )
 
-    def _result(self) -> TrainResult:
+    def result(self) -> TrainResult:
+        """Say what the whole run did."""
         trainer, count = self.trainer, self.order.count
         return TrainResult(
-            steps=trainer.total_steps,
+            steps=self.total_steps,
             samples=count,
             samples_visited=min(count, trainer.samples_seen),
             samples_seen=trainer.samples_seen,
             corrupt=sorted(trainer.corrupt),
             passed_over=trainer.guard.passed_over,
             never_used=self._never_used(),
-            resumed_at=self.resumed_at,
+            resumed_at=self.begun_at,
             final_loss=last_loss(
                 self.job.run_folder
             ),  # a run that resumes at its end has no loss of its own

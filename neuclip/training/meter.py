@@ -111,14 +111,16 @@ def memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def forward_flops(encoders: nn.Module, images: torch.Tensor, tokens: torch.Tensor) -> int:
-    """Count the FLOPs of a forward pass of both encoders, a multiply-add as two, divided by the batch."""
+def forward_flops(
+    encoders: nn.Module, images: dict[str, torch.Tensor], texts: dict[str, torch.Tensor]
+) -> int:
+    """Count the FLOPs of a forward pass over all views, a multiply-add as two, divided by the batch."""
     was_training = encoders.training
     encoders.eval()  # batch statistics stay as they are
     with FlopCounterMode(display=False) as counter:
-        encoders(images, tokens)
+        encoders(images, texts)
     encoders.train(was_training)
-    return counter.get_total_flops() // len(images)
+    return counter.get_total_flops() // len(next(iter(images.values())))
 
 
 def _peak_flops(config: TelemetryConfig, device: torch.device, *, in_bf16: bool) -> float | None:

@@ -1,5 +1,6 @@
 """The optimiser over the encoders and the objective's own parameters."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,8 +9,9 @@ from timm.optim.lion import Lion
 from torch import Tensor, nn
 
 from neuclip.distributed.sharding import like, whole_on_main
-from neuclip.objectives.objective import Objective
+from neuclip.objectives.loss_part import TrainableGroup
 from neuclip.training.config import TrainConfig
+from neuclip.training.phases import Phase
 from neuclip.training.schedule import learning_rate
 
 OptimiserState = dict[str, dict[str, dict[str, Tensor]]]
@@ -17,19 +19,23 @@ _WITHOUT_DECAY = ("bn", "ln", "bias")
 
 
 def build_optimiser(
-    encoders: nn.Module, objective: Objective, config: TrainConfig
+    encoders: nn.Module, others: Sequence[TrainableGroup], config: TrainConfig
 ) -> torch.optim.Optimizer:
     """Group the parameters and make the optimiser.
 
-    Matrices decay, embeddings of tokens and positions too; biases, gains, the class embedding and the
-    objective's parameters do not. Source: open_clip_train.main, tests/training/test_optimisers.py.
+    Matrices decay, embeddings of tokens and positions too; biases, gains and the class embedding do not, and of the
+    losses' own parameters those of groups that say so.
+
+    Source: open_clip_train.main, tests/training/test_optimisers.py.
     """
     learned = [(name, p) for name, p in encoders.named_parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for n, p in learned if decays(n, p)], "weight_decay": config.weight_decay},
         {"params": [p for n, p in learned if not decays(n, p)], "weight_decay": 0.0},
     ]
-    groups += [{"params": group.parameters, "weight_decay": 0.0} for group in objective.trainable()]
+    for group in others:
+        decay = config.weight_decay if group.decays else 0.0
+        groups.append({"params": group.parameters, "weight_decay": decay})
     # A group may be empty, which torch accepts; the order of groups is part of the state.
     lr, betas, eps = config.lr, config.betas, config.adam_eps
     match config.optimiser:
@@ -48,32 +54,54 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not any(part in name for part in _WITHOUT_DECAY)
 
 
+def hold_back(optimiser: torch.optim.Optimizer, is_bad: Tensor) -> bool:
+    """Let the next step change nothing where a number on the device is 1; return whether the optimiser can do so.
+
+    AdamW's fused kernels read the number themselves, as they do for a gradient scaler; nothing waits for the device.
+    """
+    if not isinstance(optimiser, torch.optim.AdamW):
+        return False
+    optimiser.found_inf = is_bad  # pyright: ignore[reportAttributeAccessIssue]  # torch's own protocol
+    return True
+
+
 def set_learning_rate(
     optimiser: torch.optim.Optimizer,
-    objective: Objective,
-    config: TrainConfig,
+    others: Sequence[TrainableGroup],
+    phase: Phase,
     *,
     step: int,
-    total_steps: int,
 ) -> float:
-    """Set the rates of update `step` and return the encoders' one."""
+    """Set the rates of update `step` and return the encoders' one.
+
+    Args:
+        others: the losses' own parameters, as the optimiser was built with.
+    """
+    config = phase.config
     scheduled = learning_rate(
-        step,
+        step - phase.first,
         peak=config.lr,
         least=config.min_lr,
         warmup_steps=config.warmup_steps,
-        total_steps=total_steps,
+        total_steps=phase.last - phase.first,
         schedule=config.schedule,
         cooldown_steps=config.cooldown_steps,
         cooldown_power=config.cooldown_power,
     )
-    own = objective.trainable()
-    num_encoder_groups = len(optimiser.param_groups) - len(own)
+    num_encoder_groups = len(optimiser.param_groups) - len(others)
     for group in optimiser.param_groups[:num_encoder_groups]:
         group["lr"] = scheduled
-    for group, asked in zip(optimiser.param_groups[num_encoder_groups:], own, strict=True):
-        group["lr"] = (scheduled if asked.lr is None else asked.lr) * asked.lr_factor
+    for group, asked in zip(optimiser.param_groups[num_encoder_groups:], others, strict=True):
+        rate = (scheduled if asked.lr is None else asked.lr) * asked.lr_factor
+        group["lr"] = _known(rate, optimiser) if isinstance(rate, Tensor) else rate
     return scheduled
+
+
+def _known(rate: Tensor, optimiser: torch.optim.Optimizer) -> Tensor | float:
+    """Return a rate that only the device knows as the optimiser takes it."""
+    if not isinstance(optimiser, torch.optim.AdamW):
+        return rate.item()
+    return rate.float() if rate.is_cuda else rate  # torch's kernels for CUDA read a float32
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer) -> OptimiserState:

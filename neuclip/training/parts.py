@@ -1,59 +1,73 @@
 """The parts that a run is put together from, as its job names them."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
+from typing import TypedDict
 
 import numpy as np
 
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import ConfigError
-from neuclip.index.reader import SampleTable, read_samples
+from neuclip.index.reader import SampleTable
 from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.shared_memory import require_shared_memory
+from neuclip.loading.views import ImageView, TextView
+from neuclip.loading.visits import MAIN
 from neuclip.loading.workers import PREFETCH
 from neuclip.objectives.registry import build
+from neuclip.objectives.terms.weighted import WeightedTerms
 from neuclip.towers.model import Towers, architecture_of, create_towers
+from neuclip.towers.text_tokens.policy import build_text_tokens
 from neuclip.towers.transforms import training_pixels
 from neuclip.training.config import TrainConfig
 from neuclip.training.job import TrainJob
+from neuclip.training.phases import Phase, architecture_in
 from neuclip.training.trainer import Trainer
+
+
+class _About(TypedDict):
+    """What every loss is told of its run."""
+
+    feature_dim: int
+    num_samples: int
+    seed: int
+    world: World
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A trainer at its start, and the data in its order."""
+    """A trainer at the start of a phase, and the data in its order."""
 
     order: BatchOrder
     trainer: Trainer
     samples: ShardSamples
 
 
-def make_parts(job: TrainJob, world: World) -> Parts:
-    """Put a run together.
+def make_parts(job: TrainJob, world: World, phase: Phase, table: SampleTable) -> Parts:
+    """Put a phase of a run together.
 
     Raises: ConfigError: if batch, streams or model do not fit. DataError: if there are no samples.
     """
-    config = job.config
-    table = read_samples(job.index_uri)
-    order = make_order(job, table)
-    towers = create_towers(config.model, seed=job.seed, device=world.device)
-    objective = build(
-        config.objective,
-        feature_dim=towers.embed_dim,
-        num_samples=order.count,
+    config = phase.config
+    order = make_order(job, phase, table)
+    towers = create_towers(
+        config.model,
         seed=job.seed,
-        world=world,
+        device=world.device,
+        change=partial(architecture_in, config=config),
+    )
+    about = _About(
+        feature_dim=towers.embed_dim, num_samples=order.count, seed=job.seed, world=world
     )
     trainer = Trainer(
         towers,
-        objective,
-        config,
+        build(config.objective, **about),
+        WeightedTerms(config.terms, objective_weight=config.objective_weight, **about),
+        phase,
         seed=job.seed,
-        total_steps=total_steps(config, order.count),
         world=world,
     )
     samples = training_samples(
@@ -67,19 +81,16 @@ def make_parts(job: TrainJob, world: World) -> Parts:
     return Parts(order, trainer, samples)
 
 
-def make_order(job: TrainJob, table: SampleTable) -> BatchOrder:
-    """Return the order of a run's batches."""
+def make_order(job: TrainJob, phase: Phase, table: SampleTable) -> BatchOrder:
+    """Return the order of a phase's batches."""
     return BatchOrder(
         np.bincount(table.shard, minlength=len(table.shards)).astype(np.int64),
         seed=job.seed,
-        streams=job.config.streams,
-        global_batch=job.config.global_batch,
+        streams=phase.config.streams,
+        global_batch=phase.config.global_batch,
+        first=phase.first,
+        samples_before=phase.samples_before,
     )
-
-
-def total_steps(config: TrainConfig, samples: int) -> int:
-    """Return the updates of a run; the last batch reaches into the epoch after."""
-    return max(1, math.ceil(config.epochs * samples / config.global_batch))
 
 
 def training_samples(
@@ -91,24 +102,31 @@ def training_samples(
     index_uri: str,
     seed: int,
 ) -> ShardSamples:
-    """Return the training samples with the transform of a recipe."""
-    captions = Captions(
-        index_uri,
-        weights=config.caption_sources,
-        seed=seed,
-        cache_gb=config.loader.cache_gb,
-    )
+    """Return the training samples in the views that a recipe's losses read."""
+    images, texts = config.views_read
+    text_tokens = build_text_tokens(config.text_tokens, towers.tokenize)
+    crops = {MAIN: config, **config.image_views}
+    sources = {MAIN: config, **config.text_views}
     return ShardSamples(
         ShardFiles(shard_uri, cache_gb=config.loader.cache_gb),
         table,
-        to_pixels=partial(
-            training_pixels,
-            image_px=towers.image_px,
-            scale=config.crop_scale,
-            scaled_decode=config.loader.scaled_decode,
-        ),
-        tokenize=towers.tokenize,
-        captions=captions,
+        images=[
+            ImageView(
+                partial(
+                    training_pixels,
+                    image_px=towers.image_px,
+                    scale=crops[name].crop_scale or config.crop_scale,
+                    scaled_decode=config.loader.scaled_decode,
+                ),
+                name,
+            )
+            for name in images
+        ],
+        texts=[
+            TextView(sources[name].caption_sources or config.caption_sources, text_tokens, name)
+            for name in texts
+        ],
+        captions=Captions(index_uri, cache_gb=config.loader.cache_gb),
         seed=seed,
     )
 
@@ -123,13 +141,16 @@ def check_shared_memory(config: TrainConfig) -> str:
     workers, ranks = config.loader.workers, config.launch.processes
     if not workers:
         return "none is needed without loading processes"
-    architecture = architecture_of(config.model)
-    size = architecture.get("vision_cfg", {}).get("image_size", 224)
-    height, width = (size, size) if isinstance(size, int) else size
-    tokens = architecture.get("text_cfg", {}).get("context_length", 77)
-    share = config.global_batch // config.launch.world_size
-    batch_bytes = share * (3 * height * width + 8 * tokens + 8)
-    return require_shared_memory(batch_bytes, batches=(PREFETCH * workers + 2) * ranks)
+    images, texts = config.views_read
+    most = 0
+    for flat in config.by_phase():
+        architecture = architecture_in(architecture_of(flat.model), flat)
+        size = architecture.get("vision_cfg", {}).get("image_size", 224)
+        height, width = (size, size) if isinstance(size, int) else size
+        tokens = architecture.get("text_cfg", {}).get("context_length", 77)
+        pair_bytes = len(images) * 3 * height * width + len(texts) * (8 * tokens + 8) + 8
+        most = max(most, flat.global_batch // flat.launch.world_size * pair_bytes)
+    return require_shared_memory(most, batches=(PREFETCH * workers + 2) * ranks)
 
 
 def does_not_fit(config: TrainConfig) -> ConfigError:

@@ -8,7 +8,7 @@ import torch
 
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import ConfigError, DataError, IntegrityError, nearest
-from neuclip.index.reader import read_samples
+from neuclip.index.reader import SampleTable, read_samples
 from neuclip.index.side_files import count_texts
 from neuclip.launching.config import LaunchConfig
 from neuclip.loading.selection_split import read_selection_split
@@ -24,8 +24,8 @@ from neuclip.training.parts import (
     does_not_fit,
     make_order,
     make_parts,
-    total_steps,
 )
+from neuclip.training.phases import Phase, plan_phases
 from neuclip.training.requested import RequestedSamples, require_prototypes
 
 _GB = 1e9
@@ -73,19 +73,22 @@ class Preflight:
     def samples(self) -> str:
         """Check that batches, streams and ranks fit the data."""
         config = self._config
-        order = make_order(self._job, read_samples(self._job.index_uri))
-        steps = total_steps(config, order.count)
-        ranks = config.launch.world_size
-        order.batch(0, rank=0, size=ranks)
-        return (
-            f"{order.count} samples; {steps} steps of {config.global_batch} from {config.streams} streams, "
-            f"{config.global_batch // ranks} for each of {ranks} ranks"
-        )
+        table, ranks = read_samples(self._job.index_uri), config.launch.world_size
+        phases = plan_phases(config, table.count)
+        told: list[str] = []
+        for phase in phases:
+            make_order(self._job, phase, table).batch(phase.first, rank=0, size=ranks)
+            batch = phase.config.global_batch
+            told.append(
+                f"{phase.last - phase.first} steps of {batch} from {config.streams} streams, {batch // ranks} for "
+                f"each of {ranks} ranks"
+            )
+        return f"{table.count} samples; {', then '.join(told)}"
 
     def captions(self) -> str:
         """Check that the recipe's caption sources exist, and their side files in full size."""
         known = count_texts(self._job.index_uri)
-        for source in self._config.caption_sources:
+        for source in self._config.all_caption_sources:
             if source not in known:
                 raise DataError(
                     f"train.caption_sources names {source!r}, which no sample has; sources of the samples: "
@@ -94,7 +97,7 @@ class Preflight:
                     "train.caption_sources if its column was removed"
                 )
         return ", ".join(
-            f"{source}: {known[source]} texts" for source in self._config.caption_sources
+            f"{source}: {known[source]} texts" for source in self._config.all_caption_sources
         )
 
     def held_out(self) -> str:
@@ -113,20 +116,28 @@ class Preflight:
         return check_shared_memory(self._config)
 
     def one_batch(self) -> str:
-        """Do one update with a rank's share of the first batch on this machine, and throw it away."""
+        """Do one update of each phase with a rank's share of its first batch on this machine, and throw it away."""
         config, world = self._config, World.from_environment()
-        parts = make_parts(self._job, world)
+        table = read_samples(self._job.index_uri)
+        found = [
+            self._one_batch_of(phase, table, world) for phase in plan_phases(config, table.count)
+        ]
+        return "; ".join(found)
+
+    def _one_batch_of(self, phase: Phase, table: SampleTable, world: World) -> str:
+        parts = make_parts(self._job, world, phase, table)
         trainer = parts.trainer
         room = require_disk(self._job.run_folder, trainer)
-        share = parts.order.batch(0, rank=0, size=config.launch.world_size)
+        share = parts.order.batch(phase.first, rank=0, size=phase.config.launch.world_size)
         batch = parts.samples.__getitems__(share)
         start = time.perf_counter()
         try:
             on_device = batch.to(world.device)
             RequestedSamples(trainer, parts.samples, self._job.index_uri).serve()
-            trainer.update(on_device, trainer.forward(on_device))
+            trainer.update(on_device)
+            trainer.settle()
         except torch.OutOfMemoryError as error:
-            raise does_not_fit(config) from error
+            raise does_not_fit(phase.config) from error
         seconds = time.perf_counter() - start
         return (
             f"{len(batch.sample_ids)} pairs through {world.device.type} in {seconds:.2g} s with "

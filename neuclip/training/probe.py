@@ -9,7 +9,9 @@ from torch import Tensor
 
 from neuclip.distributed.collectives import all_gather
 from neuclip.foundation.randomness import permutation
-from neuclip.loading.samples import Batch, ShardSamples
+from neuclip.loading.samples import ShardSamples
+from neuclip.loading.visits import MAIN
+from neuclip.objectives.encoded import Encoded
 from neuclip.objectives.exact import (
     EstimateError,
     Features,
@@ -18,7 +20,7 @@ from neuclip.objectives.exact import (
     implied_by_infonce,
 )
 from neuclip.training.config import ProbeConfig
-from neuclip.training.trainer import Forward, Trainer
+from neuclip.training.trainer import Trainer
 
 _CHUNK = 512
 _PROBE_SALT = 0x9B0BE
@@ -42,13 +44,17 @@ class NormalizerProbe:
         self._ids = permutation(count, seed=seed ^ _PROBE_SALT)[: config.samples].tolist()
         self._num_anchors = min(config.anchors, len(self._ids))
 
-    def measure(self, trainer: Trainer, batch: Batch, forward: Forward) -> dict[str, float]:
-        """Return the errors as named numbers; every rank calls it and computes the same."""
+    def is_due(self, step: int, total_steps: int) -> bool:
+        """Tell whether update `step` (0-based) is measured; the last one always is."""
+        return step % self.every_steps == 0 or step == total_steps - 1
+
+    def measure(self, trainer: Trainer, encoded: Encoded) -> dict[str, float]:
+        """Return the errors as named numbers, of main views; every rank calls it and computes the same."""
         world, objective = trainer.world, trainer.objective
         present = Features(
-            all_gather(forward.image_features, world),
-            all_gather(forward.text_features, world),
-            all_gather(batch.sample_ids, world),
+            all_gather(encoded.images[MAIN].unit, world),
+            all_gather(encoded.texts[MAIN].unit, world),
+            all_gather(encoded.sample_ids, world),
         )
         whole = encode_samples(trainer.encoders, self._samples, self._ids, trainer.world.device)
         anchors = whole.at(torch.arange(self._num_anchors, device=world.device))
@@ -86,7 +92,8 @@ def encode_samples(
     for start in range(0, len(ids), _CHUNK):
         batch = samples.__getitems__([(0, sample_id) for sample_id in ids[start : start + _CHUNK]])
         batch = batch.to(device)
-        parts.append((*encoders(batch.images, batch.tokens), batch.sample_ids))
+        images, texts = encoders({MAIN: batch.images[MAIN]}, {MAIN: batch.texts[MAIN]})
+        parts.append((images[MAIN].unit, texts[MAIN].unit, batch.sample_ids))
     encoders.train(was_training)
     return Features(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 

@@ -11,6 +11,7 @@ from neuclip.checkpoint.state import copy_state, load_state, save_state
 from neuclip.foundation.errors import CheckpointError
 from neuclip.towers.folder import write_towers
 from neuclip.towers.model import Towers
+from neuclip.training.carrying import carry_over
 from neuclip.training.optimiser import load_optimiser_state, optimiser_state
 from neuclip.training.trainer import Trainer
 
@@ -31,10 +32,15 @@ class Snapshot:
 def take_snapshot(
     trainer: Trainer, *, train_key: str, scheduled: bool, score: float | None = None
 ) -> Snapshot | None:
-    """Copy a trainer's state; every rank calls it, the main rank gets the snapshot."""
+    """Copy a trainer's state; every rank calls it, the main rank gets the snapshot.
+
+    Raises: NumericsError: if the batch of the last update was bad.
+    """
+    trainer.settle()
     observers = trainer.observers
     shared = {
         "objective": trainer.objective.whole_state(),
+        "terms": trainer.terms.whole_state(),
         "observers": {} if observers is None else observers.whole_state(),
     }
     scale, bias = trainer.objective.logit_scale_and_bias()
@@ -60,6 +66,7 @@ def take_snapshot(
     return Snapshot(
         record=CheckpointRecord(
             step=trainer.step,
+            phase=trainer.phase.number,
             samples_seen=trainer.samples_seen,
             train_key=train_key,
             scheduled=scheduled,
@@ -82,16 +89,20 @@ def write_snapshot(snapshot: Snapshot, checkpoints: Path) -> Path:
 
 
 def restore_trainer(trainer: Trainer, folder: Path) -> None:
-    """Put a trainer where it was when the checkpoint was written.
+    """Put a trainer where it was when the checkpoint was written, or at the start of the phase after it.
 
-    Raises: CheckpointError: if the state does not fit this recipe's model or objective.
+    Raises: CheckpointError: if the state does not fit this recipe's model or losses.
     """
-    state = load_state(folder / STATE)
+    record, state = read_record(folder), load_state(folder / STATE)
+    is_next_phase = record.phase < trainer.phase.number
+    if is_next_phase:
+        state = carry_over(state, trainer)
     try:
         trainer.load_model_state(state["model"])
         if trainer.average is not None:
             trainer.average.load_state(state["average"])
         trainer.objective.load_whole_state(state["objective"])
+        trainer.terms.load_whole_state(state.get("terms", {}))
         if trainer.observers is not None:
             trainer.observers.load_whole_state(state["observers"])
         if trainer.sample_statistics is not None:
@@ -101,4 +112,6 @@ def restore_trainer(trainer: Trainer, folder: Path) -> None:
         trainer.guard.load_state(state["guard"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"the state in {folder} does not fit this recipe: {error}") from error
-    trainer.step = read_record(folder).step
+    trainer.step = record.step
+    if is_next_phase:
+        trainer.start_phase()

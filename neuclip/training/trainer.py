@@ -1,92 +1,90 @@
-"""One update, readable in one place: features, objective, backward, clip, update, advance."""
+"""One update, readable in one place: encode, losses, backward, judge, clip, step."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from neuclip.distributed.collectives import average_gradients
-from neuclip.distributed.sharding import load_whole_, whole_on_main
+from neuclip.distributed.collectives import all_reduce_mean_, average_gradients
+from neuclip.distributed.sharding import load_whole_, whole, whole_on_main
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import ConfigError
-from neuclip.loading.samples import Batch
+from neuclip.loading.batch import Batch
+from neuclip.loading.visits import MAIN
+from neuclip.objectives.encoded import Encoded
+from neuclip.objectives.loss_part import TrainableGroup
 from neuclip.objectives.objective import Objective, ObjectiveResult
 from neuclip.objectives.observers import Observers
+from neuclip.objectives.terms.weighted import WeightedTerms
 from neuclip.towers.model import Towers
 from neuclip.training.average import WeightAverage
 from neuclip.training.config import TrainConfig
-from neuclip.training.feature_cache import FeatureCache, Features
-from neuclip.training.guard import LossGuard
-from neuclip.training.numerics import gradient_norm, require_finite
-from neuclip.training.optimiser import build_optimiser, set_learning_rate
+from neuclip.training.encoders import Encoders
+from neuclip.training.feature_cache import FeatureCache, Inputs, Sides, tensors_of
+from neuclip.training.guard import LossGuard, Verdict
+from neuclip.training.optimiser import build_optimiser, hold_back, set_learning_rate
 from neuclip.training.parallel import lay_out
+from neuclip.training.phases import Phase
 from neuclip.training.precision import is_in_bf16, set_float32_products
 from neuclip.training.sample_statistics import SampleStatistics
 
 _SEED_FACTOR = 1_000_003
 
+Look = Callable[[Encoded, ObjectiveResult], None]
+
 
 @dataclass(frozen=True)
-class Forward:
-    """What a batch gave before the update."""
+class Update:
+    """What one update gave: numbers on the device, to be read when they are wanted.
 
-    image_features: Float[Tensor, "B D"]
-    text_features: Float[Tensor, "B D"]
+    Args:
+        loss: mean over ranks.
+        norm: of the encoders' gradient before clipping.
+        lr: learning rate of the encoders.
+        metrics: statistics of the local batch.
+    """
+
+    loss: Tensor
+    norm: Tensor
+    lr: float
+    metrics: dict[str, float | Tensor]
+
+
+@dataclass(frozen=True)
+class _Open:
+    """An update whose verdict has not been read: what is left to do if its batch was good."""
+
+    verdict: Verdict
+    sample_ids: Tensor
     result: ObjectiveResult
-    leaves: Features | None = None
-    """With micro-batches, the same features where the loss's graph begins."""
-
-
-class Encoders(nn.Module):
-    """Both towers as one module, so that DDP sees one forward pass."""
-
-    pixel_scale: Tensor
-    pixel_shift: Tensor
-
-    def __init__(self, towers: Towers) -> None:
-        super().__init__()
-        self.model = towers.model
-        for name, parameter in self.model.named_parameters():
-            if name in ("logit_scale", "logit_bias"):  # the objective has the temperature
-                parameter.requires_grad_(False)  # noqa: FBT003  # torch's own signature
-        self._towers = towers
-        std = 255 * torch.tensor(towers.std, device=towers.device)[:, None, None]
-        mean = 255 * torch.tensor(towers.mean, device=towers.device)[:, None, None]
-        self.register_buffer("pixel_scale", 1 / std, persistent=False)
-        self.register_buffer("pixel_shift", mean / std, persistent=False)
-
-    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return unit-norm image and text features [B, D]; 8-bit images are normalised here, on the device."""
-        if images.dtype == torch.uint8:
-            images = (images * self.pixel_scale).sub_(self.pixel_shift)
-        return self._towers.image_features(images), self._towers.text_features(tokens)
 
 
 class Trainer:
-    """Encoders, objective and optimiser, and the number of updates they have seen."""
+    """Encoders, losses and optimiser of a phase, and the number of updates they have seen."""
 
     def __init__(
         self,
         towers: Towers,
         objective: Objective,
-        config: TrainConfig,
+        terms: WeightedTerms,
+        phase: Phase,
         *,
         seed: int,
-        total_steps: int,
         world: World,
     ) -> None:
-        self.towers, self.objective, self.config, self.world = towers, objective, config, world
-        self.total_steps, self.step = total_steps, 0
+        config = phase.config
+        self.towers, self.objective, self.terms = towers, objective, terms
+        self.phase, self.config, self.world, self._seed = phase, config, world, seed
+        self.step = phase.first
         self.corrupt: set[int] = set()  # sample ids that did not decode so far
-        self.guard = LossGuard(config)
-        self._seed = seed
-        self.encoders = Encoders(towers)
+        self.guard = LossGuard(config, world)
+        self.encoders = Encoders(towers, terms.views_with_states)
         self._parallel = lay_out(self.encoders, towers, config, world)
         self._learned = [p for p in self.encoders.parameters() if p.requires_grad]
-        self.optimiser = build_optimiser(self.encoders, objective, config)
+        self._parts = (objective, terms)
+        self.optimiser = build_optimiser(self.encoders, self.trainable(), config)
         self.average = (
             WeightAverage(towers.model, decay=config.ema_decay) if config.ema_decay else None
         )
@@ -106,72 +104,95 @@ class Trainer:
                 self.encoders, self._parallel, encode=self._encode, micro_batch=config.micro_batch
             )
         )
+        self._open: _Open | None = None
 
     @property
     def samples_seen(self) -> int:
         """Image-text pairs consumed so far by all ranks."""
-        return self.step * self.config.global_batch
+        return self.phase.samples_seen(self.step)
 
-    def forward(self, batch: Batch) -> Forward:
-        """Encode a batch and ask the objective, once for the whole batch."""
-        self._parallel.train()
-        self.objective.train()
-        leaves = self._cache.fill(batch) if self._cache else None
-        features = leaves or self._encode(self._parallel, batch.images, batch.tokens)
-        if self.config.on_bad_batch != "stop":  # else the rank that finds it ends the run for all
-            sums = {
-                "sum of the features": torch.stack([side.detach().sum() for side in features]).sum()
-            }
-            require_finite(sums, batch.sample_ids, step=self.step, world=self.world)
-        result = self.objective(*features, batch.sample_ids)
-        image_features, text_features = (side.detach() for side in features)
-        if self.observers is not None:
-            self.observers.observe(image_features, text_features, batch.sample_ids)
-        return Forward(image_features, text_features, result, leaves)
+    def trainable(self) -> list[TrainableGroup]:
+        """Return what the optimiser updates beside the encoders, with the rates of the next update."""
+        return [group for part in self._parts for group in part.trainable()]
 
-    @torch.no_grad()
-    def features_of(self, batch: Batch) -> Features:
-        """Return a batch's features by the present weights, in evaluation mode and without gradient."""
-        self.encoders.eval()
-        features = self._encode(self.encoders, batch.images, batch.tokens)
-        self.encoders.train()
-        return features
+    def update(self, batch: Batch, look: Look | None = None) -> Update:
+        """Do one update with a batch; every rank calls it.
 
-    def update(self, batch: Batch, forward: Forward) -> tuple[Tensor, float]:
-        """Update the weights; return the gradient norm before clipping and the learning rate.
+        A bad batch (a loss, feature or gradient that is not finite on some rank, or a spike) never moves a weight.
+        Features that are not finite are known at once; the rest is known when `settle` reads it, a step later.
 
-        Raises: NumericsError: on every rank, if the loss or a gradient is not finite on one; the weights
-            are as before then.
+        Args:
+            look: is given what the batch gave, before any weight changes.
+        Raises: NumericsError: on every rank, for this batch or, by `settle`, for the one before.
         """
-        numbers = {"loss": forward.result.loss}
+        self.settle()
+        for part in (self._parallel, *self._parts):
+            part.train()
+        leaves = self._cache.fill(batch) if self._cache else None
+        sides = leaves or self._encode(self._parallel, batch.images, batch.texts)
+        encoded = Encoded(*sides, batch.sample_ids, batch.text_ids)
+        images, texts = encoded.images[MAIN].unit, encoded.texts[MAIN].unit
+        if self.config.on_bad_batch != "stop":  # else the rank that finds it ends the run for all
+            self._require_finite(sides, batch)
+
+        result = self.objective(images, texts, batch.sample_ids)
+        result = self.terms.add_to(result, encoded, self.objective.temperature)
+        if self.observers is not None:
+            self.observers.observe(images.detach(), texts.detach(), batch.sample_ids)
+        loss = all_reduce_mean_(result.loss.detach().float().clone(), self.world)
+        if look is not None:
+            look(encoded, result)
+
+        numbers = {"loss": result.loss}
         self.optimiser.zero_grad(set_to_none=True)
-        forward.result.loss.backward()  # with micro-batches as far as the features
-        if self._cache and forward.leaves:
-            numbers["gradient norm of the features"] = gradient_norm(forward.leaves)
-            self._cache.backward(batch, forward.leaves)
-        average_gradients(self.objective.parameters(), self.world)
-        own = [p for p in self.objective.parameters() if p.grad is not None]
-        if own:
+        result.loss.backward()  # with micro-batches as far as the features
+        if self._cache and leaves:
+            numbers["gradient norm of the features"] = gradient_norm(tensors_of(leaves))
+            self._cache.backward(batch, leaves)
+        own = [p for part in self._parts for p in part.parameters()]
+        average_gradients(own, self.world)
+        if any(p.grad is not None for p in own):
             numbers["gradient norm of the objective's parameters"] = gradient_norm(own)
         norm = numbers["gradient norm"] = gradient_norm(self._learned)
-        require_finite(numbers, batch.sample_ids, step=self.step, world=self.world)
+
+        is_bad, verdict = self.guard.judge(numbers, loss, batch.cpu_ids, step=self.step)
         if self.config.grad_clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._learned, self.config.grad_clip_norm, norm)
-        rate = set_learning_rate(
-            self.optimiser,
-            self.objective,
-            self.config,
-            step=self.step,
-            total_steps=self.total_steps,
-        )
+        rate = set_learning_rate(self.optimiser, self.trainable(), self.phase, step=self.step)
+        if not hold_back(self.optimiser, is_bad):
+            self.guard.require_good(verdict)
         self.optimiser.step()
+
         self.step += 1
+        for part in self._parts:
+            part.advance(self.step)
+        self._open = _Open(verdict, batch.sample_ids, result)
+        return Update(loss, norm, rate, result.metrics)
+
+    def settle(self) -> None:
+        """Close the update before: read whether its batch was good; every rank calls it.
+
+        Raises: NumericsError: on every rank, if it was not; the weights are as before that update then.
+        """
+        if self._open is None:
+            return
+        done, self._open = self._open, None
+        self.guard.require_good(done.verdict)
+        step = done.verdict.step + 1
         if self.average is not None:
-            self.average.update(self.step)
-        self.objective.advance(self.step)
+            self.average.update(step)
         if self.sample_statistics is not None:
-            self.sample_statistics.note(batch.sample_ids, forward.result, step=self.step)
-        return norm, rate
+            self.sample_statistics.note(done.sample_ids, done.result, step=step)
+
+    @torch.no_grad()
+    def features_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return a batch's unit-norm features by the present weights, in evaluation mode and without gradient."""
+        self.encoders.eval()
+        images, texts = self._encode(
+            self.encoders, {MAIN: batch.images[MAIN]}, {MAIN: batch.texts[MAIN]}
+        )
+        self.encoders.train()
+        return images[MAIN].unit, texts[MAIN].unit
 
     def model_state(self) -> dict[str, Tensor]:
         """Return the model's state_dict; every rank calls it, the main rank's tensors are whole."""
@@ -186,7 +207,11 @@ class Trainer:
 
     @contextmanager
     def published_weights(self) -> Generator[None]:
-        """Let the towers have, for a while, the weights that are evaluated and published: the averages, if any."""
+        """Let the towers have, for a while, the weights that are evaluated and published: the averages, if any.
+
+        Raises: NumericsError: as `settle`.
+        """
+        self.settle()
         if self.average is None:
             yield
         else:
@@ -196,24 +221,46 @@ class Trainer:
     def pass_over(self, *, until: int) -> None:
         """Count the batches of the steps before `until` as seen, without an update."""
         self.optimiser.zero_grad(set_to_none=True)
+        self._open = None
         while self.step < until:
             self.step += 1
-            self.objective.advance(self.step)
+            for part in self._parts:
+                part.advance(self.step)
+
+    def start_phase(self) -> None:
+        """Tell all losses that features are others than before from here on."""
+        for part in self._parts:
+            part.start_phase()
+        if self.observers is not None:
+            for objective in self.observers.objectives.values():
+                objective.start_phase()
+
+    def _require_finite(self, sides: Sides, batch: Batch) -> None:
+        sums = torch.stack([feature.detach().sum() for feature in tensors_of(sides)]).sum()
+        _, verdict = self.guard.judge(
+            {"sum of the features": sums}, None, batch.cpu_ids, step=self.step
+        )
+        self.guard.require_good(verdict)
 
     def _encode(
         self,
-        encoders: Callable[[Tensor, Tensor], Features],
-        images: Tensor,
-        tokens: Tensor,
+        encoders: Callable[[Inputs, Inputs], Sides],
+        images: Inputs,
+        texts: Inputs,
         micro: int = 0,
-    ) -> Features:
+    ) -> Sides:
         """Return features. Random numbers inside (dropout) depend on step, rank and micro-batch alone."""
         draws = 0
         for number in (micro, self._seed, self.step, self.world.rank):
             draws = draws * _SEED_FACTOR + number
         torch.manual_seed(draws % 2**64)
         with self._autocast:
-            return encoders(images, tokens)
+            return encoders(images, texts)
+
+
+def gradient_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the norm of all gradients that are there, of whole tensors where they are shared out."""
+    return whole(nn.utils.get_total_norm([x.grad for x in tensors if x.grad is not None]))
 
 
 def _observers(

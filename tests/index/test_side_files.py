@@ -23,6 +23,8 @@ from neuclip.index.erase import erase_side_part, find_side_parts
 from neuclip.index.run import run_index
 from neuclip.index.side_files import count_texts, side_records
 from neuclip.loading.captions import Captions
+from neuclip.loading.views import TextView
+from neuclip.loading.visits import Visit
 from neuclip.shards.config import ShardConfig
 from neuclip.stages.workspace import StageIdentity, commit_stage
 
@@ -44,8 +46,13 @@ def tars(packed):
     return found
 
 
-def captions_of(packed, weights=None):
-    return Captions(packed.index, weights=weights or {}, seed=0, cache_gb=1)
+def captions_of(packed):
+    return Captions(packed.index, cache_gb=1)
+
+
+def choose(captions, shard, row, *, epoch, sample_id, weights):
+    view = TextView(weights, lambda *_: None)
+    return view.choose(captions, shard, row, Visit(0, epoch, sample_id)).text
 
 
 def below(*folders):
@@ -71,7 +78,7 @@ def test_every_sample_has_its_texts_in_the_order_of_its_shard(tmp_path):
                 assert captions.texts(source, shard, row) == expected.get(source, [])
             alt = expected.get("alt")
             assert captions.texts("shouted", shard, row) == ([f"{alt[0]}!"] if alt else [])
-            assert captions.first(shard, row) == (alt or expected["human"])[0]
+            assert captions.first(shard, row)[0] == (alt or expected["human"])[0]
             seen.append(uid)
     assert sorted(seen) == sorted(pairs)
     counts = {"alt": 80, "human": 24, "rewrite": 160, "shouted": 80, "parts": 80}
@@ -114,11 +121,12 @@ def test_a_draw_by_weight_does_not_change_with_a_source_that_is_not_weighed(tmp_
     one = pack(tmp_path, [FIRST, SECOND], shard=SHARD, key="one")
     two = pack(tmp_path, [FIRST, SECOND], shard=SHARD, caption=EXTRA, key="two")
     weights = {"alt": 1.0, "rewrite": 2.0}
-    before, after = captions_of(one, weights), captions_of(two, weights)
+    before, after = captions_of(one), captions_of(two)
     for shard, uids in tars(one).items():
         for row in range(len(uids)):
             place = {"epoch": row % 3, "sample_id": 10 * row}
-            assert before.choose(shard, row, **place) == after.choose(shard, row, **place)
+            place |= {"weights": weights}
+            assert choose(before, shard, row, **place) == choose(after, shard, row, **place)
 
 
 def test_texts_of_pairs_that_no_shard_has_are_refused(tmp_path):
@@ -162,7 +170,7 @@ def damaged(tmp_path, damage):
     packed = pack(tmp_path, [FIRST], shard=SHARD)
     shard, (uri, _) = next(iter(side_records(packed.index)["alt"].items()))
     damage(Path(uri), packed)
-    captions_of(packed, {"alt": 1.0}).choose(shard, 0, epoch=0, sample_id=0)
+    captions_of(packed).texts("alt", shard, 0)
 
 
 def test_a_side_file_that_is_gone_is_named(tmp_path):
@@ -211,11 +219,11 @@ def test_a_short_side_file_fails_preflight_before_it_is_read(tmp_path):
 
 def test_an_index_with_files_that_no_shard_has_is_named(tmp_path):
     uri = commit_side_files(tmp_path, {"alt": {"parts/p/shard-000000.tar": [["a text"]]}})
-    captions = Captions(uri, weights={"alt": 1.0}, seed=0, cache_gb=1)
-    assert captions.choose("parts/p/shard-000000.tar", 0, epoch=0, sample_id=0) == "a text"
+    captions = Captions(uri, cache_gb=1)
+    assert captions.texts("alt", "parts/p/shard-000000.tar", 0) == ["a text"]
     with pytest.raises(IntegrityError, match=r"has texts of 1 samples, and the index has sample 1"):
-        captions.choose("parts/p/shard-000000.tar", 1, epoch=0, sample_id=1)
+        captions.texts("alt", "parts/p/shard-000000.tar", 1)
     with pytest.raises(
         IntegrityError, match=r"has side file parts/p/shard-000001\.tar, which no part"
     ):
-        captions.choose("parts/p/shard-000001.tar", 0, epoch=0, sample_id=0)
+        captions.texts("alt", "parts/p/shard-000001.tar", 0)

@@ -20,6 +20,7 @@ from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
+from neuclip.loading.views import ImageView, TextView
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.model import create_towers
 from neuclip.towers.transforms import training_pixels
@@ -45,9 +46,9 @@ def samples_of(shards: MadeShards, *, to_pixels, tokenize):
     return ShardSamples(
         ShardFiles(shards.uri, cache_gb=1),
         shards.table,
-        to_pixels=to_pixels,
-        tokenize=tokenize,
-        captions=Captions(shards.index, weights={"alt": 1.0}, seed=1, cache_gb=1),
+        images=[ImageView(to_pixels)],
+        texts=[TextView({"alt": 1.0}, lambda texts, *_: tokenize(texts))],
+        captions=Captions(shards.index, cache_gb=1),
         seed=1,
     )
 

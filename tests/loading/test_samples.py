@@ -24,6 +24,8 @@ from neuclip.loading.images import decode_rgb
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
+from neuclip.loading.views import ImageView, TextView
+from neuclip.loading.visits import MAIN, Visit
 
 
 def pixels(content, draw):
@@ -40,13 +42,17 @@ def tokens(texts):
     return torch.tensor([[len(text), sum(map(ord, text))] for text in texts])
 
 
+def text_view(sources=None):
+    return TextView(sources or {"alt": 1.0}, lambda texts, *_: tokens(texts))
+
+
 def samples_of(packed, sources=None, seed=0):
     return ShardSamples(
         ShardFiles(packed.shard, cache_gb=1),
         read_samples(packed.index),
-        to_pixels=pixels,
-        tokenize=tokens,
-        captions=Captions(packed.index, weights=sources or {"alt": 1.0}, seed=seed, cache_gb=1),
+        images=[ImageView(pixels)],
+        texts=[text_view(sources)],
+        captions=Captions(packed.index, cache_gb=1),
         seed=seed,
     )
 
@@ -81,7 +87,16 @@ def digests(shard_uri, index_uri):
         batches(packed, 2),
         batches(packed, 0, first=0, last=3) + batches(packed, 1, first=3),
     ):
-        parts = [torch.cat([b.images.flatten(), b.tokens.flatten(), b.sample_ids]) for b in loaded]
+        parts = [
+            torch.cat(
+                [
+                    *map(torch.flatten, (*b.images.values(), *b.texts.values())),
+                    b.sample_ids,
+                    *b.text_ids.values(),
+                ]
+            )
+            for b in loaded
+        ]
         print([hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in parts])
 
 
@@ -110,10 +125,10 @@ def test_an_image_is_that_of_its_sample(packed):
         pair = pairs[record_of(samples, sample_id)["uid"]]
         batch = samples.__getitems__([(0, sample_id)])
         image = decode_rgb(png(pair.number, pair.size)).resize((8, 8))
-        shift = batch.images[0].numpy() - np.asarray(image).transpose(2, 0, 1) // 2
+        shift = batch.images[MAIN][0].numpy() - np.asarray(image).transpose(2, 0, 1) // 2
         assert 0 <= shift.min() < 128
         assert np.ptp(shift) == 0
-        assert torch.equal(batch.tokens, tokens([pair.captions["alt"][0]]))
+        assert torch.equal(batch.texts[MAIN], tokens([pair.captions["alt"][0]]))
 
 
 def test_captions_are_drawn_by_weight_and_keyed_by_epoch(packed):
@@ -122,13 +137,18 @@ def test_captions_are_drawn_by_weight_and_keyed_by_epoch(packed):
     table = read_samples(packed.index)
     shard = int(table.shard[5])
     place = (table.shards[shard], 5 - int(table.first[shard]))
-    drawn = [samples.captions.choose(*place, epoch=e, sample_id=5) for e in range(2000)]
+    view = text_view({"alt": 1.0, "rewrite": 3.0})
+
+    def choose(epoch):
+        return view.choose(samples.captions, *place, Visit(0, epoch, 5)).text
+
+    drawn = [choose(epoch) for epoch in range(2000)]
     counts = collections.Counter(drawn)
     alt, (one, two) = pair.captions["alt"][0], pair.captions["rewrite"]
     assert abs(counts[alt] / 2000 - 0.25) < 0.04
     assert abs(counts[one] / 2000 - 0.375) < 0.05
     assert counts[alt] + counts[one] + counts[two] == 2000
-    assert drawn[7] == samples.captions.choose(*place, epoch=7, sample_id=5)
+    assert drawn[7] == choose(7)
 
 
 def test_a_corrupt_image_is_named_and_its_place_filled(tmp_path, caplog):
@@ -143,7 +163,7 @@ def test_a_corrupt_image_is_named_and_its_place_filled(tmp_path, caplog):
     batch = samples.__getitems__([(0, other), (0, bad)])
     assert batch.corrupt == [bad]
     assert batch.sample_ids.tolist() == [other, other]
-    assert torch.equal(batch.images[0], batch.images[1])
+    assert torch.equal(batch.images[MAIN][0], batch.images[MAIN][1])
     assert uid in caplog.text
     with pytest.raises(IntegrityError, match="every image of a batch is corrupt"):
         samples.__getitems__([(0, bad)])

@@ -25,6 +25,7 @@ from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
+from neuclip.loading.views import ImageView, TextView
 from neuclip.storage import bounded
 from neuclip.storage.files import read_bytes, remove, size_bytes, write_bytes
 from neuclip.towers.transforms import training_pixels
@@ -61,9 +62,9 @@ def samples_of(shards, cache_gb):
     return ShardSamples(
         ShardFiles(shards.uri, cache_gb=cache_gb),
         shards.table,
-        to_pixels=to_pixels,
-        tokenize=tokens,
-        captions=Captions(shards.index, weights={"alt": 1.0}, seed=1, cache_gb=cache_gb),
+        images=[ImageView(to_pixels)],
+        texts=[TextView({"alt": 1.0}, lambda texts, *_: tokens(texts))],
+        captions=Captions(shards.index, cache_gb=cache_gb),
         seed=1,
     )
 
@@ -76,7 +77,8 @@ def load(shards, *, cache_gb, last=24, workers=0, streams=2):
 
 def digest(batches):
     parts = [
-        (b.images.numpy().tobytes(), b.sample_ids.tolist(), b.tokens.tolist()) for b in batches
+        (b.images["main"].numpy().tobytes(), b.sample_ids.tolist(), b.texts["main"].tolist())
+        for b in batches
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 

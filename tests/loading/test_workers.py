@@ -13,9 +13,9 @@ from launching.programs import is_gone, wait_until
 from loading.shared_memory import run_with_shared_memory
 
 from neuclip.foundation.errors import ChildError, ConfigError, DataError
+from neuclip.loading.batch import Batch
 from neuclip.loading.batches import load_lists
 from neuclip.loading.read_ahead import read_ahead
-from neuclip.loading.samples import Batch
 from neuclip.loading.shared_memory import require_shared_memory
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ class Samples:
                     pass
         ids = torch.tensor([number for _, number in pairs])
         images = ids.to(torch.uint8)[:, None, None, None].expand(-1, 3, self.px, self.px)
-        return Batch(images.contiguous(), ids[:, None].clone(), ids, [])
+        return Batch.of_pairs(images.contiguous(), ids[:, None].clone(), ids)
 
 
 def lists(count, size=2):

@@ -180,11 +180,11 @@ def test_averages_at_the_lowest_temperature_stay_finite_where_exp_overflows():
 def test_a_new_stage_begins_with_the_batch_again(toy):
     objective, _ = averaged(toy, COMMON)
     assert objective(*toy.features(), torch.arange(12)).metrics["gamma"] < 1
-    objective.start_stage()
+    objective.start_phase()
     assert objective(*toy.features(), torch.arange(12)).metrics["gamma"] == 1
     twin = make(toy, COMMON, num_samples=24)
     twin.load_whole_state(objective.whole_state())
-    assert twin.stage_start == objective.stage_start == 3
+    assert twin.phase_start == objective.phase_start == 3
 
 
 def test_samples_never_seen_have_no_estimate(toy):

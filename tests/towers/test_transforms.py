@@ -13,7 +13,7 @@ from neuclip.foundation.randomness import generator
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.model import create_towers
 from neuclip.towers.transforms import crop_box, training_pixels
-from neuclip.training.trainer import Encoders
+from neuclip.training.encoders import Encoders
 
 SCALE = (0.9, 1.0)
 
@@ -56,8 +56,9 @@ def test_the_device_normalises_as_open_clip_does():
     expected = image_transform(16, is_train=False)(image)
     towers.model.visual.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())[None]
-    tokens = towers.tokenize(["one"])
-    assert torch.equal(encoders(pixels, tokens)[0], encoders(seen[0], tokens)[0])
+    ours = encoders({"main": pixels}, {})[0]["main"]
+    theirs = encoders({"main": seen[0]}, {})[0]["main"]
+    assert torch.equal(ours.unit, theirs.unit)
     torch.testing.assert_close(seen[0][0], expected, rtol=0, atol=2e-6)
 
 

@@ -4,9 +4,11 @@ import torch
 from training.runs import ARCHITECTURE, make_config
 
 from neuclip.distributed.world import World
-from neuclip.loading.samples import Batch
+from neuclip.loading.batch import Batch
 from neuclip.objectives.registry import build
+from neuclip.objectives.terms.weighted import WeightedTerms
 from neuclip.towers.model import create_towers
+from neuclip.training.phases import Phase
 from neuclip.training.trainer import Trainer
 
 # The default sizes of the others are small enough.
@@ -36,12 +38,19 @@ def make_trainer(
         precision=precision,
         **{"grad_clip_norm": None, "probe": None, **changes},
     )
+    return trainer_of(config, world=world, seed=seed, dtype=dtype)
+
+
+def trainer_of(config, *, num_samples=1000, world=None, seed=0, dtype=torch.float32):
+    """A trainer of a run of one phase of 50 updates."""
+    world = world or World.single()
     towers = create_towers(config.model, seed=0)
     towers.model.to(dtype)
-    objective = build(
-        config.objective, feature_dim=towers.embed_dim, num_samples=1000, world=world
-    ).to(dtype)
-    return Trainer(towers, objective, config, seed=seed, total_steps=50, world=world)
+    about = {"feature_dim": towers.embed_dim, "num_samples": num_samples, "seed": 0, "world": world}
+    objective = build(config.objective, **about).to(dtype)
+    terms = WeightedTerms(config.terms, objective_weight=config.objective_weight, **about)
+    phase = Phase(0, config, 0, 50, 0)
+    return Trainer(towers, objective, terms.to(dtype), phase, seed=seed, world=world)
 
 
 def make_batch(trainer, step=0):
@@ -54,7 +63,13 @@ def make_batch(trainer, step=0):
         for number in ids.tolist()
     ]
     tokens = trainer.towers.tokenize([f"number {number}" for number in ids.tolist()])
-    return Batch(torch.stack(images).to(dtype), tokens, ids, [])
+    return Batch.of_pairs(torch.stack(images).to(dtype), tokens, ids)
+
+
+def update(trainer, batch):
+    """Do an update; return what it gave, and what the batch gave before it."""
+    seen = []
+    return trainer.update(batch, lambda *given: seen.extend(given)), *seen
 
 
 def train(name, num_steps, sizes):
@@ -63,7 +78,7 @@ def train(name, num_steps, sizes):
     trainer = make_trainer(name, world=world, **sizes)
     for step in range(num_steps):
         batch = make_batch(trainer, step)
-        trainer.update(batch, trainer.forward(batch))
+        trainer.update(batch)
     world.close()
     updated = {id(p) for group in trainer.optimiser.param_groups for p in group["params"]}
     named = [*trainer.encoders.named_parameters(), *trainer.objective.named_parameters()]

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from training.micro_batch_cases import make_batch, make_trainer
+from training.micro_batch_cases import make_batch, make_trainer, update
 
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import NumericsError
+from neuclip.loading.visits import MAIN
 from neuclip.towers.encode import encode_texts
 from neuclip.training.saving import restore_trainer, take_snapshot, write_snapshot
 
@@ -35,7 +36,7 @@ def look(trainer):
     trainer.towers.model.eval()
     texts = [f"number {number}" for number in batch.sample_ids.tolist()]
     with trainer.published_weights(), torch.no_grad():
-        images = trainer.towers.image_features(batch.images)
+        images = trainer.towers.image_features(batch.images[MAIN])
         features = images.float(), encode_texts(trainer.towers, texts, batch_size=5)
     trainer.towers.model.train()
     return torch.stack(features)
@@ -55,10 +56,9 @@ def _train(world, settings, steps, *, restore=None, save=None, looks=False):
         if looks:
             seen.append(look(trainer))
         batch = make_batch(trainer, step)
-        forward = trainer.forward(batch)
-        norm, _ = trainer.update(batch, forward)
-        losses.append(forward.result.loss.item())
-        norms.append(norm.item())
+        done, _, result = update(trainer, batch)
+        losses.append(result.loss.item())
+        norms.append(done.norm.item())
     model = trainer.model_state()
     snapshot = take_snapshot(trainer, train_key="k", scheduled=True)
     folder = write_snapshot(snapshot, Path(save)) if save and snapshot else None
@@ -83,20 +83,23 @@ def spoiled(settings, bad_rank, what):
         trainer = make_trainer(world=world, **settings)
         before = {name: x.clone() for name, x in trainer.model_state().items()}
         batch = make_batch(trainer)
-        forward = trainer.forward(batch)
-        if world.rank == bad_rank and what == "loss":
-            with torch.no_grad():
-                forward.result.loss.mul_(math.nan)
-        elif world.rank == bad_rank:
-            scale = trainer.objective.learned_temperature.log_scale
-            scale.register_hook(lambda gradient: gradient * math.inf)
+
+        def spoil(_, result):
+            if world.rank == bad_rank and what == "loss":
+                with torch.no_grad():
+                    result.loss.mul_(math.nan)
+            elif world.rank == bad_rank:
+                scale = trainer.objective.learned_temperature.log_scale
+                scale.register_hook(lambda gradient: gradient * math.inf)
+
         try:
-            trainer.update(batch, forward)
-            message = ""
+            trainer.update(batch, spoil)
+            trainer.settle()
+            message, bad_step = "", None
         except NumericsError as error:
-            message = str(error)
+            message, bad_step = str(error), error.step
         is_same = all(torch.equal(before[name], x) for name, x in trainer.model_state().items())
-        return message, is_same, trainer.step
+        return message, is_same, bad_step
 
 
 def train_with(settings, steps, places):

@@ -5,8 +5,10 @@ from made.packed import Packed
 from training.runs import SMALL_NETWORK, make_config
 
 from neuclip.distributed.world import World
+from neuclip.index.reader import read_samples
 from neuclip.training.job import TrainJob
 from neuclip.training.parts import make_parts
+from neuclip.training.phases import plan_phases
 from neuclip.training.requested import RequestedSamples
 
 
@@ -26,7 +28,9 @@ def parts_of(packed, folder, config, world=None):
         shard_uri=packed.shard,
         run_uri=str(folder),
     )
-    return make_parts(job, world or World.single())
+    table = read_samples(job.index_uri)
+    [phase] = plan_phases(config, table.count)
+    return make_parts(job, world or World.single(), phase, table)
 
 
 def first_prototypes(packed, folder, settings):

@@ -10,7 +10,8 @@ from neuclip.training.saving import restore_trainer, take_snapshot, write_snapsh
 
 def step(trainer, number):
     batch = make_batch(trainer, number)
-    trainer.update(batch, trainer.forward(batch))
+    trainer.update(batch)
+    trainer.settle()
 
 
 def notes(settings, num_steps):

@@ -8,6 +8,7 @@ import torch
 from training.runs import make_config, metrics, train_here, weights
 
 from neuclip.foundation.errors import NumericsError
+from neuclip.objectives.encoded import View
 from neuclip.training.job import TrainResult
 from neuclip.training.trainer import Trainer
 
@@ -23,7 +24,9 @@ def bad_at(monkeypatch):
 
         def encode(self, *args, **kwargs):
             images, texts = sound(self, *args, **kwargs)
-            return (images * torch.nan if self.step in steps else images), texts
+            if self.step in steps:
+                images = {name: View(v.raw, v.unit * torch.nan) for name, v in images.items()}
+            return images, texts
 
         monkeypatch.setattr(Trainer, "_encode", encode)
 

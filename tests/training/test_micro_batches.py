@@ -12,7 +12,9 @@ from training.micro_batch_cases import make_batch, make_trainer, train
 from training.runs import ARCHITECTURE, make_config
 
 from neuclip.foundation.errors import NumericsError
+from neuclip.loading.visits import MAIN
 from neuclip.objectives.registry import KNOWN
+from neuclip.training.feature_cache import tensors_of
 
 CASES = Path(__file__).with_name("micro_batch_cases.py")
 DROPS_PATCHES = {**ARCHITECTURE["vision_cfg"], "patch_dropout": 0.5}
@@ -74,21 +76,25 @@ def test_both_passes_draw_the_same_numbers(seeds):
     batch = make_batch(trainer)
     twin, objective = copy.deepcopy(trainer.encoders), copy.deepcopy(trainer.objective)
     seeds.clear()
-    forward = trainer.forward(batch)
-    torch.rand(5)  # somebody else draws in between
-    trainer.update(batch, forward)
+    seen = []
+
+    def look(encoded, _):
+        torch.rand(5)  # somebody else draws in between
+        seen.append(encoded.images[MAIN].unit)
+
+    trainer.update(batch, look)
     first, second = seeds[:4], seeds[4:]
     assert first == second
     assert len(set(first)) == 4
 
     parts = []
     for number, images, tokens in zip(
-        first, batch.images.split(8), batch.tokens.split(8), strict=True
+        first, batch.images[MAIN].split(8), batch.texts[MAIN].split(8), strict=True
     ):
         torch.manual_seed(number)
-        parts.append(twin.train()(images, tokens))
+        parts.append([side[MAIN].unit for side in twin.train()({MAIN: images}, {MAIN: tokens})])
     image_features, text_features = (torch.cat(side) for side in zip(*parts, strict=True))
-    assert torch.equal(forward.image_features, image_features)
+    assert torch.equal(seen[0], image_features)
     objective(image_features, text_features, batch.sample_ids).loss.backward()
     expected = dict(twin.named_parameters()) | dict(objective.named_parameters())
     require_close(gradients(trainer), {k: p.grad for k, p in expected.items() if p.requires_grad})
@@ -104,12 +110,14 @@ def test_both_passes_give_the_same_features_under_autocast():
     trainer.towers.model.visual.transformer.resblocks[0].mlp.c_fc.register_forward_hook(
         lambda *call: in_bf16.append(call[-1].dtype == torch.bfloat16)
     )
-    trainer.update(batch, trainer.forward(batch))
+    trainer.update(batch)
     assert in_bf16 == [True] * 8
     for first, second in zip(outputs[:4], outputs[4:], strict=True):
-        assert not first[0].requires_grad
-        assert second[0].requires_grad
-        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        before, after = tensors_of(first), tensors_of(second)
+        assert not any(tensor.requires_grad for tensor in before)
+        assert all(tensor.requires_grad for tensor in after)
+        assert len(before) == 4
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_micro_batches_steps_and_ranks_draw_apart_and_the_first_as_the_whole_batch(seeds):
@@ -118,11 +126,11 @@ def test_micro_batches_steps_and_ranks_draw_apart_and_the_first_as_the_whole_bat
     batch = make_batch(trainer)
     seeds.clear()
     for trainer.step in range(3):
-        trainer.forward(batch)
+        trainer.update(batch)
     assert len(set(seeds)) == 12
     seeds.clear()
     whole.step = 5
-    whole.forward(batch)
+    whole.update(batch)
     assert seeds == [(7 * 1_000_003 + 5) * 1_000_003]
 
 
@@ -131,12 +139,14 @@ def test_running_statistics_take_in_each_micro_batch_once():
     batch = make_batch(trainer)
     twin = copy.deepcopy(trainer.encoders).train()
     before = {key: buffer.clone() for key, buffer in trainer.encoders.named_buffers()}
-    forward = trainer.forward(batch)
-    for key, buffer in trainer.encoders.named_buffers():
-        assert torch.equal(buffer, before[key]), key
-    trainer.update(batch, forward)
-    for images, tokens in zip(batch.images.split(8), batch.tokens.split(8), strict=True):
-        twin(images, tokens)
+
+    def look(*_):
+        for key, buffer in trainer.encoders.named_buffers():
+            assert torch.equal(buffer, before[key]), key
+
+    trainer.update(batch, look)
+    for images, tokens in zip(batch.images[MAIN].split(8), batch.texts[MAIN].split(8), strict=True):
+        twin({MAIN: images}, {MAIN: tokens})
     after = dict(trainer.encoders.named_buffers())
     assert after["model.visual.bn1.num_batches_tracked"] == 4
     assert not torch.equal(
@@ -173,10 +183,9 @@ def most_bytes_in_graphs(trainer):
 
     Held.alive = Held.most = 0
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        forward = trainer.forward(batch)
-        in_forward = Held.most
-        trainer.update(batch, forward)
-    return in_forward, Held.most
+        in_forward = []
+        trainer.update(batch, lambda *_: in_forward.append(Held.most))
+    return in_forward[0], Held.most
 
 
 def test_the_graph_of_one_micro_batch_is_alive_at_once():
@@ -188,10 +197,10 @@ def test_the_graph_of_one_micro_batch_is_alive_at_once():
     assert in_forward < 0.1 * whole  # the objective's graph alone
 
 
-def spoil(trainer, forward, what):
+def spoil(trainer, encoded, what):
     """Make a gradient not finite although the loss is."""
     tensor = {
-        "features": lambda: forward.leaves[1],
+        "features": lambda: encoded.texts[MAIN].unit,
         "objective": lambda: trainer.objective.learned_temperature.log_scale,
     }[what]()
     tensor.register_hook(lambda gradient: gradient * math.inf)
@@ -204,13 +213,11 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(what, micro_batch
     trainer = make_trainer(global_batch=16, micro_batch=micro_batch)
     batch = make_batch(trainer)
     before = copy.deepcopy([*trainer.encoders.parameters(), *trainer.objective.parameters()])
-    forward = trainer.forward(batch)
-    spoil(trainer, forward, what)
+    trainer.update(batch, lambda encoded, _: spoil(trainer, encoded, what))
     with pytest.raises(NumericsError, match=rf"{what}.* is (inf|nan) on rank 0 at step 0"):
-        trainer.update(batch, forward)
+        trainer.settle()
     after = [*trainer.encoders.parameters(), *trainer.objective.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert trainer.step == 0
 
 
 @pytest.mark.parametrize(("processes", "micro_batch"), [(1, 5), (2, 16), (4, 8)])

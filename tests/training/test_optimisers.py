@@ -7,8 +7,9 @@ import open_clip_train.main
 import pytest
 import timm.optim
 import torch
+from training.micro_batch_cases import trainer_of
 from training.runs import ARCHITECTURE, make_config
-from training.test_parts import make_batch, make_trainer
+from training.test_parts import make_batch
 
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.model import create_towers
@@ -47,7 +48,7 @@ def reference(name, groups):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_are_those_of_the_library(name):
-    trainer = make_trainer(config_of(name, grad_clip_norm=None))
+    trainer = trainer_of(config_of(name, grad_clip_norm=None))
     named = dict(trainer.encoders.named_parameters())
     twins = {
         key: torch.nn.Parameter(p.detach().clone()) for key, p in named.items() if p.requires_grad
@@ -61,7 +62,7 @@ def test_steps_are_those_of_the_library(name):
     )
     for seed in range(3):
         batch = make_batch(trainer, seed)
-        trainer.update(batch, trainer.forward(batch))
+        trainer.update(batch)
         for key, parameter in twins.items():
             parameter.grad = named[key].grad.clone()
         twin.step()
@@ -99,7 +100,7 @@ def test_what_decays_is_what_decays_in_open_clip(vision):
 
 
 def test_embeddings_decay_and_biases_gains_class_token_and_temperature_do_not():
-    trainer = make_trainer(config_of("adamw"))
+    trainer = trainer_of(config_of("adamw"))
     decay_of = {
         id(p): group["weight_decay"]
         for group in trainer.optimiser.param_groups
@@ -126,13 +127,13 @@ def everything(trainer):
 def steps(trainer, seeds):
     for seed in seeds:
         batch = make_batch(trainer, seed)
-        trainer.update(batch, trainer.forward(batch))
+        trainer.update(batch)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_restored_trainer_goes_on_to_the_bit(tmp_path, name):
     config = config_of(name, ema_decay=0.7)
-    whole, first, second = (make_trainer(config) for _ in range(3))
+    whole, first, second = (trainer_of(config) for _ in range(3))
     steps(whole, range(5))
     steps(first, range(3))
     restore_trainer(
@@ -150,7 +151,7 @@ def test_a_restored_trainer_goes_on_to_the_bit(tmp_path, name):
 def test_a_forgotten_moment_would_be_seen(tmp_path):
     """The test above can fail: without the moments, or without LAMB's clock, the bits differ."""
     config = config_of("lamb", ema_decay=0.7)
-    whole, first, second = (make_trainer(config) for _ in range(3))
+    whole, first, second = (trainer_of(config) for _ in range(3))
     steps(whole, range(5))
     steps(first, range(3))
     folder = write_snapshot(take_snapshot(first, train_key="k", scheduled=True), tmp_path)
@@ -162,13 +163,14 @@ def test_a_forgotten_moment_would_be_seen(tmp_path):
 
 
 def test_the_average_by_hand():
-    trainer = make_trainer(config_of("sgd", ema_decay=0.3))
+    trainer = trainer_of(config_of("sgd", ema_decay=0.3))
     name = "visual.proj"
     expected = trainer.model_state()[name].clone()
     for step in range(1, 6):
         steps(trainer, [step])
         decay = min(0.3, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * trainer.model_state()[name]
+    trainer.settle()
     torch.testing.assert_close(trainer.average.state()[name], expected, rtol=1e-5, atol=1e-7)
     raw = copy.deepcopy(trainer.model_state())
     with trainer.published_weights():
@@ -179,7 +181,7 @@ def test_the_average_by_hand():
 def test_a_checkpoints_model_is_the_average_and_its_state_the_weights(tmp_path):
     from safetensors.torch import load_file
 
-    trainer = make_trainer(config_of("adamw", ema_decay=0.9))
+    trainer = trainer_of(config_of("adamw", ema_decay=0.9))
     steps(trainer, range(3))
     folder = write_snapshot(take_snapshot(trainer, train_key="k", scheduled=True), tmp_path)
     published = load_file(folder / "open_clip_model.safetensors")

@@ -109,7 +109,7 @@ def test_what_is_not_finite_on_one_rank_stops_both_before_the_update(parallel, w
     settings = {"global_batch": 16, "parallel": parallel}
     for message, is_same, step in shared_pool().run(2, CASES, "spoiled", settings, 1, what):
         assert is_same
-        assert step == 0
+        assert step == 0  # of the bad batch
         if what == "loss":
             assert "loss is nan on rank 1 at step 0, sample ids [8, 9, 10" in message
             assert "rank 0" not in message
@@ -128,7 +128,7 @@ def test_batch_norms_are_refused_where_they_would_part_ranks_or_count_twice():
 
 
 def bytes_kept_for_backward(trainer: Trainer) -> int:
-    kept = 0
+    kept, in_forward = 0, []
 
     def pack(tensor):
         nonlocal kept
@@ -136,8 +136,8 @@ def bytes_kept_for_backward(trainer: Trainer) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        trainer.forward(make_batch(trainer))
-    return kept
+        trainer.update(make_batch(trainer), lambda *_: in_forward.append(kept))
+    return in_forward[0]
 
 
 @pytest.mark.parametrize("micro_batch", [None, 4])

@@ -35,7 +35,7 @@ def test_what_a_block_computes_in_on_a_cpu(precision, expected):
     found = []
     block = trainer.towers.model.visual.transformer.resblocks[0]
     block.mlp.c_fc.register_forward_hook(lambda *call: found.append(call[-1].dtype))
-    trainer.forward(make_batch(trainer))
+    trainer.update(make_batch(trainer))
     assert found == [expected]
     assert trainer.in_bf16 == (expected == torch.bfloat16)
 

@@ -14,6 +14,7 @@ from training.runs import kill_rank_when, make_config, metrics, train, weights
 
 from neuclip.foundation.errors import ChildError, ConfigError, DataError
 from neuclip.index.sample_index import SampleIndex
+from neuclip.loading.visits import MAIN
 from neuclip.training.requested import RequestedSamples
 
 CASES = Path(__file__).with_name("requested_cases.py")
@@ -47,9 +48,9 @@ def test_prototypes_are_the_drawn_samples_as_the_present_weights_see_them(
     for place in (0, 7, 47):
         batch = parts.samples.__getitems__([(1, ids[place])])
         with torch.no_grad():
-            image, text = trainer.encoders(batch.images, batch.tokens)
-        torch.testing.assert_close(images[place], image[0], atol=1e-6, rtol=0)
-        torch.testing.assert_close(texts[place], text[0], atol=1e-6, rtol=0)
+            image, text = trainer.encoders(batch.images, batch.texts)
+        torch.testing.assert_close(images[place], image[MAIN].unit[0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(texts[place], text[MAIN].unit[0], atol=1e-6, rtol=0)
 
 
 def test_nothing_is_read_for_other_sources(packed, tmp_path):
@@ -60,7 +61,7 @@ def test_nothing_is_read_for_other_sources(packed, tmp_path):
     assert parts.trainer.encoders.training
 
 
-def test_a_observer_gets_its_own(packed, tmp_path):
+def test_an_observer_gets_its_own(packed, tmp_path):
     observers = {"index": from_index(num_prototypes=20)}
     probe = {"every_steps": 10, "samples": 64, "anchors": 32, "observers": observers}
     parts = parts_of(packed, tmp_path, make_config(objective=UNIFORM, probe=probe))

@@ -1,0 +1,65 @@
+"""Both towers as one module that encodes all views of a batch.
+
+Legend: B local batch, D embedding width, L tokens, W width of a tower.
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from neuclip.objectives.encoded import View
+from neuclip.towers.model import Towers
+
+Views = dict[str, View]
+
+
+class Encoders(nn.Module):
+    """Encodes every view in one forward pass, so that DDP sees one.
+
+    Args:
+        with_states: views of texts whose token states are wanted.
+    """
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    def __init__(self, towers: Towers, with_states: Collection[str] = ()) -> None:
+        super().__init__()
+        self.model = towers.model
+        for name, parameter in self.model.named_parameters():
+            if name in ("logit_scale", "logit_bias"):  # the objective has the temperature
+                parameter.requires_grad_(False)  # noqa: FBT003  # torch's own signature
+        self._towers, self._with_states = towers, frozenset(with_states)
+        std = 255 * torch.tensor(towers.std, device=towers.device)[:, None, None]
+        mean = 255 * torch.tensor(towers.mean, device=towers.device)[:, None, None]
+        self.register_buffer("pixel_scale", 1 / std, persistent=False)
+        self.register_buffer("pixel_shift", mean / std, persistent=False)
+
+    def forward(
+        self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]
+    ) -> tuple[Views, Views]:
+        """Return the embeddings of images and of texts by view.
+
+        Args:
+            images: [B, 3, H, W]; 8-bit images are normalised here, on the device.
+            texts: tokens [B, L], or features for a tower that reads them.
+        """
+        return (
+            {name: self._image(pixels) for name, pixels in images.items()},
+            {name: self._text(name, tokens) for name, tokens in texts.items()},
+        )
+
+    def _image(self, pixels: Tensor) -> View:
+        if pixels.dtype == torch.uint8:
+            pixels = (pixels * self.pixel_scale).sub_(self.pixel_shift)
+        raw = self._towers.encode_image(pixels)
+        return View(raw, normalize(raw, dim=-1))
+
+    def _text(self, name: str, tokens: Tensor) -> View:
+        if name in self._with_states:
+            raw, states = self._towers.text_states(tokens)
+            return View(raw, normalize(raw, dim=-1), states)
+        raw = self._towers.encode_text(tokens)
+        return View(raw, normalize(raw, dim=-1))

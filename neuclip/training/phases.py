@@ -1,0 +1,74 @@
+"""The phases of a run: which updates each has, and with what settings."""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from neuclip.foundation.errors import ConfigError
+from neuclip.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Updates first .. last-1 of a run, which are done with the same settings.
+
+    Args:
+        number: of the phase, from 0.
+        config: the recipe's section with this phase's settings as its flat fields.
+        first: update the phase begins with.
+        last: update the next phase begins with.
+        samples_before: samples that were seen before it.
+    """
+
+    number: int
+    config: TrainConfig
+    first: int
+    last: int
+    samples_before: int
+
+    def samples_seen(self, step: int) -> int:
+        """Return the samples that all ranks have seen after `step` updates of the run."""
+        return self.samples_before + (step - self.first) * self.config.global_batch
+
+
+def plan_phases(config: TrainConfig, num_samples: int) -> list[Phase]:
+    """Return the phases of a run over a data set, one where the recipe names none.
+
+    A phase ends with the batch in which its last epoch ends; what that reaches into the epoch after counts for the
+    next phase, so two phases of 10 epochs are as long as one of 20.
+    """
+    phases: list[Phase] = []
+    step, seen, epochs = 0, 0, 0.0
+    for number, flat in enumerate(config.by_phase()):
+        epochs += flat.epochs
+        steps = max(1, math.ceil((epochs * num_samples - seen) / flat.global_batch))
+        phases.append(Phase(number, flat, step, step + steps, seen))
+        step, seen = step + steps, seen + steps * flat.global_batch
+    return phases
+
+
+def phase_at(phases: Sequence[Phase], step: int) -> Phase:
+    """Return the phase of update `step`; after the last update the last phase."""
+    return next((phase for phase in phases if step < phase.last), phases[-1])
+
+
+def architecture_in(architecture: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """Return an open_clip `model_cfg` with the image size and the text length of a phase.
+
+    Raises: ConfigError: if the patches do not divide the image.
+    """
+    changed = deepcopy(architecture)
+    if config.image_px is not None:
+        changed["vision_cfg"]["image_size"] = config.image_px
+    if config.context_length is not None:
+        changed["text_cfg"]["context_length"] = config.context_length
+    vision = changed["vision_cfg"]
+    size, patch = vision.get("image_size", 224), vision.get("patch_size")
+    if isinstance(size, int) and isinstance(patch, int) and size % patch:
+        raise ConfigError(
+            f"train.image_px {size} is not a multiple of the image tower's patches of {patch} pixels; take "
+            f"{size // patch * patch or patch} or {(size // patch + 1) * patch}"
+        )
+    return changed
