@@ -19,8 +19,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.listing import LISTING_SCHEMA, PARTITIONS_FILE
-from neuclip.acquire.texts import TEXTS
+from neuclip.acquired.listing import LISTING_SCHEMA, PARTITIONS_FILE
+from neuclip.acquired.texts import TEXTS
 from neuclip.curate.config import CurateConfig
 from neuclip.curate.run import run_curate
 from neuclip.foundation.progress import silent

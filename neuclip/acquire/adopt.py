@@ -11,19 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.adopted_tar import ADOPTED_TAR, adopted_tar, is_unchanged
-from neuclip.acquire.config import PARTITION_VERSION, AcquireConfig
-from neuclip.acquire.listing import PARTITIONS_FILE, Listed, write_listing
-from neuclip.acquire.parts import STAGE
-from neuclip.acquire.raw import COLUMNS, ROWS
+from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.ready_account import account_for, ready_pairs, ready_texts
 from neuclip.acquire.ready_problems import some
 from neuclip.acquire.ready_shards import ADOPTION_VERSION, ReadyShard, find_shards, ignored_files
-from neuclip.acquire.reasons import likely_cause
-from neuclip.acquire.reconcile import Messages, add_messages, write_rows
-from neuclip.acquire.refusals import REFUSED, Refusals, check_takedowns, takedowns_at
 from neuclip.acquire.table import Row, kept_columns
-from neuclip.acquire.texts import TEXTS_VERSION, commit_texts, count_texts
+from neuclip.acquired.adopted_tar import ADOPTED_TAR, adopted_tar, is_unchanged
+from neuclip.acquired.listing import PARTITIONS_FILE, Listed, write_listing
+from neuclip.acquired.partitions import COLUMNS, PARTITION_VERSION, ROWS, STAGE
+from neuclip.acquired.reasons import likely_cause
+from neuclip.acquired.refusals import REFUSED, Refusals, check_takedowns, takedowns_at
+from neuclip.acquired.rows import Messages, add_messages, write_rows
+from neuclip.acquired.texts import TEXTS_VERSION, commit_texts, count_texts
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
 from neuclip.foundation.progress import Progress

@@ -11,8 +11,6 @@ from neuclip.storage.places import Place
 
 STAGE_VERSION = 3
 """Raised when the stage's output for the same recipe and inputs changes."""
-PARTITION_VERSION = 2
-"""Raised when what becomes of the same rows changes: all partitions are then fetched anew."""
 
 DELIMITED_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")

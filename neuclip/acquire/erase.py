@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.adopted_tar import adopted_tar
-from neuclip.acquire.listing import PARTITIONS_FILE
-from neuclip.acquire.raw import COLUMNS, IMAGES, ROWS
-from neuclip.acquire.reasons import REPEATS
-from neuclip.acquire.reconcile import ROWS_SCHEMA
-from neuclip.acquire.refusals import TAKEN_DOWN, Refusals
 from neuclip.acquire.retries import REPAIRS, ROUND, Attempts, total_ledger
-from neuclip.acquire.texts import TEXTS, is_text_part
+from neuclip.acquired.adopted_tar import adopted_tar
+from neuclip.acquired.listing import PARTITIONS_FILE
+from neuclip.acquired.partitions import COLUMNS, IMAGES, ROWS
+from neuclip.acquired.reasons import REPEATS
+from neuclip.acquired.refusals import TAKEN_DOWN, Refusals
+from neuclip.acquired.rows import ROWS_SCHEMA
+from neuclip.acquired.texts import TEXTS, is_text_part
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import (
     PARTS,

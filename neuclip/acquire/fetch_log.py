@@ -13,7 +13,7 @@ class FetchRecord:
     """What came of asking for one row's picture."""
 
     reason: str | None
-    """One of acquire.reasons.REASONS, None if the picture was handed on."""
+    """One of acquired.reasons.REASONS, None if the picture was handed on."""
     detail: str | None
     sha256: str | None
     """Of the bytes as they were received."""

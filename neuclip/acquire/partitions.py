@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.listing import KnownSlices
-from neuclip.acquire.reasons import DUPLICATE_UID, REPEATED_ROW
-from neuclip.acquire.refusals import REFUSED, Refusals
+from neuclip.acquire.row_texts import key_of_texts, text_table
 from neuclip.acquire.slices import slices_of
 from neuclip.acquire.table import Row, kept_columns, read_rows, settle_types, table_files
-from neuclip.acquire.texts import text_table, texts_key
+from neuclip.acquired.listing import KnownSlices
+from neuclip.acquired.reasons import DUPLICATE_UID, REPEATED_ROW
+from neuclip.acquired.refusals import REFUSED, Refusals
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
 from neuclip.stages.keys import digest
@@ -193,7 +193,7 @@ class _Table:
             num_to_fetch=sum(row.reason is None for row in rows),
             plan_path=path,
             texts_path=texts_path,
-            texts_key=texts_key(found),
+            texts_key=key_of_texts(found),
             columns_path=columns_path,
             first_uid=rows[0].uid,
         )

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from neuclip.acquire.config import PARTITION_VERSION, AcquireConfig
+from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import Shard
 from neuclip.acquire.partitions import Partition, fetch_settings
-from neuclip.acquire.reconcile import Account, Messages, reconcile
-from neuclip.acquire.texts import chosen_texts, commit_texts
+from neuclip.acquire.reconcile import Account, reconcile
 from neuclip.acquire.throughput import Throughput
+from neuclip.acquired.partitions import PARTITION_VERSION, STAGE
+from neuclip.acquired.rows import Messages
+from neuclip.acquired.texts import chosen_texts, commit_texts
 from neuclip.foundation.progress import Progress
 from neuclip.stages.ledger import Ledger
 from neuclip.stages.manifest import Manifest, is_committed, read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
-
-STAGE = "acquire"
 
 
 class Parts:

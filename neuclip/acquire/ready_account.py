@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neuclip.acquire.adopted_tar import AdoptedTar
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.raw import ROWS
 from neuclip.acquire.ready_problems import Problems
 from neuclip.acquire.ready_rows import (
     MAX_TEXT_BYTES,
@@ -22,11 +20,14 @@ from neuclip.acquire.ready_rows import (
 )
 from neuclip.acquire.ready_shards import ReadyShard
 from neuclip.acquire.ready_tar import Member, TarMembers, check_image, read_members
-from neuclip.acquire.reasons import reason_of
-from neuclip.acquire.reconcile import ROWS_SCHEMA, Messages, write_rows
-from neuclip.acquire.refusals import REFUSED, Refusals
-from neuclip.acquire.table import ALT, TEXT_CHARACTERS
-from neuclip.acquire.texts import text_table
+from neuclip.acquire.row_texts import text_table
+from neuclip.acquire.table import TEXT_CHARACTERS
+from neuclip.acquired.adopted_tar import AdoptedTar
+from neuclip.acquired.partitions import ROWS
+from neuclip.acquired.reasons import reason_of
+from neuclip.acquired.refusals import REFUSED, Refusals
+from neuclip.acquired.rows import ROWS_SCHEMA, Messages, write_rows
+from neuclip.acquired.texts import ALT
 from neuclip.foundation.text import printable
 from neuclip.stages.ledger import Ledger
 from neuclip.storage.files import get_file

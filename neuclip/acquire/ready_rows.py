@@ -17,7 +17,8 @@ from neuclip.acquire.ready_problems import Problems
 from neuclip.acquire.ready_shards import ReadyShard
 from neuclip.acquire.ready_table import UnreadableTableError, table_records
 from neuclip.acquire.ready_tar import Member, TarMembers
-from neuclip.acquire.table import ALT, Row, row_of
+from neuclip.acquire.table import Row, row_of
+from neuclip.acquired.texts import ALT
 from neuclip.foundation.ids import is_uid, uid_of
 from neuclip.foundation.text import printable
 

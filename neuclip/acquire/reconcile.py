@@ -7,49 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.download import Shard
 from neuclip.acquire.fetch_log import FetchRecord
 from neuclip.acquire.partitions import Partition
-from neuclip.acquire.raw import IMAGES, ROWS
-from neuclip.acquire.reasons import NETWORK_REASONS, reason_of
-from neuclip.acquire.refusals import hosts_above
+from neuclip.acquired.partitions import IMAGES, ROWS
+from neuclip.acquired.reasons import NETWORK_REASONS, reason_of
+from neuclip.acquired.refusals import hosts_above
+from neuclip.acquired.rows import Messages, write_rows
 from neuclip.foundation.errors import IntegrityError
-from neuclip.stages.ledger import Ledger, make_ledger
-
-ROWS_SCHEMA = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("url", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("original_width", pa.int32()),
-        ("original_height", pa.int32()),
-        ("sha256", pa.string()),
-        ("member", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-    ]
-)
-"""One row for each row of the table, in its order.
-
-status: `success` or `failed`; reason: one of acquire.reasons.REASONS, null on success; detail: the
-downloader's own words; width, height: of the stored image, original_*: as downloaded, in pixels; sha256: of
-the downloaded bytes; member, offset, size: name, first byte and bytes of the image in images.tar.
-"""
+from neuclip.stages.ledger import Ledger
 
 _DETAIL_CHARACTERS = 200
-_MESSAGES_A_REASON = 3
 _HOSTS_NAMED = 3
 _SIZES = ("width", "height", "original_width", "original_height")
 
 Record = dict[str, Any]
-Messages = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -87,23 +61,6 @@ def reconcile(partition: Partition, shard: Shard | None, *, folder: Path) -> Acc
     rows = [_outcome(row, fetched, members, fetch_records) for row in partition.rows()]
     ledger, messages = write_rows(rows, folder / ROWS)
     return Account(folder, ledger, messages, _failed_hosts(rows))
-
-
-def write_rows(rows: list[Record], path: Path) -> tuple[Ledger, Messages]:
-    """Write outcome rows and add them up."""
-    pq.write_table(pa.Table.from_pylist(rows, schema=ROWS_SCHEMA), path, compression="zstd")
-    dropped = Counter(row["reason"] for row in rows if row["reason"])
-    ledger = make_ledger(len(rows), sum(row["status"] == "success" for row in rows), dict(dropped))
-    return ledger, _messages(rows)
-
-
-def add_messages(all_messages: list[Messages]) -> Messages:
-    """Add up the most frequent messages of partitions."""
-    counts: dict[str, Counter[str]] = {}
-    for messages in all_messages:
-        for reason, texts in messages.items():
-            counts.setdefault(reason, Counter()).update(texts)
-    return {r: dict(counts[r].most_common(_MESSAGES_A_REASON)) for r in sorted(counts)}
 
 
 def _checked(
@@ -192,7 +149,3 @@ def _failed_hosts(rows: list[Record]) -> dict[str, int]:
         host for row in rows if row["reason"] and row["url"] for host in hosts_above(row["url"])[:1]
     )
     return dict(failed.most_common(_HOSTS_NAMED))
-
-
-def _messages(rows: list[Record]) -> Messages:
-    return add_messages([{row["reason"]: {row["detail"]: 1}} for row in rows if row.get("detail")])

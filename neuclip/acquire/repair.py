@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import Shard
 from neuclip.acquire.partitions import Partition
-from neuclip.acquire.parts import STAGE, Parts, commit_account, part_identity
+from neuclip.acquire.parts import Parts, commit_account, part_identity
 from neuclip.acquire.reconcile import reconcile
 from neuclip.acquire.retries import REPAIRS, ROUND, Attempts, find_attempts, outcomes
 from neuclip.acquire.run import fetch, plan_parts
+from neuclip.acquired.partitions import STAGE
 from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import Progress

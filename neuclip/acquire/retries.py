@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from neuclip.acquire.raw import ROWS
-from neuclip.acquire.reasons import REPEATS
-from neuclip.acquire.refusals import TAKEN_DOWN
+from neuclip.acquired.partitions import ROWS
+from neuclip.acquired.reasons import REPEATS
+from neuclip.acquired.refusals import TAKEN_DOWN
 from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.errors import IntegrityError
 from neuclip.stages.committed import committed_file

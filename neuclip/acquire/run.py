@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from neuclip.acquire.config import PARTITION_VERSION, AcquireConfig
+from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import OnFetched, Shard, download
-from neuclip.acquire.listing import PARTITIONS_FILE, Listed, known_slices, write_listing
 from neuclip.acquire.partitions import Partition, plan
-from neuclip.acquire.parts import STAGE, Parts
-from neuclip.acquire.raw import COLUMNS, ROWS
-from neuclip.acquire.reasons import likely_cause
-from neuclip.acquire.reconcile import add_messages
-from neuclip.acquire.refusals import check_takedowns, takedowns_at
+from neuclip.acquire.parts import Parts
 from neuclip.acquire.retries import (
     attempts_ledger,
     find_attempts,
     in_rounds,
     total_ledger,
 )
-from neuclip.acquire.texts import count_texts
+from neuclip.acquired.listing import PARTITIONS_FILE, Listed, known_slices, write_listing
+from neuclip.acquired.partitions import COLUMNS, PARTITION_VERSION, ROWS, STAGE
+from neuclip.acquired.reasons import likely_cause
+from neuclip.acquired.refusals import check_takedowns, takedowns_at
+from neuclip.acquired.rows import add_messages
+from neuclip.acquired.texts import count_texts
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
 from neuclip.stages.committed import committed_file

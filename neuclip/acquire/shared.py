@@ -13,9 +13,10 @@ from pathlib import Path
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.partitions import Partition
-from neuclip.acquire.parts import STAGE, Parts
-from neuclip.acquire.refusals import check_takedowns, takedowns_at
+from neuclip.acquire.parts import Parts
 from neuclip.acquire.run import fetch, plan_parts
+from neuclip.acquired.partitions import STAGE
+from neuclip.acquired.refusals import check_takedowns, takedowns_at
 from neuclip.foundation.errors import ChildError
 from neuclip.foundation.progress import Progress
 from neuclip.stages.manifest import PARTS, is_committed

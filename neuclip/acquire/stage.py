@@ -60,7 +60,7 @@ def _erasures(stage_uri: str, uids: Collection[str]) -> Erasures:
 def _add_views(
     connection: "duckdb.DuckDBPyConnection", uri: str, mentioned: Collection[str]
 ) -> None:
-    from neuclip.acquire.views import add_rows, add_texts
+    from neuclip.acquired.views import add_rows, add_texts
 
     if "rows" in mentioned:
         add_rows(connection, uri)
@@ -69,7 +69,7 @@ def _add_views(
 
 
 def _tell(pair: "Pair", uri: str) -> "Told":
-    from neuclip.acquire.story import tell
+    from neuclip.acquired.story import tell
 
     return tell(pair, uri)
 

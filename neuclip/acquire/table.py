@@ -20,6 +20,7 @@ from neuclip.acquire.delimited import read_delimited
 from neuclip.acquire.json_lines import read_json_lines
 from neuclip.acquire.parquet_rows import read_parquet
 from neuclip.acquire.text_lines import unreadable
+from neuclip.acquired.texts import ALT
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import UID_LENGTH, is_uid, uid_of
 from neuclip.foundation.plain_yaml import said_of
@@ -27,9 +28,6 @@ from neuclip.storage.cache import local_copy
 from neuclip.storage.files import exists, expand, list_files
 
 log = logging.getLogger(__name__)
-
-ALT = "alt"
-"""The caption source that `caption_column` becomes."""
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _URL_CHARACTERS = 8_000

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.raw import ROWS, partition_folders, text_folders
-from neuclip.acquire.texts import TEXTS, count_texts
+from neuclip.acquired.partitions import ROWS, partition_folders, text_folders
+from neuclip.acquired.texts import TEXTS, count_texts
 from neuclip.captions.config import CaptionConfig
 from neuclip.captions.files import PARTS_FILE, PARTS_SCHEMA
 from neuclip.captions.parts import PartSettings, commit_part, read_part

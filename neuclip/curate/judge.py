@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from neuclip.acquire.texts import require_source
+from neuclip.acquired.texts import require_source
 from neuclip.curate.conditions import NO_CAPTION, Condition, check_columns, conditions_of, number
 from neuclip.curate.config import MOST_REASONS
 from neuclip.curate.funnel import Bits

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from neuclip.acquire.raw import ROWS, partition_folders, texts_paths
+from neuclip.acquired.partitions import ROWS, partition_folders, texts_paths
 from neuclip.curate.asked import IN_EVALUATION_SET
 from neuclip.curate.config import CurateConfig, Decontaminate
 from neuclip.curate.contamination import EvaluationSamples

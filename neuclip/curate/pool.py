@@ -10,8 +10,8 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from neuclip.acquire.raw import COLUMNS, ROWS, partition_folders, text_folders
-from neuclip.acquire.texts import TEXTS, count_texts
+from neuclip.acquired.partitions import COLUMNS, ROWS, partition_folders, text_folders
+from neuclip.acquired.texts import TEXTS, count_texts
 from neuclip.curate.conditions import quoted
 from neuclip.curate.files import SCORES
 from neuclip.foundation.errors import ConfigError, IntegrityError, ShapeError, nearest

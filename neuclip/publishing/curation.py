@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from neuclip.acquire.raw import ROWS, images_path, partition_folders, texts_paths
+from neuclip.acquired.partitions import ROWS, images_path, partition_folders, texts_paths
 from neuclip.curate.files import FUNNEL, VERDICTS
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import permutation

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from neuclip.acquire.raw import ROWS
-from neuclip.acquire.texts import TEXTS
+from neuclip.acquired.partitions import ROWS
+from neuclip.acquired.texts import TEXTS
 from neuclip.shards.raw_images import RawImages
 from neuclip.stages.committed import committed_file
 

@@ -7,8 +7,8 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from neuclip.acquire.raw import partition_folders, text_folders
-from neuclip.acquire.texts import count_texts, require_source, source_digest
+from neuclip.acquired.partitions import partition_folders, text_folders
+from neuclip.acquired.texts import count_texts, require_source, source_digest
 from neuclip.curate.pool import ScoreFolders
 from neuclip.curate.scores import ScoreConfig, source_of
 from neuclip.foundation.progress import Progress

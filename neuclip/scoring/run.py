@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from neuclip.acquire.raw import partition_folders
+from neuclip.acquired.partitions import partition_folders
 from neuclip.curate.asked import AskedSet
 from neuclip.curate.scored import SCORED, Scored, ScoredColumns, ScoredSet
 from neuclip.curate.scores import ScoreConfig

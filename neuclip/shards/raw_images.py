@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from neuclip.acquire.raw import images_path
+from neuclip.acquired.partitions import images_path
 from neuclip.foundation.errors import IntegrityError
 
 

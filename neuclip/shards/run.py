@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from neuclip.acquire.raw import ROWS, partition_folders, texts_paths
+from neuclip.acquired.partitions import ROWS, partition_folders, texts_paths
 from neuclip.curate.files import VERDICTS
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress

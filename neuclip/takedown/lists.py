@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from neuclip.acquire.refusals import Refusals
+from neuclip.acquired.refusals import Refusals
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import UID_LENGTH, is_uid
 from neuclip.foundation.text import split_lines

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from neuclip.acquire.erase import Found, erase_part, find_rows, stages_with, update_stage
-from neuclip.acquire.refusals import TAKEDOWNS, Refusals, TakedownRecord, read_takedowns
+from neuclip.acquired.refusals import TAKEDOWNS, Refusals, TakedownRecord, read_takedowns
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
 from neuclip.stage_list import STAGES

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from neuclip.acquire.config import STAGE_VERSION, TABLE_SUFFIXES, AcquireConfig
-from neuclip.acquire.parts import STAGE
 from neuclip.acquire.run import run_acquire
+from neuclip.acquired.partitions import STAGE
 from neuclip.foundation.progress import silent
 from neuclip.stages.keys import digest, fingerprint
 from neuclip.stages.manifest import Manifest

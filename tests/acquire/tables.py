@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquire.partitions import Partition
-from neuclip.acquire.raw import rows_paths, texts_paths
+from neuclip.acquired.partitions import rows_paths, texts_paths
 
 
 def uid(number: int) -> str:

@@ -16,8 +16,8 @@ from neuclip.acquire.download import Watch, shard_of
 from neuclip.acquire.fetch_log import FetchLog, FetchRecord
 from neuclip.acquire.partitions import plan
 from neuclip.acquire.parts import Parts
-from neuclip.acquire.reasons import REASONS, reason_of
 from neuclip.acquire.reconcile import reconcile
+from neuclip.acquired.reasons import REASONS, reason_of
 from neuclip.foundation.children import run_child
 from neuclip.foundation.errors import ChildError, DataError, IntegrityError
 from neuclip.foundation.progress import silent

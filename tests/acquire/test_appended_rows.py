@@ -8,9 +8,9 @@ import pytest
 from made.committed import vouch_for
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.listing import known_slices
 from neuclip.acquire.partitions import plan
-from neuclip.acquire.refusals import Refusals
+from neuclip.acquired.listing import known_slices
+from neuclip.acquired.refusals import Refusals
 from tests.acquire.tables import committed_rows, planned_rows, uid, write_table
 
 CUT = 4

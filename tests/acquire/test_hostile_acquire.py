@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.reasons import REASONS
+from neuclip.acquired.reasons import REASONS
 from tests.acquire.tables import committed_rows, uid, write_table
 from tests.egress.cases import Case, hostile_cases
 from tests.egress.limits import peak_memory_bytes, strict

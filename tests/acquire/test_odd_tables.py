@@ -15,10 +15,10 @@ from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.listing import KnownSlice
 from neuclip.acquire.partitions import plan
 from neuclip.acquire.slices import slices_of
 from neuclip.acquire.table import Row
+from neuclip.acquired.listing import KnownSlice
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.ids import uid_of
 from neuclip.journey import identify, run_stage

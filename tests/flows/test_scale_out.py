@@ -20,7 +20,6 @@ from servers.s3 import s3_bucket, s3_environment, s3_url
 
 from flows.stages import STAGE_FLOWS
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.raw import partition_folders, rows_paths, texts_paths
 from neuclip.acquire.shared import (
     Planned,
     Share,
@@ -31,6 +30,7 @@ from neuclip.acquire.shared import (
     hand_out,
     unfinished,
 )
+from neuclip.acquired.partitions import partition_folders, rows_paths, texts_paths
 from neuclip.egress.config import EgressConfig
 from neuclip.foundation.errors import ChildError, ConfigError
 from neuclip.foundation.progress import silent

@@ -13,7 +13,7 @@ class WordsConfig(Section):
 """,
     "stage.py": """
 import pyarrow.parquet as pq
-from neuclip.acquire.raw import rows_paths
+from neuclip.acquired.partitions import rows_paths
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.stage import Stage, Trace
 from neuclip.stages.workspace import Outcome

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from neuclip.acquire.listing import LISTING_SCHEMA
-from neuclip.acquire.texts import commit_texts
+from neuclip.acquired.listing import LISTING_SCHEMA
+from neuclip.acquired.texts import commit_texts
 from neuclip.shards.tar import TarShard
 from neuclip.stages.ledger import add_ledgers, make_ledger
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage

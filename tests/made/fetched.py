@@ -12,9 +12,10 @@ from made.acquired import png
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.parts import commit_account, part_identity
-from neuclip.acquire.reconcile import ROWS_SCHEMA, Account
+from neuclip.acquire.reconcile import Account
 from neuclip.acquire.retries import REPAIRS, ROUND, find_attempts, outcomes
 from neuclip.acquire.run import plan_parts
+from neuclip.acquired.rows import ROWS_SCHEMA
 from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.progress import silent
 from neuclip.stages.ledger import make_ledger

@@ -14,7 +14,7 @@ from made.committed import commit_by_hand
 from made.side_files import commit_side_files
 from towers.tiny import COLOURS, picture, tiny_towers
 
-from neuclip.acquire.listing import PARTITIONS_FILE
+from neuclip.acquired.listing import PARTITIONS_FILE
 from neuclip.index.side_files import SIDE_FILES
 from neuclip.shards.members import MEMBER_SCHEMA
 from neuclip.shards.tar import TarShard

@@ -13,7 +13,7 @@ import pytest
 from made.acquired import Pair, some_pairs
 from made.packed import pack
 
-from neuclip.acquire.raw import rows_paths, texts_paths
+from neuclip.acquired.partitions import rows_paths, texts_paths
 from neuclip.curate.config import CurateConfig
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.randomness import keyed_hash

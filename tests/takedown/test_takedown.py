@@ -28,8 +28,8 @@ import neuclip.captions.erase as captions_erase
 import neuclip.index.erase as index_erase
 import neuclip.shards.erase as shards_erase
 import neuclip.takedown.run as takedown_run
-from neuclip.acquire.raw import texts_paths
-from neuclip.acquire.refusals import read_takedowns
+from neuclip.acquired.partitions import texts_paths
+from neuclip.acquired.refusals import read_takedowns
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import silent
 from neuclip.journey import plan, run_stage

@@ -11,8 +11,8 @@ from servers.s3 import s3_bucket, s3_environment, s3_url
 
 from neuclip.acquire.adopt import run_adopt
 from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
-from neuclip.acquire.raw import partition_folders, rows_paths
 from neuclip.acquire.ready_shards import fingerprint_shards
+from neuclip.acquired.partitions import partition_folders, rows_paths
 from neuclip.foundation.progress import silent
 from neuclip.shards.raw_images import RawImages
 from neuclip.stages.keys import stage_key

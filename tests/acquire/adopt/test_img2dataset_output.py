@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from made.demo_web import DEMO_RECIPE, demo_web
 
-from neuclip.acquire.raw import partition_folders, rows_paths
+from neuclip.acquired.partitions import partition_folders, rows_paths
 from neuclip.foundation.children import run_child
 from neuclip.foundation.ids import uid_of
 from neuclip.journey import identify, run_stage

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import duckdb
 
-from neuclip.acquire.listing import read_listing
-from neuclip.acquire.raw import rows_paths, texts_paths
-from neuclip.acquire.reasons import REPEATS
+from neuclip.acquired.listing import read_listing
+from neuclip.acquired.partitions import rows_paths, texts_paths
+from neuclip.acquired.reasons import REPEATS
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.views import add_table, dataset_of
 

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
-from neuclip.acquire.adopted_tar import adopted_tar, check_unchanged
-from neuclip.acquire.listing import read_listing
-from neuclip.acquire.texts import TEXTS
+from neuclip.acquired.adopted_tar import adopted_tar, check_unchanged
+from neuclip.acquired.listing import read_listing
+from neuclip.acquired.texts import TEXTS
 from neuclip.stages.committed import committed_file
 from neuclip.stages.manifest import part_uri, read_manifest, verify_sizes
 from neuclip.storage.cache import local_copy
 from neuclip.storage.uris import join
 
+STAGE = "acquire"
+PARTITION_VERSION = 2
+"""Raised when what becomes of the same rows changes: all partitions are then fetched or adopted anew."""
 ROWS = "rows.parquet"
 IMAGES = "images.tar"
 """In a partition's folder, unless its images are in a tar that was adopted; see `images_uri`."""

@@ -1,10 +1,10 @@
-"""What acquire tells of a pair: which row it was, and what became of it."""
+"""What is told of a pair that was acquired: which row it was, and what became of it."""
 
-from neuclip.acquire.listing import PARTITIONS_FILE, read_listing
-from neuclip.acquire.raw import ROWS, partition_folders
-from neuclip.acquire.reasons import REPEATS
-from neuclip.acquire.refusals import TAKEDOWNS, TAKEN_DOWN
-from neuclip.acquire.texts import TEXTS
+from neuclip.acquired.listing import PARTITIONS_FILE, read_listing
+from neuclip.acquired.partitions import ROWS, partition_folders
+from neuclip.acquired.reasons import REPEATS
+from neuclip.acquired.refusals import TAKEDOWNS, TAKEN_DOWN
+from neuclip.acquired.texts import TEXTS
 from neuclip.egress.refusal import TRANSIENT_REASONS
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.ids import UID_LENGTH, is_uid

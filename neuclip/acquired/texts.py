@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.table import ALT, Row
 from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import make_ledger
@@ -33,25 +32,10 @@ TEXTS_SCHEMA = pa.schema(
 )
 """captions: source -> its texts, those that can be used; unusable: source -> how many of its texts cannot."""
 
+ALT = "alt"
+"""The caption source that `acquire.caption_column` becomes."""
+
 _SOURCES = "sources"
-
-
-def text_table(rows: Iterable[Row]) -> ArrowTable:
-    """Return the texts of consecutive rows, a row each."""
-    found = list(rows)
-    return pa.table(
-        {
-            "uid": [row.uid for row in found],
-            "captions": [list(row.captions.items()) for row in found],
-            "unusable": [list(row.unusable.items()) for row in found],
-        },
-        schema=TEXTS_SCHEMA,
-    )
-
-
-def texts_key(rows: Iterable[Row]) -> str:
-    """Return the key of the text part of rows of a table: of all that it holds."""
-    return _key([[row.uid, row.captions, row.unusable] for row in rows])
 
 
 def chosen_texts(base: ArrowTable, uids: Sequence[str]) -> tuple[str, ArrowTable]:
@@ -59,10 +43,11 @@ def chosen_texts(base: ArrowTable, uids: Sequence[str]) -> tuple[str, ArrowTable
     place = {uid: number for number, uid in reversed(list(enumerate(base["uid"].to_pylist())))}
     table = base.take([place[uid] for uid in uids])
     rows = [[row["uid"], dict(row["captions"]), dict(row["unusable"])] for row in table.to_pylist()]
-    return _key(rows), table
+    return texts_key(rows), table
 
 
-def _key(rows: list[list[Any]]) -> str:
+def texts_key(rows: list[list[Any]]) -> str:
+    """Return the key of a text part: of all that it holds, uid, captions and unusable of each row."""
     return digest({"texts_version": TEXTS_VERSION, "rows": rows})
 
 
