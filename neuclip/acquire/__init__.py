@@ -1,1 +1,4 @@
-"""URL table in; raw shards and one outcome row for every input row out. Contract: no row is lost without a reason."""
+"""Planned rows in; images and one outcome row for each out, by fetching. Contract: no row is lost without a reason.
+
+What `neuclip repair` and a takedown change in committed stages is changed here too (repair.py, erase.py, retries.py).
+"""

@@ -15,7 +15,6 @@ from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.ready_account import account_for, ready_pairs, ready_texts
 from neuclip.acquire.ready_problems import some
 from neuclip.acquire.ready_shards import ADOPTION_VERSION, ReadyShard, find_shards, ignored_files
-from neuclip.acquire.table import Row, kept_columns
 from neuclip.acquired.adopted_tar import ADOPTED_TAR, adopted_tar, is_unchanged
 from neuclip.acquired.listing import PARTITIONS_FILE, Listed, write_listing
 from neuclip.acquired.partitions import COLUMNS, PARTITION_VERSION, ROWS, STAGE
@@ -33,6 +32,8 @@ from neuclip.stages.manifest import PARTS, Manifest, is_committed, read_manifest
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import join, name_of
+from neuclip.table.kept import kept_columns
+from neuclip.table.rows import Row
 
 log = logging.getLogger(__name__)
 
@@ -252,8 +253,7 @@ class _Adoption:
 
     def _refused(self, manifests: Sequence[Manifest]) -> dict[int, list[int]]:
         """Return part -> rows that the recipe's lists name."""
-        lists = self._config.refuse
-        refusals = Refusals.of(lists.uids, lists.urls, lists.hosts)
+        refusals = self._config.refuse.refusals
         if not refusals:
             return {}
         refused: dict[int, list[int]] = {}

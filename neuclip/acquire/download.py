@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.fetch_log import FetchLog, FetchRecord
-from neuclip.acquire.partitions import Partition
 from neuclip.egress.guard import guarded_url, running_guard
 from neuclip.foundation.children import Child, largest_member, run_child
 from neuclip.foundation.errors import ChildError
+from neuclip.table.plan import Partition
 
 _START_UP_S = 120.0
 """img2dataset imports for 15 s before its first byte, on a busy machine for longer."""

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import Shard
-from neuclip.acquire.partitions import Partition, fetch_settings
 from neuclip.acquire.reconcile import Account, reconcile
 from neuclip.acquire.throughput import Throughput
 from neuclip.acquired.partitions import PARTITION_VERSION, STAGE
@@ -18,6 +17,7 @@ from neuclip.foundation.progress import Progress
 from neuclip.stages.ledger import Ledger
 from neuclip.stages.manifest import Manifest, is_committed, read_manifest, verify_sizes
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
+from neuclip.table.plan import Partition
 
 
 class Parts:
@@ -150,7 +150,7 @@ def part_identity(
         stage=STAGE,
         stage_version=PARTITION_VERSION,
         key=key,
-        section=fetch_settings(config),
+        section=config.fetch_settings(),
         inputs=inputs,
         root=root,
         part=True,

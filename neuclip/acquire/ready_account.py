@@ -20,8 +20,6 @@ from neuclip.acquire.ready_rows import (
 )
 from neuclip.acquire.ready_shards import ReadyShard
 from neuclip.acquire.ready_tar import Member, TarMembers, check_image, read_members
-from neuclip.acquire.row_texts import text_table
-from neuclip.acquire.table import TEXT_CHARACTERS
 from neuclip.acquired.adopted_tar import AdoptedTar
 from neuclip.acquired.partitions import ROWS
 from neuclip.acquired.reasons import reason_of
@@ -33,6 +31,8 @@ from neuclip.stages.ledger import Ledger
 from neuclip.storage.files import get_file
 from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import is_local, local_part
+from neuclip.table.rows import TEXT_CHARACTERS
+from neuclip.table.texts import text_table
 
 _DETAIL_CHARACTERS = 200
 

@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from neuclip.acquire.columns import Columns
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.ready_counts import lacking, said_of
 from neuclip.acquire.ready_problems import Problems
 from neuclip.acquire.ready_shards import ReadyShard
 from neuclip.acquire.ready_table import UnreadableTableError, table_records
 from neuclip.acquire.ready_tar import Member, TarMembers
-from neuclip.acquire.table import Row, row_of
 from neuclip.acquired.texts import ALT
 from neuclip.foundation.ids import is_uid, uid_of
 from neuclip.foundation.text import printable
+from neuclip.table.columns import Columns
+from neuclip.table.rows import Row, row_of
 
 Record = dict[str, Any]
 

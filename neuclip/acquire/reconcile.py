@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 
 from neuclip.acquire.download import Shard
 from neuclip.acquire.fetch_log import FetchRecord
-from neuclip.acquire.partitions import Partition
 from neuclip.acquired.partitions import IMAGES, ROWS
 from neuclip.acquired.reasons import NETWORK_REASONS, reason_of
 from neuclip.acquired.refusals import hosts_above
 from neuclip.acquired.rows import Messages, write_rows
 from neuclip.foundation.errors import IntegrityError
 from neuclip.stages.ledger import Ledger
+from neuclip.table.plan import Partition
 
 _DETAIL_CHARACTERS = 200
 _HOSTS_NAMED = 3

@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import Shard
-from neuclip.acquire.partitions import Partition
 from neuclip.acquire.parts import Parts, commit_account, part_identity
 from neuclip.acquire.reconcile import reconcile
 from neuclip.acquire.retries import REPAIRS, ROUND, Attempts, find_attempts, outcomes
@@ -21,6 +20,7 @@ from neuclip.foundation.progress import Progress
 from neuclip.stages.manifest import Manifest
 from neuclip.stages.revisions import revise
 from neuclip.storage.uris import join
+from neuclip.table.plan import Partition
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import OnFetched, Shard, download
-from neuclip.acquire.partitions import Partition, plan
 from neuclip.acquire.parts import Parts
 from neuclip.acquire.retries import (
     attempts_ledger,
@@ -30,6 +29,7 @@ from neuclip.stages.manifest import PARTS, Manifest
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.cache_folder import cache_folder
 from neuclip.storage.uris import join
+from neuclip.table.plan import Partition, plan
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,9 @@ def plan_parts(
     progress(STAGE, done=0, total=1, note="reading the URL table")
     planned = plan(
         config,
-        stage_version=PARTITION_VERSION,
+        fetch={"stage_version": PARTITION_VERSION, "settings": config.fetch_settings()},
+        partition_rows=config.partition_rows,
+        refused=config.refuse.refusals,
         folder=scratch / "plan",
         known=known_slices(join(root, STAGE)),
         taken_down=takedowns_at(root),

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.partitions import Partition
 from neuclip.acquire.parts import Parts
 from neuclip.acquire.run import fetch, plan_parts
 from neuclip.acquired.partitions import STAGE
@@ -26,6 +25,7 @@ from neuclip.stages.pool import Call, Failure, Pool
 from neuclip.stages.scratch import scratch_folder
 from neuclip.storage.files import get_file, put_file, remove_tree
 from neuclip.storage.uris import join
+from neuclip.table.plan import Partition
 
 log = logging.getLogger(__name__)
 

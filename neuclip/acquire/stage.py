@@ -4,12 +4,13 @@ from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
-from neuclip.acquire.config import STAGE_VERSION, TABLE_SUFFIXES, AcquireConfig
+from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
 from neuclip.stages.keys import fingerprint
 from neuclip.stages.manifest import PARTS
 from neuclip.stages.stage import Erasures, Job, Stage, Views
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.uris import join
+from neuclip.table.config import TABLE_SUFFIXES
 
 if TYPE_CHECKING:
     import duckdb

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neuclip.acquire.config import STAGE_VERSION, TABLE_SUFFIXES, AcquireConfig
+from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
 from neuclip.acquire.run import run_acquire
 from neuclip.acquired.partitions import STAGE
 from neuclip.foundation.progress import silent
 from neuclip.stages.keys import digest, fingerprint
 from neuclip.stages.manifest import Manifest
 from neuclip.stages.workspace import StageIdentity, commit_stage
+from neuclip.table.config import TABLE_SUFFIXES
 
 
 def picture(side_px: int, format: str, mode: str = "RGB") -> bytes:

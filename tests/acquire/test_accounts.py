@@ -10,11 +10,11 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made.tables import plan_table, uid, write_table
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import Watch, shard_of
 from neuclip.acquire.fetch_log import FetchLog, FetchRecord
-from neuclip.acquire.partitions import plan
 from neuclip.acquire.parts import Parts
 from neuclip.acquire.reconcile import reconcile
 from neuclip.acquired.reasons import REASONS, reason_of
@@ -22,7 +22,6 @@ from neuclip.foundation.children import run_child
 from neuclip.foundation.errors import ChildError, DataError, IntegrityError
 from neuclip.foundation.progress import silent
 from neuclip.stages.manifest import is_committed
-from tests.acquire.tables import uid, write_table
 
 REFUSED = "<urlopen error [Errno 111] Connection refused>"
 KEYS = ["000000000", "000000001", "000000002"]
@@ -68,7 +67,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def partition(config, tmp_path):
-    return plan(config, stage_version=1, folder=tmp_path / "plan")[0]
+    return plan_table(config, tmp_path / "plan")[0]
 
 
 def test_a_whole_shard_is_accounted_in_the_order_of_the_table(partition, tmp_path):

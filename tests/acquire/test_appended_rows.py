@@ -6,12 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made.committed import vouch_for
+from made.tables import committed_rows, plan_table, planned_rows, uid, write_table
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.partitions import plan
 from neuclip.acquired.listing import known_slices
 from neuclip.acquired.refusals import Refusals
-from tests.acquire.tables import committed_rows, planned_rows, uid, write_table
 
 CUT = 4
 
@@ -150,8 +149,8 @@ def test_what_was_taken_down_changes_no_key_and_is_not_planned(tmp_path):
     )
     config = AcquireConfig(table=table, partition_rows=2, keep_columns=["k"])
     gone = Refusals.of([uid(0)], ["https://h1.EXAMPLE.org:443/a#top"], ["h2.example.org"])
-    plain = plan(config, stage_version=1, folder=tmp_path / "plain")
-    refusing = plan(config, stage_version=1, folder=tmp_path / "refusing", taken_down=gone)
+    plain = plan_table(config, tmp_path / "plain")
+    refusing = plan_table(config, tmp_path / "refusing", taken_down=gone)
     assert [part.key for part in refusing] == [part.key for part in plain]
     found = planned_rows(refusing)
     assert [row["reason"] for row in found] == ["refused", "refused", "refused", None]

@@ -2,11 +2,11 @@
 
 import json
 
+from made.tables import plan_table, uid, write_table
+
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.download import Watch, shard_of
 from neuclip.acquire.fetch_log import FetchLog
-from neuclip.acquire.partitions import plan
-from tests.acquire.tables import uid, write_table
 
 
 def record(number):
@@ -22,7 +22,7 @@ def test_a_repeated_uid_leaves_the_record_to_the_row_that_was_fetched(tmp_path):
         on_duplicate_uid="keep_first",
         partition_rows=2,
     )
-    first, second = plan(config, stage_version=1, folder=tmp_path / "plan")
+    first, second = plan_table(config, tmp_path / "plan")
     (tmp_path / "journal.jsonl").write_text("".join(map(record, range(3))), encoding="utf-8")
     taken = {}
     shards = {shard_of(tmp_path, 0): first, shard_of(tmp_path, 1): second}

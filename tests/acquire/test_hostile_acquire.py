@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from made.tables import committed_rows, uid, write_table
 from PIL import Image
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquired.reasons import REASONS
-from tests.acquire.tables import committed_rows, uid, write_table
 from tests.egress.cases import Case, hostile_cases
 from tests.egress.limits import peak_memory_bytes, strict
 from tests.servers.hostile import hostile_web

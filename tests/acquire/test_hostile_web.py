@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
+from made.tables import committed_rows, uid, write_table
 from PIL import Image
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.demo.server import serving
-from tests.acquire.tables import committed_rows, uid, write_table
 
 pytestmark = pytest.mark.slow  # the demo's journey and tests/egress are the quick ones
 

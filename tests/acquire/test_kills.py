@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from made.kills import FEW_KILLS, KILLS
+from made.tables import uid, write_table
 from servers.s3 import s3_bucket, s3_environment, s3_url
 
 from neuclip.demo.server import serving
@@ -24,7 +25,6 @@ from neuclip.storage.cache import local_copy
 from neuclip.storage.files import list_folders, write_bytes
 from neuclip.storage.uris import join
 from tests.acquire.conftest import picture
-from tests.acquire.tables import uid, write_table
 
 __all__ = ["s3_bucket", "s3_environment", "s3_url"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]

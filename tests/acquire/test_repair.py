@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
+from made.tables import uid, write_table
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.journey import identify, plan, run_stage
 from neuclip.recipe import Recipe, load_recipe
 from neuclip.repair import repair
 from neuclip.stages.manifest import read_manifest
-from tests.acquire.tables import uid, write_table
 
 TIMEOUT_S = 1800
 """A download starts for 15 s, on a busy machine for minutes."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from made.fetched import commit_fetched, commit_retries, fill
+from made.tables import committed_rows, uid, write_table
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.acquire.parts import commit_account, part_identity
@@ -17,7 +18,6 @@ from neuclip.stages.keys import stage_key
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.revisions import revise, revised_inputs
 from neuclip.stages.workspace import scratch_folder
-from tests.acquire.tables import committed_rows, uid, write_table
 
 BASE = {
     1: "timeout",

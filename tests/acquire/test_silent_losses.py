@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from made.tables import uid, write_table
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.demo.server import serving
-from tests.acquire.tables import uid, write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 GENTLY = {

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from made.tables import committed_rows, uid, write_table
 
 from neuclip.acquire.config import AcquireConfig
 from neuclip.demo.server import serving
-from tests.acquire.tables import committed_rows, uid, write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -3,12 +3,12 @@
 import json
 
 import pytest
+from made.tables import uid
 from takedown.conftest import PAIRS, make_lake
 from typer.testing import CliRunner
 
 from neuclip.cli.main import app
 from neuclip.journey import run_stage
-from tests.acquire.tables import uid
 
 runner = CliRunner()
 

@@ -3,12 +3,12 @@
 import pytest
 from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
+from made.tables import uid, write_table
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.repair import repair
 from neuclip.journey import run_stage
 from neuclip.recipe import load_recipe
-from tests.acquire.tables import uid, write_table
 
 
 @pytest.mark.prefect

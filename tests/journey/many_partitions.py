@@ -12,6 +12,7 @@ import numpy as np
 from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched, commit_retries
 from made.ready import Sample, write_ready
+from made.tables import uid, write_table
 
 from neuclip.curate.semantic import image_cluster
 from neuclip.foundation.progress import silent
@@ -23,7 +24,6 @@ from neuclip.stages.manifest import read_manifest
 from neuclip.storage.arrays import MappedFiles
 from neuclip.takedown.lists import Wanted
 from neuclip.takedown.run import run_takedown
-from tests.acquire.tables import uid, write_table
 
 GONE = 3
 WIDTH = 4

@@ -2,6 +2,7 @@
 
 import pytest
 from made.fetched import commit_fetched, commit_retries
+from made.tables import uid, write_table
 from query.journeys import make_recipe
 
 from neuclip.foundation.progress import silent
@@ -11,7 +12,6 @@ from neuclip.query.sql import run_query
 from neuclip.stages.revisions import revise
 from neuclip.takedown.lists import Wanted
 from neuclip.takedown.run import run_takedown
-from tests.acquire.tables import uid, write_table
 
 LOST = {1: "timeout", 2: "http_404", 3: "timeout", 8: "dns"}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
+from made.tables import uid, write_table
 from servers.s3 import s3_bucket, s3_environment, s3_url
 
 from neuclip.journey import identify, run_stage
 from neuclip.recipe import Recipe, load_recipe
-from tests.acquire.tables import uid, write_table
 
 __all__ = ["s3_bucket", "s3_environment", "s3_url"]
 

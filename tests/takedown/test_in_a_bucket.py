@@ -3,6 +3,7 @@
 import pyarrow.parquet as pq
 import pytest
 from made.fetched import commit_fetched, commit_retries, picture_of
+from made.tables import uid, write_table
 from takedown.conftest import FAILED, PAIRS, make_lake, table_rows
 
 from neuclip.foundation.progress import silent
@@ -14,7 +15,6 @@ from neuclip.storage.files import list_files, list_folders, read_bytes, sha256_o
 from neuclip.storage.uris import join
 from neuclip.takedown.lists import Wanted
 from neuclip.takedown.run import run_takedown
-from tests.acquire.tables import uid, write_table
 
 GONE = [1, 22, 7, 27, 47]
 

@@ -9,6 +9,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 from made.fetched import commit_fetched, picture_of
+from made.tables import uid, write_table
 from pyarrow import ipc
 from takedown.conftest import (
     FAILED,
@@ -38,7 +39,6 @@ from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.storage.files import sha256_of
 from neuclip.takedown.lists import Wanted, read_wanted
 from neuclip.takedown.run import run_takedown
-from tests.acquire.tables import uid, write_table
 
 BY_UID, BY_URL, BY_HOST = [1, 22], [33, 4], [7, 27, 47]
 GONE = sorted([*BY_UID, *BY_URL, *BY_HOST])

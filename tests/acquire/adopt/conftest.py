@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from made.tables import committed_rows
 from servers.s3 import s3_bucket, s3_environment, s3_url
 
 from neuclip.acquire.adopt import run_adopt
@@ -18,7 +19,6 @@ from neuclip.shards.raw_images import RawImages
 from neuclip.stages.keys import stage_key
 from neuclip.stages.manifest import Manifest
 from neuclip.stages.workspace import StageIdentity, commit_stage
-from tests.acquire.tables import committed_rows
 
 __all__ = ["s3_bucket", "s3_environment", "s3_url"]
 

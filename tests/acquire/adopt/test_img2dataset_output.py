@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made.demo_web import DEMO_RECIPE, demo_web
+from made.tables import committed_rows
 
 from neuclip.acquired.partitions import partition_folders, rows_paths
 from neuclip.foundation.children import run_child
@@ -19,7 +20,6 @@ from neuclip.recipe import load_recipe
 from neuclip.shards.members import shard_records
 from neuclip.shards.raw_images import RawImages
 from neuclip.storage.files import list_files
-from tests.acquire.tables import committed_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

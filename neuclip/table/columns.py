@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from neuclip.acquire.config import AcquireConfig
 from neuclip.foundation.errors import DataError, nearest
+from neuclip.table.config import SourceConfig
 
 _SHOWN_NAMES = 40
 _SHOWN_CHARACTERS = 100
@@ -29,7 +29,7 @@ def is_web_address(text: str) -> bool:
 class Columns:
     """The columns that a recipe names."""
 
-    config: AcquireConfig
+    config: SourceConfig
 
     @property
     def url(self) -> str:

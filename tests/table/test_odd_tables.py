@@ -13,18 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from made.demo_web import DEMO_RECIPE
 from made.fetched import commit_fetched
+from made.tables import committed_rows, plan_table, planned_rows, uid
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.partitions import plan
-from neuclip.acquire.slices import slices_of
-from neuclip.acquire.table import Row
 from neuclip.acquired.listing import KnownSlice
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.ids import uid_of
 from neuclip.journey import identify, run_stage
 from neuclip.recipe import load_recipe
 from neuclip.stages.manifest import read_manifest
-from tests.acquire.tables import committed_rows, planned_rows, uid
+from neuclip.table.rows import Row
+from neuclip.table.slices import slices_of
 
 A, B, C = "http://a/1", "http://a/2", "http://a/3"
 
@@ -42,7 +41,7 @@ def lines(*records) -> str:
 
 def planned(path: Path, **settings) -> list[dict]:
     config = AcquireConfig(table=str(path), **settings)
-    parts = plan(config, stage_version=1, folder=path.parent / "plan")
+    parts = plan_table(config, path.parent / "plan")
     rows = planned_rows(parts)
     assert sum(part.num_rows for part in parts) == len(rows)
     return rows
@@ -446,7 +445,7 @@ def test_the_names_of_columns_fetch_nothing_again(tmp_path):
     keys = []
     for path, names in ((with_header, None), (without, ["caption", "url"])):
         config = AcquireConfig(table=str(path), columns=names)
-        keys += [part.key for part in plan(config, stage_version=1, folder=tmp_path / path.stem)]
+        keys += [part.key for part in plan_table(config, tmp_path / path.stem)]
     assert keys[0] == keys[1]
 
 
@@ -563,7 +562,7 @@ def test_kept_columns_have_one_type_in_all_partitions(tmp_path):
         lines(*[{"url": A, "caption": f"{n}", "k": value} for n, value in enumerate(values)]),
     )
     config = AcquireConfig(table=str(path), keep_columns=["k"], partition_rows=1)
-    parts = plan(config, stage_version=1, folder=tmp_path / "plan")
+    parts = plan_table(config, tmp_path / "plan")
     tables = [pq.read_table(part.columns_path) for part in parts]
     assert {str(table.schema.field("k").type) for table in tables} == {"double"}
     assert [table["k"].to_pylist() for table in tables] == [[value] for value in values]
@@ -590,29 +589,34 @@ def test_another_column_of_much_text_cuts_no_partition_anew(tmp_path):
     rows = [{"uid": uid(n), "url": f"http://a/{n}", "caption": "x"} for n in range(700)]
     plain = write(tmp_path, "t.parquet", parquet(pa.Table.from_pylist(rows)))
     config = AcquireConfig(table=str(plain), partition_rows=1_000)
-    (before,) = plan(config, stage_version=1, folder=tmp_path / "plan")
+    (before,) = plan_table(config, tmp_path / "plan")
     known = {before.first_uid: [KnownSlice(before.num_rows, before.key)]}
     longer = [{**row, "more": "y" * 100_000} for row in rows]
     write(tmp_path, "t.parquet", parquet(pa.Table.from_pylist(longer)))
     config = config.model_copy(update={"caption_columns": {"words": "more"}})
-    (after,) = plan(config, stage_version=1, folder=tmp_path / "plan", known=known)
+    (after,) = plan_table(config, tmp_path / "plan", known=known)
     assert (after.key, after.num_rows) == (before.key, 700)
     assert after.texts_key != before.texts_key
-    assert len(plan(config, stage_version=1, folder=tmp_path / "plan")) == 2
+    assert len(plan_table(config, tmp_path / "plan")) == 2
 
 
 MEASURED = """
 import resource, sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.partitions import plan
-from neuclip.foundation.errors import DataError
+from neuclip.acquired.refusals import Refusals
+from neuclip.table.config import SourceConfig
+from neuclip.table.plan import plan
 
 for path in sorted(Path(sys.argv[1]).glob("t*")):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    config = AcquireConfig(table=str(path), partition_rows=10_000)
-    parts = plan(config, stage_version=1, folder=Path(sys.argv[1], "plan"))
+    parts = plan(
+        SourceConfig(table=str(path)),
+        fetch={},
+        partition_rows=10_000,
+        refused=Refusals(),
+        folder=Path(sys.argv[1], "plan"),
+    )
     reasons = {row["reason"] for part in parts for row in part.rows()}
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     texts = [row for part in parts for row in pq.read_table(part.texts_path).to_pylist()]

@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from neuclip.acquire.table import Row
 from neuclip.acquired.listing import KnownSlices
+from neuclip.table.rows import Row
 
 _MOST_CHARACTERS = 1 << 26
 """Of the rows of one partition, which are in memory together."""

@@ -5,8 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.partitions import Partition
+from neuclip.acquire.config import AcquireConfig
 from neuclip.acquired.partitions import rows_paths, texts_paths
+from neuclip.table.plan import Partition, plan
 
 
 def uid(number: int) -> str:
@@ -17,6 +18,18 @@ def write_table(path: Path, rows: list[dict]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
     return str(path)
+
+
+def plan_table(config: AcquireConfig, folder: Path, **more) -> list[Partition]:
+    """Plan a table as acquire does."""
+    return plan(
+        config,
+        fetch={"settings": config.fetch_settings()},
+        partition_rows=config.partition_rows,
+        refused=config.refuse.refusals,
+        folder=folder,
+        **more,
+    )
 
 
 def planned_rows(parts: list[Partition]) -> list[dict]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neuclip.acquire.columns import Columns
-from neuclip.acquire.text_lines import TextLines, unreadable
+from neuclip.table.columns import Columns
+from neuclip.table.text_lines import TextLines, unreadable
 
 _SHOWN = 40
 _MOST_NAMES = 10_000

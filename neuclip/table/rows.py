@@ -1,33 +1,19 @@
-"""The URL table as rows: each value of Parquet, CSV, TSV or JSON lines checked.
+"""A record of a URL table as a row: each value checked.
 
 A row that cannot be fetched keeps its place and gets a reason; a table that contradicts itself is an error.
 """
 
-import logging
 import re
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from neuclip.acquire.columns import Columns, is_web_address
-from neuclip.acquire.config import DELIMITED_SUFFIXES, TABLE_SUFFIXES, AcquireConfig
-from neuclip.acquire.delimited import read_delimited
-from neuclip.acquire.json_lines import read_json_lines
-from neuclip.acquire.parquet_rows import read_parquet
-from neuclip.acquire.text_lines import unreadable
 from neuclip.acquired.texts import ALT
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import UID_LENGTH, is_uid, uid_of
 from neuclip.foundation.plain_yaml import said_of
-from neuclip.storage.cache import local_copy
-from neuclip.storage.files import exists, expand, list_files
-
-log = logging.getLogger(__name__)
+from neuclip.table.columns import is_web_address
+from neuclip.table.config import SourceConfig
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _URL_CHARACTERS = 8_000
@@ -36,7 +22,6 @@ TEXT_CHARACTERS = 100_000
 """Of a caption; what is longer is no caption, and a few bytes of a compressed table can repeat it without end."""
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 """What a byte that is not UTF-8 is read as, and half a character that JSON may hold."""
-_SHOWN = 5
 
 Record = Mapping[str, Any]
 
@@ -67,104 +52,7 @@ class Row:
         return sum(map(len, texts)) + len(self.url or "")
 
 
-def table_files(uri: str) -> list[str]:
-    """Return the files of a table in name order.
-
-    Raises: DataError: if there is none.
-    """
-    files = [file for file in expand(uri, TABLE_SUFFIXES) if exists(file)]
-    if not files:
-        raise DataError(
-            f"expected a URL table ({', '.join(TABLE_SUFFIXES)}) or a folder of them at {uri}, found none; "
-            "set acquire.table to where the table is"
-        )
-    if not uri.endswith(TABLE_SUFFIXES):
-        others = [name for name in list_files(uri) if not name.endswith(TABLE_SUFFIXES)]
-        if others:
-            shown = ", ".join(others[:_SHOWN]) + ", ..." * (len(others) > _SHOWN)
-            log.warning(
-                "%d files in %s are no URL tables and are not read: %s", len(others), uri, shown
-            )
-    return files
-
-
-def read_rows(uri: str, config: AcquireConfig) -> Iterator[Row]:
-    """Read one file of the table, row by row, in bounded memory.
-
-    Either every row of a file brings its uid, or none does and it is derived.
-
-    Raises: DataError: if it cannot be read, lacks a column, or a value is not what its column should hold.
-    """
-    first: tuple[str, bool] | None = None
-    try:
-        for where, record in _records(local_copy(uri), uri, config):
-            has_uid = config.uid_column in record
-            first = first or (where, has_uid)
-            if has_uid != first[1]:
-                raise DataError(
-                    f"{where} has {'a' if has_uid else 'no'} {config.uid_column!r}, unlike {first[0]}; expected one in "
-                    "every row of a file or in none: give every row its uid, or take all out to have them derived from "
-                    "url and caption"
-                )
-            yield row_of(record, where, config, has_uid=has_uid)
-    except (pa.ArrowException, OSError, EOFError, zlib.error, MemoryError) as error:
-        raise unreadable(
-            uri,
-            str(error) or type(error).__name__,
-            f"expected a readable {Path(uri).suffix} file, write it again or take it out of acquire.table",
-        ) from error
-
-
-def _records(path: Path, uri: str, config: AcquireConfig) -> Iterator[tuple[str, Record]]:
-    columns = Columns(config)
-    if uri.endswith(DELIMITED_SUFFIXES):
-        return read_delimited(path, uri, columns, config.columns)
-    if config.columns is not None:
-        raise DataError(
-            f"acquire.columns names the columns of CSV and TSV files without a header line, and {uri} has names of its "
-            "own; leave acquire.columns out"
-        )
-    if uri.endswith(".parquet"):
-        return read_parquet(path, uri, columns)
-    return read_json_lines(path, uri, columns)
-
-
-def kept_columns(rows: list[Row], names: list[str]) -> Any:  # noqa: ANN401  # pyarrow has no types
-    """Return the columns that are kept of consecutive rows, `uid` first.
-
-    Raises: DataError: if a column holds values of kinds that no one type can hold.
-    """
-    columns: dict[str, Any] = {"uid": [row.uid for row in rows]}
-    for place, name in enumerate(names):
-        try:
-            columns[name] = pa.array([row.kept[place] for row in rows])
-        except pa.ArrowException as error:
-            raise DataError(
-                f"column {name!r} of the URL table cannot be kept: {error}; write it with one type or take it out of "
-                "acquire.keep_columns"
-            ) from error
-    return pa.table(columns)
-
-
-def settle_types(paths: list[Path]) -> None:
-    """Give the kept columns of all partitions the same types, as far as the rows of each left them open.
-
-    Raises: DataError: if a column holds values of kinds that no one type can hold.
-    """
-    schemas = [pq.read_schema(path) for path in paths]
-    try:
-        settled = pa.unify_schemas(schemas, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise DataError(
-            f"a column that acquire.keep_columns names has one type in some rows of the URL table, another in others: "
-            f"{error}; write it with one type or take it out of acquire.keep_columns"
-        ) from error
-    for path, schema in zip(paths, schemas, strict=True):
-        if schema != settled:
-            pq.write_table(pq.read_table(path).cast(settled), path)
-
-
-def row_of(record: Record, where: str, config: AcquireConfig, *, has_uid: bool) -> Row:
+def row_of(record: Record, where: str, config: SourceConfig, *, has_uid: bool) -> Row:
     """Read one record as a pair; what is no UTF-8 text, or is endless, costs that text, not the row.
 
     Raises: DataError: if a value is not what its column should hold.
@@ -208,7 +96,7 @@ def _is_usable(text: str) -> bool:
     return len(text) <= TEXT_CHARACTERS and not _NO_TEXT.search(text)
 
 
-def _url(value: object, where: str, config: AcquireConfig) -> str | None:
+def _url(value: object, where: str, config: SourceConfig) -> str | None:
     if _is_missing(value):
         return None
     if not isinstance(value, str):
@@ -243,7 +131,7 @@ def _mended(value: Any) -> Any:  # noqa: ANN401
     return value
 
 
-def _uid(value: object, where: str, config: AcquireConfig) -> str:
+def _uid(value: object, where: str, config: SourceConfig) -> str:
     uid = str(value).strip().lower()
     if not is_uid(uid):
         raise DataError(
@@ -253,7 +141,7 @@ def _uid(value: object, where: str, config: AcquireConfig) -> str:
     return uid
 
 
-def _sha256(value: object, where: str, config: AcquireConfig) -> str | None:
+def _sha256(value: object, where: str, config: SourceConfig) -> str | None:
     if _is_missing(value) or value == "":
         return None
     if not isinstance(value, str) or not _SHA256.fullmatch(value.strip()):

@@ -6,13 +6,13 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made.tables import plan_table, planned_rows, uid, write_table
 
-from neuclip.acquire.config import TABLE_SUFFIXES, AcquireConfig
-from neuclip.acquire.partitions import plan
-from neuclip.acquire.table import read_rows
+from neuclip.acquire.config import AcquireConfig
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import uid_of
-from tests.acquire.tables import planned_rows, uid, write_table
+from neuclip.table.config import TABLE_SUFFIXES
+from neuclip.table.files import read_rows
 
 ROWS = [
     {"uid": uid(10), "url": "http://a/1", "caption": "one"},
@@ -23,7 +23,7 @@ ROWS = [
 
 def planned(tmp_path, table, **settings):
     config = AcquireConfig(table=str(table), **settings)
-    return plan(config, stage_version=1, folder=tmp_path / "plan")
+    return plan_table(config, tmp_path / "plan")
 
 
 def write_csv(path):

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from neuclip.acquire.table import Row
 from neuclip.acquired.texts import TEXTS_SCHEMA, texts_key
 from neuclip.storage.tables import ArrowTable
+from neuclip.table.rows import Row
 
 
 def text_table(rows: Iterable[Row]) -> ArrowTable:

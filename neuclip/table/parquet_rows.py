@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.columns import Columns
-from neuclip.acquire.text_lines import unreadable
+from neuclip.table.columns import Columns
+from neuclip.table.text_lines import unreadable
 
 _BATCH_BYTES = 1 << 24
 _MOST_ROWS = 1024

@@ -10,10 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.row_texts import key_of_texts, text_table
-from neuclip.acquire.slices import slices_of
-from neuclip.acquire.table import Row, kept_columns, read_rows, settle_types, table_files
 from neuclip.acquired.listing import KnownSlices
 from neuclip.acquired.reasons import DUPLICATE_UID, REPEATED_ROW
 from neuclip.acquired.refusals import REFUSED, Refusals
@@ -21,6 +17,12 @@ from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
 from neuclip.stages.keys import digest
 from neuclip.storage.uris import name_of
+from neuclip.table.config import SourceConfig
+from neuclip.table.files import read_rows, table_files
+from neuclip.table.kept import kept_columns, settle_types
+from neuclip.table.rows import Row
+from neuclip.table.slices import slices_of
+from neuclip.table.texts import key_of_texts, text_table
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -32,23 +34,6 @@ PLAN_SCHEMA = pa.schema(
 )
 """A planned row: `reason` says why it is not handed to the downloader, null if it is; sha256: of the bytes it
 must have, null if the table does not say."""
-
-_SHAPES_ROWS_ONLY = {
-    "table",
-    "adopt",
-    "columns",
-    "url_column",
-    "caption_column",
-    "uid_column",
-    "sha256_column",
-    "caption_columns",
-    "keep_columns",
-    "on_duplicate_uid",
-    "partition_rows",
-    "max_failed_share",
-    "refuse",
-}
-"""Settings that a partition's key takes in by the rows they lead to, or not at all."""
 
 Settings = dict[str, Any]
 _Uids = npt.NDArray[np.uint64]
@@ -76,15 +61,12 @@ class Partition:
         return pq.read_table(self.plan_path).to_pylist()
 
 
-def fetch_settings(config: AcquireConfig) -> Settings:
-    """Return the settings that can change what a row becomes."""
-    return {name: v for name, v in config.keyed().items() if name not in _SHAPES_ROWS_ONLY}
-
-
 def plan(
-    config: AcquireConfig,
+    config: SourceConfig,
     *,
-    stage_version: int,
+    fetch: Settings,
+    partition_rows: int,
+    refused: Refusals,
     folder: Path,
     known: KnownSlices | None = None,
     taken_down: Refusals | None = None,
@@ -95,7 +77,9 @@ def plan(
     rows that are appended, leave all other partitions alone, and so does another column of texts.
 
     Args:
-        stage_version: of what becomes of the same rows.
+        fetch: what else becomes of the same rows depends on; part of each key.
+        partition_rows: rows of a partition, at most.
+        refused: pairs that are not to be fetched, because the recipe names them.
         known: slices that earlier runs made partitions of; rows that are in none are cut by `partition_rows`.
         taken_down: pairs that are not to be fetched, and keep neither URL nor texts. Keys do not tell of them:
             what a takedown left of a committed partition is still that partition.
@@ -103,8 +87,8 @@ def plan(
     Raises: DataError: if the table is empty, unreadable, or has a uid twice (see on_duplicate_uid).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    settings: Settings = {"stage_version": stage_version, "settings": fetch_settings(config)}
-    table = _Table(config, settings, folder, known or {}, taken_down or Refusals())
+    cutting = _Cutting(fetch, partition_rows, refused, known or {}, taken_down or Refusals())
+    table = _Table(config, cutting, folder)
     table.cut({})
     if not table.planned:
         raise DataError(
@@ -119,19 +103,22 @@ def plan(
     return table.planned
 
 
+@dataclass(frozen=True)
+class _Cutting:
+    """How a table is cut, see `plan`."""
+
+    fetch: Settings
+    partition_rows: int
+    refused: Refusals
+    known: KnownSlices
+    taken_down: Refusals
+
+
 class _Table:
     """The table of a recipe, read and cut into partitions whose rows are written to a folder."""
 
-    def __init__(
-        self,
-        config: AcquireConfig,
-        settings: Settings,
-        folder: Path,
-        known: KnownSlices,
-        taken_down: Refusals,
-    ) -> None:
-        self._config, self._settings, self._folder = config, settings, folder
-        self._known, self._taken_down = known, taken_down
+    def __init__(self, config: SourceConfig, cutting: _Cutting, folder: Path) -> None:
+        self._config, self._cutting, self._folder = config, cutting, folder
         self.planned: list[Partition] = []
         self._uids: list[_Uids] = []
         self._derived: list[bool] = []
@@ -160,16 +147,15 @@ class _Table:
         }
 
     def _slices(self, again: Mapping[int, str]) -> Iterator[tuple[str, int, list[Row]]]:
-        refused = _refused(self._config)
-        before = 0
+        cutting, before = self._cutting, 0
         for file in table_files(self._config.source):
             first_row = 0
-            marked = _marked(read_rows(file, self._config), before, again, refused)
+            marked = _marked(read_rows(file, self._config), before, again, cutting.refused)
             for rows in slices_of(
                 marked,
-                self._known,
-                lambda rows: _key(rows, self._settings),
-                partition_rows=self._config.partition_rows,
+                cutting.known,
+                lambda rows: _key(rows, cutting.fetch),
+                partition_rows=cutting.partition_rows,
             ):
                 yield file, first_row, rows
                 first_row += len(rows)
@@ -177,7 +163,8 @@ class _Table:
 
     def _partition(self, file: str, first_row: int, found: list[Row]) -> Partition:
         path = self._folder / f"{len(self.planned):08d}.parquet"
-        rows = [_without(row, self._taken_down) for row in found] if self._taken_down else found
+        taken_down = self._cutting.taken_down
+        rows = [_without(row, taken_down) for row in found] if taken_down else found
         _write(rows, path)
         texts_path = path.with_suffix(".texts.parquet")
         pq.write_table(text_table(rows), texts_path)
@@ -186,7 +173,7 @@ class _Table:
             columns_path = path.with_suffix(".columns.parquet")
             pq.write_table(kept_columns(rows, self._config.keep_columns), columns_path)
         return Partition(
-            key=_key(found, self._settings),
+            key=_key(found, self._cutting.fetch),
             file=name_of(file),
             first_row=first_row,
             num_rows=len(rows),
@@ -197,10 +184,6 @@ class _Table:
             columns_path=columns_path,
             first_uid=rows[0].uid,
         )
-
-
-def _refused(config: AcquireConfig) -> Refusals:
-    return Refusals.of(config.refuse.uids, config.refuse.urls, config.refuse.hosts)
 
 
 def _marked(
@@ -225,9 +208,9 @@ def _without(row: Row, taken_down: Refusals) -> Row:
     return replace(row, url=None, captions={}, unusable={}, reason=reason, kept=kept)
 
 
-def _key(rows: list[Row], settings: Settings) -> str:
+def _key(rows: list[Row], fetch: Settings) -> str:
     content = [[row.uid, row.url, row.reason, *filter(None, [row.sha256])] for row in rows]
-    return digest({**settings, "rows": content})
+    return digest({**fetch, "rows": content})
 
 
 def _write(rows: list[Row], path: Path) -> None:

@@ -4,8 +4,8 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from neuclip.acquire.columns import Columns, is_web_address
-from neuclip.acquire.text_lines import MOST_LINE_BYTES, TextLines, unreadable
+from neuclip.table.columns import Columns, is_web_address
+from neuclip.table.text_lines import MOST_LINE_BYTES, TextLines, unreadable
 
 _SHOWN = 200
 
