@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def _inputs(config: AcquireConfig) -> dict[str, str]:
     if config.adopt is not None:
-        from neuclip.acquire.ready_shards import fingerprint_shards
+        from neuclip.adopt.shards import fingerprint_shards
 
         return {"shards": fingerprint_shards(config.adopt)}
     return {"table": fingerprint(config.source, TABLE_SUFFIXES)}
@@ -28,25 +28,42 @@ def _inputs(config: AcquireConfig) -> dict[str, str]:
 
 def _run(job: Job[AcquireConfig], workspace: Workspace) -> Outcome:
     """Fetch the URL table, or adopt the shards that are there."""
+    return (_fetch if job.config.adopt is None else _adopt)(job, workspace)
+
+
+def _adopt(job: Job[AcquireConfig], workspace: Workspace) -> Outcome:
+    from neuclip.adopt.run import run_adopt
+
+    return run_adopt(
+        job.config,
+        refused=job.config.refuse.refusals,
+        max_failed_share=job.config.max_failed_share,
+        root=job.root,
+        workspace=workspace,
+        progress=job.progress,
+        force=job.force,
+    )
+
+
+def _fetch(job: Job[AcquireConfig], workspace: Workspace) -> Outcome:
+    from neuclip.acquire.run import run_acquire
+
     force = job.force
-    if job.config.adopt is not None:
-        from neuclip.acquire.adopt import run_adopt as run
-    else:
-        from neuclip.acquire.run import run_acquire as run
+    if not job.pool.is_here:
+        from neuclip.acquire.shared import fetch_by_workers
 
-        if not job.pool.is_here:
-            from neuclip.acquire.shared import fetch_by_workers
-
-            fetch_by_workers(
-                job.config,
-                root=job.root,
-                stage_key=job.key,
-                pool=job.pool,
-                progress=job.progress,
-                force=force,
-            )
-            force = False  # the workers have done all again
-    return run(job.config, root=job.root, workspace=workspace, progress=job.progress, force=force)
+        fetch_by_workers(
+            job.config,
+            root=job.root,
+            stage_key=job.key,
+            pool=job.pool,
+            progress=job.progress,
+            force=force,
+        )
+        force = False  # the workers have done all again
+    return run_acquire(
+        job.config, root=job.root, workspace=workspace, progress=job.progress, force=force
+    )
 
 
 def _erasures(stage_uri: str, uids: Collection[str]) -> Erasures:

@@ -11,10 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.ready_account import account_for, ready_pairs, ready_texts
-from neuclip.acquire.ready_problems import some
-from neuclip.acquire.ready_shards import ADOPTION_VERSION, ReadyShard, find_shards, ignored_files
 from neuclip.acquired.adopted_tar import ADOPTED_TAR, adopted_tar, is_unchanged
 from neuclip.acquired.listing import PARTITIONS_FILE, Listed, write_listing
 from neuclip.acquired.partitions import COLUMNS, PARTITION_VERSION, ROWS, STAGE
@@ -22,6 +18,9 @@ from neuclip.acquired.reasons import likely_cause
 from neuclip.acquired.refusals import REFUSED, Refusals, check_takedowns, takedowns_at
 from neuclip.acquired.rows import Messages, add_messages, write_rows
 from neuclip.acquired.texts import TEXTS_VERSION, commit_texts, count_texts
+from neuclip.adopt.account import account_for, read_pairs, read_texts
+from neuclip.adopt.problems import some
+from neuclip.adopt.shards import ADOPTION_VERSION, ReadyShard, find_shards, ignored_files
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.ids import as_integers, repeats
 from neuclip.foundation.progress import Progress
@@ -32,6 +31,7 @@ from neuclip.stages.manifest import PARTS, Manifest, is_committed, read_manifest
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import join, name_of
+from neuclip.table.config import SourceConfig
 from neuclip.table.kept import kept_columns
 from neuclip.table.rows import Row
 
@@ -42,13 +42,22 @@ _MOST_PROBLEMS = 20
 
 
 def run_adopt(
-    config: AcquireConfig, *, root: str, workspace: Workspace, progress: Progress, force: bool
+    config: SourceConfig,
+    *,
+    refused: Refusals,
+    max_failed_share: float,
+    root: str,
+    workspace: Workspace,
+    progress: Progress,
+    force: bool,
 ) -> Outcome:
     """Verify every shard of a folder that no committed part has, and account for the rows of all.
 
     Each part is committed as soon as its shard is verified, so a run that is ended loses only the one it had in hand.
 
     Args:
+        refused: pairs that the recipe does not want.
+        max_failed_share: of all rows, above which the stage is failed as a whole.
         force: verify the shards of committed parts again too.
     Raises: DataError: if no image can be read, uids come twice or too many rows failed.
     """
@@ -62,12 +71,12 @@ def run_adopt(
     taken_down = takedowns_at(root)
     adoption = _Adoption(config, root, workspace, taken_down, force=force)
     manifests, texts = _verified(shards, adoption, config.adopt, progress)
-    manifests = adoption.without_unwanted(shards, manifests)
+    manifests = adoption.without_unwanted(shards, manifests, refused)
     check_takedowns(root, taken_down)
     ledger = add_ledgers(manifest.ledger for manifest in manifests)
     messages = add_messages([manifest.summary["messages"] for manifest in manifests])
     _check_any_image(ledger, messages, config)
-    _check_failed_share(ledger, config)
+    _check_failed_share(ledger, config, max_failed_share)
     adoption.write_columns(shards, manifests)
     _write_index(shards, manifests, texts, workspace)
     progress(STAGE, done=len(shards), total=len(shards), note=ledger.describe())
@@ -123,7 +132,7 @@ class _Adoption:
 
     def __init__(
         self,
-        config: AcquireConfig,
+        config: SourceConfig,
         root: str,
         workspace: Workspace,
         taken_down: Refusals,
@@ -202,7 +211,7 @@ class _Adoption:
         if is_committed(uri) and found is None:
             return read_manifest(uri)
         if found is None:
-            found = ready_texts(
+            found = read_texts(
                 shard,
                 self._config,
                 scratch=self._workspace.scratch,
@@ -211,7 +220,7 @@ class _Adoption:
         return commit_texts(key, found, root=self._root, of=name_of(shard.tar), force=True)
 
     def without_unwanted(
-        self, shards: Sequence[ReadyShard], manifests: list[Manifest]
+        self, shards: Sequence[ReadyShard], manifests: list[Manifest], refused: Refusals
     ) -> list[Manifest]:
         """Return the parts with every uid once and without what the recipe refuses.
 
@@ -220,7 +229,7 @@ class _Adoption:
         Raises: DataError: if a uid comes twice and on_duplicate_uid is `error`.
         """
         unwanted = self._repeated(shards, manifests)
-        for part, places in self._refused(manifests).items():
+        for part, places in self._refused(manifests, refused).items():
             unwanted[part] = dict.fromkeys(places, REFUSED) | unwanted.get(part, {})
         wanted = list(manifests)
         for part, reasons in sorted(unwanted.items()):
@@ -251,9 +260,8 @@ class _Adoption:
             repeated.setdefault(part, {})[place] = "duplicate_uid"
         return repeated
 
-    def _refused(self, manifests: Sequence[Manifest]) -> dict[int, list[int]]:
+    def _refused(self, manifests: Sequence[Manifest], refusals: Refusals) -> dict[int, list[int]]:
         """Return part -> rows that the recipe's lists name."""
-        refusals = self._config.refuse.refusals
         if not refusals:
             return {}
         refused: dict[int, list[int]] = {}
@@ -271,7 +279,7 @@ class _Adoption:
         folder = self._workspace.output / COLUMNS
         folder.mkdir()
         for shard, manifest in zip(shards, manifests, strict=True):
-            rows = ready_pairs(shard, self._config, scratch=self._workspace.scratch)
+            rows = read_pairs(shard, self._config, scratch=self._workspace.scratch)
             kept = kept_columns([self._kept(row.pair) for row in rows], self._config.keep_columns)
             pq.write_table(kept, folder / f"{manifest.key}.parquet")
 
@@ -321,7 +329,7 @@ class _Adoption:
         )
 
 
-def _check_any_image(ledger: Ledger, messages: Messages, config: AcquireConfig) -> None:
+def _check_any_image(ledger: Ledger, messages: Messages, config: SourceConfig) -> None:
     """Raise if there is nothing to go on with, unless the recipe or a takedown wants none of it."""
     if ledger.out or ledger.dropped.get(REFUSED):
         return
@@ -335,14 +343,14 @@ def _check_any_image(ledger: Ledger, messages: Messages, config: AcquireConfig) 
     )
 
 
-def _check_failed_share(ledger: Ledger, config: AcquireConfig) -> None:
+def _check_failed_share(ledger: Ledger, config: SourceConfig, most: float) -> None:
     failed = ledger.entered - ledger.out
-    if failed <= config.max_failed_share * ledger.entered:
+    if failed <= most * ledger.entered:
         return
     top = ", ".join(f"{count} {reason}" for reason, count in list(ledger.dropped.items())[:_SHOWN])
     raise DataError(
         f"{failed} of {ledger.entered} rows of the shards in {config.adopt} failed, {failed / ledger.entered:.0%}, "
-        f"more than acquire.max_failed_share={config.max_failed_share:g} allows: {top}. The likely cause: "
+        f"more than acquire.max_failed_share={most:g} allows: {top}. The likely cause: "
         f"{likely_cause(ledger.dropped)}. Write the shards anew, or raise acquire.max_failed_share"
     )
 

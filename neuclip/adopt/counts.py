@@ -3,8 +3,8 @@
 import json
 from collections.abc import Sequence
 
-from neuclip.acquire.ready_problems import Problems
-from neuclip.acquire.ready_shards import ReadyShard
+from neuclip.adopt.problems import Problems
+from neuclip.adopt.shards import ReadyShard
 from neuclip.storage.files import read_bytes
 
 Counts = dict[str, int]

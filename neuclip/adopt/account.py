@@ -9,28 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.ready_problems import Problems
-from neuclip.acquire.ready_rows import (
-    MAX_TEXT_BYTES,
-    ReadyRow,
-    read_member,
-    table_rows,
-    tar_rows,
-)
-from neuclip.acquire.ready_shards import ReadyShard
-from neuclip.acquire.ready_tar import Member, TarMembers, check_image, read_members
 from neuclip.acquired.adopted_tar import AdoptedTar
 from neuclip.acquired.partitions import ROWS
 from neuclip.acquired.reasons import reason_of
 from neuclip.acquired.refusals import REFUSED, Refusals
 from neuclip.acquired.rows import ROWS_SCHEMA, Messages, write_rows
 from neuclip.acquired.texts import ALT
+from neuclip.adopt.problems import Problems
+from neuclip.adopt.rows import MAX_TEXT_BYTES, ReadyRow, read_member, table_rows, tar_rows
+from neuclip.adopt.shards import ReadyShard
+from neuclip.adopt.tar import Member, TarMembers, check_image, read_members
 from neuclip.foundation.text import printable
 from neuclip.stages.ledger import Ledger
 from neuclip.storage.files import get_file
 from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import is_local, local_part
+from neuclip.table.config import SourceConfig
 from neuclip.table.rows import TEXT_CHARACTERS
 from neuclip.table.texts import text_table
 
@@ -55,7 +49,7 @@ class ShardAccount:
 
 def account_for(
     shard: ReadyShard,
-    config: AcquireConfig,
+    config: SourceConfig,
     *,
     folder: Path,
     scratch: Path,
@@ -93,8 +87,8 @@ def account_for(
     )
 
 
-def ready_texts(
-    shard: ReadyShard, config: AcquireConfig, *, scratch: Path, taken_down: Refusals
+def read_texts(
+    shard: ReadyShard, config: SourceConfig, *, scratch: Path, taken_down: Refusals
 ) -> ArrowTable:
     """Read the texts of a shard alone, of TEXTS_SCHEMA, row by row beside its account.
 
@@ -105,7 +99,7 @@ def ready_texts(
     return _texts(found, taken_down)
 
 
-def ready_pairs(shard: ReadyShard, config: AcquireConfig, *, scratch: Path) -> list[ReadyRow]:
+def read_pairs(shard: ReadyShard, config: SourceConfig, *, scratch: Path) -> list[ReadyRow]:
     """Read the rows of a shard alone.
 
     Raises: DataError: as `account_for`.
@@ -129,7 +123,7 @@ def _here(uri: str, scratch: Path) -> Generator[Path]:
 
 
 def _trained_rows(
-    shard: ReadyShard, path: Path, members: TarMembers, descriptor: int, config: AcquireConfig
+    shard: ReadyShard, path: Path, members: TarMembers, descriptor: int, config: SourceConfig
 ) -> list[ReadyRow]:
     rows = _rows(shard, path, members, config)
     return [_as_trained(row, members, descriptor, config) for row in rows]
@@ -146,7 +140,7 @@ def _texts(rows: list[ReadyRow], taken_down: Refusals) -> ArrowTable:
 
 
 def _rows(
-    shard: ReadyShard, path: Path, members: TarMembers, config: AcquireConfig
+    shard: ReadyShard, path: Path, members: TarMembers, config: SourceConfig
 ) -> Iterator[ReadyRow]:
     if shard.table is None:
         return tar_rows(shard, path, members, config)
@@ -154,7 +148,7 @@ def _rows(
 
 
 def _as_trained(
-    row: ReadyRow, members: TarMembers, descriptor: int, config: AcquireConfig
+    row: ReadyRow, members: TarMembers, descriptor: int, config: SourceConfig
 ) -> ReadyRow:
     """Return a row with the alt text that open_clip's trainer would take: that of the .txt member."""
     if not row.is_success:

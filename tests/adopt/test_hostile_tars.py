@@ -13,9 +13,9 @@ from made.acquired import png
 from made.ready import Sample, add, write_ready, write_table, write_tar
 
 from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.ready_account import account_for
-from neuclip.acquire.ready_shards import find_shards
-from neuclip.acquire.ready_tar import check_image, read_members
+from neuclip.adopt.account import account_for
+from neuclip.adopt.shards import find_shards
+from neuclip.adopt.tar import check_image, read_members
 
 GOOD = png(1, (20, 10))
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import simplejpeg
 from PIL import Image
 
-from neuclip.acquire.ready_problems import Problems
+from neuclip.adopt.problems import Problems
 from neuclip.foundation.member_names import key_and_suffix
 from neuclip.foundation.text import printable
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from neuclip.acquire.config import AcquireConfig
-from neuclip.acquire.ready_counts import lacking, said_of
-from neuclip.acquire.ready_problems import Problems
-from neuclip.acquire.ready_shards import ReadyShard
-from neuclip.acquire.ready_table import UnreadableTableError, table_records
-from neuclip.acquire.ready_tar import Member, TarMembers
 from neuclip.acquired.texts import ALT
+from neuclip.adopt.counts import lacking, said_of
+from neuclip.adopt.problems import Problems
+from neuclip.adopt.shards import ReadyShard
+from neuclip.adopt.table import UnreadableTableError, table_records
+from neuclip.adopt.tar import Member, TarMembers
 from neuclip.foundation.ids import is_uid, uid_of
 from neuclip.foundation.text import printable
 from neuclip.table.columns import Columns
+from neuclip.table.config import SourceConfig
 from neuclip.table.rows import Row, row_of
 
 Record = dict[str, Any]
@@ -46,7 +46,7 @@ class ReadyRow:
     """Of the bytes that were downloaded, in the downloader's words: those that are stored are others."""
 
 
-def columns_of_img2dataset(columns: Record, config: AcquireConfig) -> AcquireConfig:
+def columns_of_img2dataset(columns: Record, config: SourceConfig) -> SourceConfig:
     """Return the recipe's columns by the names that img2dataset gives them: `url`, and `caption` for the alt text."""
     names = {"url_column": "url", "caption_column": "caption"}
     renamed = {
@@ -57,7 +57,7 @@ def columns_of_img2dataset(columns: Record, config: AcquireConfig) -> AcquireCon
     return config.model_copy(update=renamed)
 
 
-def table_rows(shard: ReadyShard, config: AcquireConfig, problems: Problems) -> Iterator[ReadyRow]:
+def table_rows(shard: ReadyShard, config: SourceConfig, problems: Problems) -> Iterator[ReadyRow]:
     """Read the rows of a shard's table, in its order, and then one for each that its counts have and it has not.
 
     Args:
@@ -94,7 +94,7 @@ def table_rows(shard: ReadyShard, config: AcquireConfig, problems: Problems) -> 
 
 
 def tar_rows(
-    shard: ReadyShard, path: Path, members: TarMembers, config: AcquireConfig
+    shard: ReadyShard, path: Path, members: TarMembers, config: SourceConfig
 ) -> Iterator[ReadyRow]:
     """Read the JSON members of a shard without a table; a sample is a success, since others are not in a tar.
 
@@ -135,7 +135,7 @@ def _row(
     key: str | None,
     number: int,
     shard: ReadyShard,
-    config: AcquireConfig,
+    config: SourceConfig,
     problems: Problems,
     has_uid: bool,  # noqa: FBT001
 ) -> ReadyRow:
@@ -165,7 +165,7 @@ def _row(
 
 
 def _placeholders(
-    count: int, reason: str, why: str, shard: ReadyShard, config: AcquireConfig
+    count: int, reason: str, why: str, shard: ReadyShard, config: SourceConfig
 ) -> Iterator[ReadyRow]:
     """Yield rows that stand for those that are not there."""
     for number in range(count):
@@ -191,7 +191,7 @@ def _json(content: bytes, problems: Problems, key: str) -> Record:
     return cast("Record", record)
 
 
-def _only_texts(record: Record, config: AcquireConfig, problems: Problems, name: str) -> Record:
+def _only_texts(record: Record, config: SourceConfig, problems: Problems, name: str) -> Record:
     """Return an untrusted record with all columns that the recipe names, none of them of a wrong kind."""
     captions = {config.caption_column, *config.caption_columns.values()}
     checked: Record = dict(record)

@@ -6,7 +6,7 @@ tars with their counts but without tables.
 
 from dataclasses import dataclass
 
-from neuclip.acquire.ready_problems import some
+from neuclip.adopt.problems import some
 from neuclip.foundation.errors import DataError
 from neuclip.stages.keys import digest
 from neuclip.storage.files import list_stamps, version_tag

@@ -10,10 +10,10 @@ import pytest
 from made.tables import committed_rows
 from servers.s3 import s3_bucket, s3_environment, s3_url
 
-from neuclip.acquire.adopt import run_adopt
 from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
-from neuclip.acquire.ready_shards import fingerprint_shards
 from neuclip.acquired.partitions import partition_folders, rows_paths
+from neuclip.adopt.run import run_adopt
+from neuclip.adopt.shards import fingerprint_shards
 from neuclip.foundation.progress import silent
 from neuclip.shards.raw_images import RawImages
 from neuclip.stages.keys import stage_key
@@ -75,7 +75,13 @@ def adopt(tmp_path) -> Callable[..., Adopted]:
         manifest, _ = commit_stage(
             identity,
             lambda workspace: run_adopt(
-                config, root=root, workspace=workspace, progress=silent, force=force
+                config,
+                refused=config.refuse.refusals,
+                max_failed_share=config.max_failed_share,
+                root=root,
+                workspace=workspace,
+                progress=silent,
+                force=force,
             ),
             force=force,
         )

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from made.ready import Sample, add, failed, write_ready, write_resharded, write_table, write_tar
 
-import neuclip.acquire.adopt as adopt_module
-from neuclip.acquire.ready_shards import fingerprint_shards
+import neuclip.adopt.run as adopt_module
 from neuclip.acquired.partitions import partition_folders
 from neuclip.acquired.reasons import REASONS
 from neuclip.acquired.refusals import TAKEDOWNS, TakedownRecord
+from neuclip.adopt.shards import fingerprint_shards
 from neuclip.foundation.errors import DataError, IntegrityError
 from neuclip.foundation.ids import uid_of
 from neuclip.stages.manifest import is_committed, part_uri, read_manifest
