@@ -41,6 +41,7 @@ def _adopt(job: Job[AcquireConfig], workspace: Workspace) -> Outcome:
         root=job.root,
         workspace=workspace,
         progress=job.progress,
+        pool=job.pool,
         force=job.force,
     )
 

@@ -6,6 +6,7 @@ stage says which partition has which.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,26 +52,13 @@ def texts_key(rows: list[list[Any]]) -> str:
     return digest({"texts_version": TEXTS_VERSION, "rows": rows})
 
 
-def commit_texts(
-    key: str, table: ArrowTable | Path, *, root: str, of: str, force: bool = False
-) -> Manifest:
-    """Commit a text part unless it is there.
-
-    The summary tells for every source how many texts it has, how many cannot be used, and a digest of all, by which
-    what is made of one source is keyed.
+def texts_identity(key: str, *, root: str, of: str) -> StageIdentity:
+    """Return the identity of a text part.
 
     Args:
-        table: of TEXTS_SCHEMA, or the Parquet file that it lies in.
         of: the file of the input that the rows came from.
     """
-
-    def write(workspace: Workspace) -> Outcome:
-        texts = pq.read_table(table) if isinstance(table, Path) else table
-        pq.write_table(texts, workspace.output / TEXTS, compression="zstd")
-        rows = texts.num_rows
-        return Outcome(make_ledger(rows, rows, {}), {_SOURCES: _sources(texts)})
-
-    identity = StageIdentity(
+    return StageIdentity(
         stage="acquire",
         stage_version=TEXTS_VERSION,
         key=key,
@@ -79,7 +67,29 @@ def commit_texts(
         root=root,
         part=True,
     )
-    return commit_stage(identity, write, force=force)[0]
+
+
+def write_texts(table: ArrowTable | Path, workspace: Workspace) -> Outcome:
+    """Write a text part.
+
+    The summary tells for every source how many texts it has, how many cannot be used, and a digest of all, by which
+    what is made of one source is keyed.
+
+    Args:
+        table: of TEXTS_SCHEMA, or the Parquet file that it lies in.
+    """
+    texts = pq.read_table(table) if isinstance(table, Path) else table
+    pq.write_table(texts, workspace.output / TEXTS, compression="zstd")
+    rows = texts.num_rows
+    return Outcome(make_ledger(rows, rows, {}), {_SOURCES: _sources(texts)})
+
+
+def commit_texts(
+    key: str, table: ArrowTable | Path, *, root: str, of: str, force: bool = False
+) -> Manifest:
+    """Commit a text part unless it is there; see `texts_identity` and `write_texts`."""
+    identity = texts_identity(key, root=root, of=of)
+    return commit_stage(identity, partial(write_texts, table), force=force)[0]
 
 
 def is_text_part(part: Manifest) -> bool:

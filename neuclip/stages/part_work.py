@@ -7,7 +7,7 @@ root alone, so it does not matter which process or machine has done it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from neuclip.foundation.errors import ChildError, NeuclipError
+from neuclip.foundation.errors import ChildError, DataError, NeuclipError
 from neuclip.foundation.progress import Progress, silent
 from neuclip.stages.manifest import Manifest, is_committed, read_manifest, verify_sizes
 from neuclip.stages.pool import LOCAL, Call, Failure, Pool
@@ -15,6 +15,8 @@ from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_s
 
 PartTask = Callable[[Workspace, Progress], Outcome]
 """Makes the files of a part; pickled for other processes, so a function of a module, or a partial of one."""
+
+OnWrongInput = Callable[[list[DataError]], DataError]
 
 _SHOWN = 3
 _NOT_BEGUN = object()
@@ -28,12 +30,14 @@ class Part:
         identity: its key must hold all that its content depends on.
         size: what it counts in the progress of all parts, in any unit.
         note: what is being done, for people.
+        redo: do it again although it is committed, since that no longer holds.
     """
 
     identity: StageIdentity
     work: PartTask
     note: str
     size: int = 1
+    redo: bool = False
 
     @property
     def name(self) -> str:
@@ -49,6 +53,7 @@ def do_parts(
     force: bool = False,
     done: int = 0,
     total: int | None = None,
+    on_wrong_input: OnWrongInput | None = None,
 ) -> list[Manifest]:
     """Do the parts that are not committed; return the manifests of all, in their order.
 
@@ -56,18 +61,23 @@ def do_parts(
         force: do committed ones again too.
         done: size of what was done before, for the progress.
         total: size of all there is to do, those parts included; None if there is nothing else.
+        on_wrong_input: makes one error of what parts raise over their inputs; all parts are done before that is
+            raised. None: such a part fails as others do.
 
     Raises:
         ChildError: naming the parts whose worker died or failed; what the others made is kept.
         NeuclipError: what a part raised, if all that failed raised the same.
+        DataError: what `on_wrong_input` makes.
         IntegrityError: if a committed part has lost a file.
     """
     sizes = sum(part.size for part in parts)
     so_far = _SoFar(progress, done, done + sizes if total is None else total)
     missing = {part.identity.uri: part for part in parts if _is_missing(part, force=force)}
     so_far.done += sizes - sum(part.size for part in missing.values())
-    calls = [Call(part.name, _Commit(part, force)) for part in missing.values()]
+    goes_on = on_wrong_input is not None
+    calls = [Call(part.name, _Commit(part, force, goes_on)) for part in missing.values()]
     failed: dict[str, Exception | None] = {}
+    wrong: list[DataError] = []
     results = pool.do(calls, so_far)
     for part in missing.values():
         so_far.begin(part)
@@ -76,9 +86,13 @@ def do_parts(
             failed[part.name] = result.error
         elif result is _NOT_BEGUN:
             failed[part.name] = None
+        elif isinstance(result, _WrongInput):
+            wrong.append(result.error)
         so_far.end(part)
     if failed:
         raise failure(failed, of=len(parts))
+    if wrong and on_wrong_input is not None:
+        raise on_wrong_input(wrong)
     return [read_manifest(part.identity.uri) for part in parts]
 
 
@@ -110,18 +124,32 @@ def said(error: Exception) -> str:
 
 
 @dataclass(frozen=True)
+class _WrongInput:
+    """Stands for a part that was not done, and does not keep the others from being done."""
+
+    error: DataError
+
+
+@dataclass(frozen=True)
 class _Commit:
     """Does a part and commits it, in whatever process this is."""
 
     part: Part
     force: bool
+    goes_on: bool
 
-    def __call__(self, progress: Progress) -> None:
-        commit_stage(
-            self.part.identity,
-            lambda workspace: self.part.work(workspace, progress),
-            force=self.force,
-        )
+    def __call__(self, progress: Progress) -> _WrongInput | None:
+        try:
+            commit_stage(
+                self.part.identity,
+                lambda workspace: self.part.work(workspace, progress),
+                force=self.force or self.part.redo,
+            )
+        except DataError as error:
+            if not self.goes_on:
+                raise
+            return _WrongInput(error)
+        return None
 
 
 class _SoFar:
@@ -146,7 +174,7 @@ class _SoFar:
 
 
 def _is_missing(part: Part, *, force: bool) -> bool:
-    if force or not is_committed(part.identity.uri):
+    if force or part.redo or not is_committed(part.identity.uri):
         return True
     verify_sizes(part.identity.uri, read_manifest(part.identity.uri))
     return False

@@ -18,6 +18,7 @@ from neuclip.foundation.progress import silent
 from neuclip.shards.raw_images import RawImages
 from neuclip.stages.keys import stage_key
 from neuclip.stages.manifest import Manifest
+from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.workspace import StageIdentity, commit_stage
 
 __all__ = ["s3_bucket", "s3_environment", "s3_url"]
@@ -65,7 +66,12 @@ def adopt(tmp_path) -> Callable[..., Adopted]:
     """Adopt a folder of shards."""
 
     def run(
-        folder: Path | str, *, root: str = str(tmp_path / "lake"), force: bool = False, **settings
+        folder: Path | str,
+        *,
+        root: str = str(tmp_path / "lake"),
+        pool: Pool = LOCAL,
+        force: bool = False,
+        **settings,
     ) -> Adopted:
         config = AcquireConfig(adopt=str(folder), **settings)
         section = {name: v for name, v in config.keyed().items() if name not in ("table", "adopt")}
@@ -81,6 +87,7 @@ def adopt(tmp_path) -> Callable[..., Adopted]:
                 root=root,
                 workspace=workspace,
                 progress=silent,
+                pool=pool,
                 force=force,
             ),
             force=force,

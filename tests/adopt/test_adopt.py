@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from made.ready import Sample, add, failed, write_ready, write_resharded, write_table, write_tar
 
-import neuclip.adopt.run as adopt_module
 from neuclip.acquired.partitions import partition_folders
 from neuclip.acquired.reasons import REASONS
 from neuclip.acquired.refusals import TAKEDOWNS, TakedownRecord
+from neuclip.adopt import parts
 from neuclip.adopt.shards import fingerprint_shards
 from neuclip.foundation.errors import DataError, IntegrityError
 from neuclip.foundation.ids import uid_of
@@ -250,9 +250,9 @@ def test_what_was_taken_down_at_the_root_stays_down(adopt, tmp_path):
 def test_another_column_of_texts_verifies_no_shard_anew(adopt, tmp_path, monkeypatch):
     """Oracle: calls of what verifies a shard, and the bytes and times of the parts."""
     verified = []
-    account_for = adopt_module.account_for
+    account_for = parts.account_for
     monkeypatch.setattr(
-        adopt_module,
+        parts,
         "account_for",
         lambda shard, *a, **k: verified.append(shard.name) or account_for(shard, *a, **k),
     )

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from evaluation.test_run import classification_set, labelled
 from made import part_tasks
-from made.acquired import commit_acquired, some_pairs
 from made.committed import commit_by_hand
 from made.demo_web import DEMO_RECIPE
+from made.ready import Sample, write_ready
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 from servers.prefect_server import free_port
@@ -39,8 +39,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(1800)]
 
 TESTS = str(Path(part_tasks.__file__).parents[1])
 RUNNERS = ("threads", "dask", "ray")
-SCALED = ("score", "shard", "index", "evaluate")
-STAGES = ("score", "curate", "caption", "shard", "index", "evaluate")
+SCALED = ("acquire", "score", "shard", "index", "evaluate")
+STAGES = ("acquire", "score", "curate", "caption", "shard", "index", "evaluate")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,18 +52,21 @@ def prefect_here() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> dict[str, Any]:
-    """A model, two evaluation sets, and the overrides of a recipe that scores and evaluates by them."""
+    """Shards, a model, two evaluation sets, and the overrides of a recipe that adopts, scores and evaluates by them."""
     base = tmp_path_factory.mktemp("inputs")
     save_towers(tiny_towers(), base / "model")
     members = [part for n, colour in enumerate(COLOURS) for part in labelled(colour, n)]
     sets = [
         classification_set(base, members, name=f"wds_{name}_test") for name in ("first", "second")
     ]
-    table = base / "urls.csv"
-    table.write_text("url,caption\nhttp://127.0.0.1/x,never fetched\n")
+    for number in range(3):
+        samples = [Sample(n) for n in range(20 * number, 20 * number + 20)]
+        write_ready(base / "ready", f"{number:05d}", samples)
     model = str(base / "model")
     return {
-        "acquire.table": str(table),
+        "acquire.table": None,
+        "acquire.adopt": str(base / "ready"),
+        "acquire.caption_columns": {},
         "score": {
             "scores": [
                 {"kind": "phash"},
@@ -81,12 +84,10 @@ def inputs(tmp_path_factory) -> dict[str, Any]:
     }
 
 
-def prepare(overrides: dict[str, Any], model: Path) -> None:
-    """Commit what lies above the stages that have parts, by hand."""
+def prepare(overrides: dict[str, Any]) -> None:
+    """Commit the model that is evaluated, by hand."""
     recipe = load_recipe(DEMO_RECIPE, overrides)
     ids = identify(recipe)
-    pairs = some_pairs(60)
-    commit_acquired(Path(recipe.root), [pairs[:20], pairs[20:40], pairs[40:]], ids["acquire"].key)
     chosen = Path(ids["select"].uri)
     save_towers(tiny_towers(), chosen / "model")
     summary = {"model_sha256": sha256_of(str(chosen / "model" / WEIGHTS_FILE))}
@@ -108,7 +109,7 @@ def alone(inputs, tmp_path_factory) -> dict[str, bytes]:
     """What one process makes."""
     root = tmp_path_factory.mktemp("alone")
     overrides = {**inputs, "root": str(root)}
-    prepare(overrides, root)
+    prepare(overrides)
     for stage in STAGES:
         run_stage(load_recipe(DEMO_RECIPE, overrides), stage)
     return content(root)
@@ -118,7 +119,7 @@ def alone(inputs, tmp_path_factory) -> dict[str, bytes]:
 def test_the_bytes_are_those_of_one_process(inputs, alone, tmp_path, runner):
     scales = {f"{stage}.scale": {"runner": runner, "workers": 2} for stage in SCALED}
     overrides = {**inputs, **scales, "root": str(tmp_path / "lake")}
-    prepare(overrides, tmp_path)
+    prepare(overrides)
     done = [STAGE_FLOWS[stage](DEMO_RECIPE, overrides, only=True)[0] for stage in STAGES]
     assert {report["state"] for report in done} == {"ran"}
     found = content(tmp_path / "lake")

@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -54,6 +55,33 @@ def test_only_what_is_missing_is_done_unless_forced(tmp_path, pool):
     assert [key for key in after if forced[key] != after[key]] == sorted(
         "ab", key=list(after).index
     )
+
+
+@POOLS
+def test_a_part_that_no_longer_holds_is_done_again(tmp_path, pool):
+    do_parts([part(tmp_path, key) for key in "ab"], pool=pool)
+    before = begun(tmp_path)
+    do_parts([part(tmp_path, "a"), replace(part(tmp_path, "b"), redo=True)], pool=pool)
+    after = begun(tmp_path)
+    assert after["a"] == before["a"]
+    assert after["b"] != before["b"]
+
+
+@POOLS
+def test_wrong_inputs_are_told_together_once_all_parts_are_done(tmp_path, pool):
+    parts = [
+        part(tmp_path, "a", partial(part_tasks.refuse, "first")),
+        part(tmp_path, "b"),
+        part(tmp_path, "c", partial(part_tasks.refuse, "second")),
+        part(tmp_path, "d"),
+    ]
+    with pytest.raises(DataError, match=r"^first, second$"):
+        do_parts(
+            parts,
+            pool=pool,
+            on_wrong_input=lambda errors: DataError(", ".join(map(str, errors))),
+        )
+    assert set(begun(tmp_path)) == {"b", "d"}
 
 
 @POOLS
