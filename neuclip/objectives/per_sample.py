@@ -27,7 +27,8 @@ class PerSample(nn.Module):
         self.world = world
         self.num_rows = -(-num_samples // world.size)
         start_C = torch.tensor(initial, dtype=torch.float32)
-        self.register_buffer("rows_RC", start_C.repeat(self.num_rows, 1))
+        # One row more takes what is written of samples that other ranks hold: no device is waited for.
+        self.register_buffer("rows_RC", start_C.repeat(self.num_rows + 1, 1))
 
     def read(self, sample_ids_G: Int[Tensor, " G"]) -> Float[Tensor, "G C"]:
         """Return the rows of these samples; every rank asks for the same ones."""
@@ -43,12 +44,13 @@ class PerSample(nn.Module):
         is_same_GG = sample_ids_G[:, None] == sample_ids_G
         last_G = torch.where(is_same_GG, places_G, -1).amax(dim=1)
         is_here_G = sample_ids_G % self.world.size == self.world.rank
-        rows_GC = values_GC[last_G].to(self.rows_RC.dtype)
-        self.rows_RC[sample_ids_G[is_here_G] // self.world.size] = rows_GC[is_here_G]
+        rows_G = torch.where(is_here_G, sample_ids_G // self.world.size, self.num_rows)
+        self.rows_RC[rows_G] = values_GC[last_G].to(self.rows_RC.dtype)
 
     def whole(self) -> Float[Tensor, "N C"]:
         """Return the table of all ranks in the order of sample ids; every rank has to call it."""
-        stacked_KRC = all_gather(self.rows_RC, self.world).unflatten(0, (self.world.size, -1))
+        held_RC = self.rows_RC[: self.num_rows]
+        stacked_KRC = all_gather(held_RC, self.world).unflatten(0, (self.world.size, -1))
         return stacked_KRC.transpose(0, 1).flatten(0, 1)[: self.num_samples]
 
     def share_of(self, whole_NC: Float[Tensor, "N C"]) -> Float[Tensor, "R C"]:

@@ -12,6 +12,8 @@ WORDS = {
     *("acquire.refuse.hosts", "acquire.refuse.urls", "acquire.refuse.uids"),
     *("caption.derive.of", "caption.derive.source", "caption.derive.text"),
     *("train.caption_sources", "train.probe.observers", "curate.rules.source"),
+    *("train.image_views", "train.text_views", "train.text_views.caption_sources"),
+    *("train.terms", "train.terms.images", "train.terms.texts"),
     *("curate.decontaminate.embedding.score", "curate.rules.score", "curate.rules.best"),
     *("curate.rules.keep", "curate.rules.patterns", "curate.rules.column", "curate.rules.name"),
     *("score.scores.name", "score.scores.source"),
