@@ -17,7 +17,7 @@ from neuclip.stages.part_work import do_parts
 from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.files import sha256_of
-from neuclip.towers.model import WEIGHTS_FILE
+from neuclip.towers.files import WEIGHTS_FILE
 
 
 def run_evaluate(

@@ -13,6 +13,9 @@ RESERVED = object()
 file or on the command line alone, never in the parameters of a deployment, and is not published."""
 
 
+_IF_SET = "if set"
+
+
 class Section(BaseModel):
     """A frozen part of the recipe; a field that does not exist is an error, not a silent typo.
 
@@ -39,9 +42,11 @@ class Section(BaseModel):
         dumped = self.model_dump(mode="json")
         for name, info in type(self).model_fields.items():
             extra = info.json_schema_extra
-            if isinstance(extra, dict) and extra.get("keyed") is False:
+            counts = extra.get("keyed") if isinstance(extra, dict) else None
+            value = getattr(self, name)
+            if counts is False or (counts == _IF_SET and value == info.default):
                 continue
-            keyed[name] = _keyed(getattr(self, name), dumped[name])
+            keyed[name] = _keyed(value, dumped[name])
         return keyed
 
 
@@ -57,6 +62,11 @@ def _keyed(value: Any, dumped: Any) -> Any:  # noqa: ANN401  # any value of a fi
 def unkeyed(default: Any, **constraints: Any) -> Any:  # noqa: ANN401  # stands where Field() stands
     """Declare a field that changes only how fast an output appears, never its content."""
     return Field(default, json_schema_extra={"keyed": False}, **constraints)
+
+
+def keyed_if_set(default: Any, **constraints: Any) -> Any:  # noqa: ANN401  # stands where Field() stands
+    """Declare a field whose default is what every stage did before there was the field: such keys stay as they were."""
+    return Field(default, json_schema_extra={"keyed": _IF_SET}, **constraints)
 
 
 def marks_of(info: FieldInfo) -> list[Any]:

@@ -85,6 +85,13 @@ class AveragedObjective(Objective):
             return super().logit_scale_and_bias()
         return -self.individual.mean_of_all().log(), None
 
+    def start_at(self, log_scale: Float[Tensor, ""], bias: Float[Tensor, ""] | None) -> None:
+        """Start from another model's temperature; see `Objective.start_at`."""
+        if self.individual is None:
+            super().start_at(log_scale, bias)
+        else:
+            self.individual.start_at(torch.exp(-log_scale))
+
     def forward(
         self,
         image_features: Float[Tensor, "B D"],

@@ -54,6 +54,13 @@ class IndividualTemperatures(nn.Module, ABC):
         return self.table.whole()[:, :2].double().mean().float()
 
     @torch.no_grad()
+    def start_at(self, temperature: Float[Tensor, ""]) -> None:
+        """Start all samples from one temperature, within the range."""
+        start = temperature.clamp(self.minimum, self.maximum)
+        self.table.rows_RC[:, :2] = start
+        self.mean.copy_(start)
+
+    @torch.no_grad()
     def step(self, batch: GlobalBatch, gradients_SB: Float[Tensor, "2 B"], epoch: int) -> None:
         """Move the temperatures of the batch's samples.
 

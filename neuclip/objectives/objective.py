@@ -157,6 +157,16 @@ class Objective(LossPart):
         assert self.learned_temperature is not None, "samples' own temperatures: override this"
         return self.learned_temperature.log_scale.detach(), None
 
+    @torch.no_grad()
+    def start_at(self, log_scale: Float[Tensor, ""], bias: Float[Tensor, ""] | None) -> None:
+        """Start from another model's log(1 / tau), and from its bias where one is learned here.
+
+        A temperature that is not learned stays there. The range of a learned one holds from the first update on.
+        """
+        del bias
+        assert self.learned_temperature is not None, "samples' own temperatures: override this"
+        self.learned_temperature.log_scale.copy_(log_scale)
+
     def advance(self, step: int) -> None:
         """Close a training step, after the optimiser's update.
 

@@ -52,6 +52,13 @@ class SigLip(Objective):
         """Return both as learned; see `Objective.logit_scale_and_bias`."""
         return super().logit_scale_and_bias()[0], self.logit_bias.detach()
 
+    @torch.no_grad()
+    def start_at(self, log_scale: Float[Tensor, ""], bias: Float[Tensor, ""] | None) -> None:
+        """Start from both; a model without a bias leaves the section's."""
+        super().start_at(log_scale, None)
+        if bias is not None:
+            self.logit_bias.copy_(bias)
+
     def forward(
         self,
         image_features: Float[Tensor, "B D"],

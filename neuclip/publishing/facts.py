@@ -12,7 +12,7 @@ from neuclip.selection.choose import Choice
 from neuclip.selection.score import CheckpointScore
 from neuclip.stages.committed import committed_bytes, holds_file, require_same
 from neuclip.stages.manifest import Manifest, read_manifest
-from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE
+from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
 
 METRICS_FILE = "metrics.jsonl"
 

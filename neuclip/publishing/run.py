@@ -14,7 +14,7 @@ from neuclip.stages.committed import committed_file
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.places import without_credentials
-from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE
+from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
 
 
 def run_publish(

@@ -25,8 +25,9 @@ from neuclip.scoring.scorer import NO_CAPTION, NOT_ACQUIRED, NOT_FINITE, UNDECOD
 from neuclip.storage.cache import local_folder
 from neuclip.storage.files import sha256_of
 from neuclip.towers.encode import encode_images, encode_texts, scoring_device
+from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
 from neuclip.towers.folder import load_towers, read_architecture
-from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE, Towers
+from neuclip.towers.model import Towers
 
 
 class ClipModel:

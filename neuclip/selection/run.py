@@ -18,8 +18,8 @@ from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.files import sha256_of
 from neuclip.storage.uris import join
 from neuclip.towers.encode import scoring_device
+from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
 from neuclip.towers.folder import load_towers
-from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE
 
 _CHECKPOINTS = "checkpoints"
 _CHECKPOINT_FILE = "checkpoint.json"

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from neuclip.foundation.errors import CheckpointError, ConfigError
-from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE, Towers, build_from_folder
+from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
+from neuclip.towers.model import Towers, build_from_folder
 from neuclip.towers.outside import outside_need
 
 

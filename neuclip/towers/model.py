@@ -17,10 +17,8 @@ from torch import Tensor, nn
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.towers.config import ModelConfig
+from neuclip.towers.files import CONFIG_FILE
 from neuclip.towers.words import bound_memory
-
-CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILE = "open_clip_model.safetensors"
 
 
 @dataclass(frozen=True)

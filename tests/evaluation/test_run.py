@@ -16,8 +16,8 @@ from neuclip.loading.evaluation_sets import read_set
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Workspace
 from neuclip.storage.files import sha256_of
+from neuclip.towers.files import WEIGHTS_FILE
 from neuclip.towers.folder import save_towers
-from neuclip.towers.model import WEIGHTS_FILE
 
 NAMES = list(COLOURS)
 

@@ -31,8 +31,8 @@ from neuclip.stages.part_work import Part, do_parts
 from neuclip.stages.scale import ScaleConfig
 from neuclip.stages.workspace import StageIdentity
 from neuclip.storage.files import sha256_of
+from neuclip.towers.files import WEIGHTS_FILE
 from neuclip.towers.folder import save_towers
-from neuclip.towers.model import WEIGHTS_FILE
 from tasks.pool import pool_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(1800)]

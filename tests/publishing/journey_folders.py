@@ -19,8 +19,8 @@ from neuclip.index.side_files import SIDE_FILES
 from neuclip.shards.members import MEMBER_SCHEMA
 from neuclip.shards.tar import TarShard
 from neuclip.stages.ledger import make_ledger
+from neuclip.towers.files import WEIGHTS_FILE
 from neuclip.towers.folder import save_towers
-from neuclip.towers.model import WEIGHTS_FILE
 
 LEDGERS = {
     "acquire": (

@@ -9,8 +9,9 @@ from towers.tiny import TINY
 
 from neuclip.foundation.errors import CheckpointError, ConfigError
 from neuclip.towers.config import ModelConfig
+from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
 from neuclip.towers.folder import load_towers, save_towers
-from neuclip.towers.model import CONFIG_FILE, WEIGHTS_FILE, create_towers
+from neuclip.towers.model import create_towers
 from neuclip.towers.transforms import evaluation_transform
 
 

@@ -14,8 +14,8 @@ from neuclip.curate.scores import ClipScore
 from neuclip.foundation.errors import ConfigError
 from neuclip.scoring.clip import ClipModel
 from neuclip.towers.config import ModelConfig, known_architectures
+from neuclip.towers.files import CONFIG_FILE
 from neuclip.towers.folder import load_towers, save_towers
-from neuclip.towers.model import CONFIG_FILE
 
 HOSTILE = [
     ("text_cfg", {"hf_model_name": "roberta-base"}),
