@@ -13,6 +13,7 @@ from neuclip.foundation.progress import Progress, silent
 from neuclip.recipe import Recipe
 from neuclip.stage_list import FEEDING, NAMES, STAGES, stage_called
 from neuclip.stages.changes import state_of
+from neuclip.stages.choices import Chosen, keep_choice, kept_choice
 from neuclip.stages.committed import require_same
 from neuclip.stages.keys import stage_key
 from neuclip.stages.lease import leased, sweep_leases
@@ -69,8 +70,8 @@ def identify(recipe: Recipe) -> dict[str, StageIdentity]:
 def _identity(
     recipe: Recipe, stage: Stage[Any], above: Mapping[str, StageIdentity]
 ) -> StageIdentity:
-    config = recipe.section(stage.name)
-    section = config.keyed() | ({"seed": recipe.seed} if stage.is_seeded else {})
+    config = _chosen(recipe, stage, above)[0].config
+    section = _keyed_section(recipe, stage)
     inputs = {name: above[name].key for name in stage.above} | stage.inputs(config)
 
     def key_of(inputs: dict[str, str]) -> str:
@@ -86,6 +87,24 @@ def _identity(
         inputs=inputs,
         root=recipe.root,
     )
+
+
+def _keyed_section(recipe: Recipe, stage: Stage[Any]) -> dict[str, Any]:
+    section = recipe.section(stage.name).keyed()
+    return section | ({"seed": recipe.seed} if stage.is_seeded else {})
+
+
+def _chosen(
+    recipe: Recipe, stage: Stage[Any], above: Mapping[str, StageIdentity]
+) -> tuple[Chosen[Any], str]:
+    """Return a stage's section with nothing left open, and the key of the rest, by which the choice is kept."""
+    config = recipe.section(stage.name)
+    if stage.choose is None:
+        return Chosen(config), ""
+    inputs = {name: above[name].key for name in stage.above}
+    rest = stage_key(stage.name, stage.version, _keyed_section(recipe, stage), inputs)
+    kept = kept_choice(join(recipe.root, stage.name), rest)
+    return stage.choose(config, recipe.root, kept), rest
 
 
 def plan(recipe: Recipe) -> list[StagePlan]:
@@ -115,8 +134,12 @@ def run_stage(
     """
     stage = stage_called(name)
     identities = identify(recipe)
-    identity = identities[stage.name]
     _require_above(stage, identities)
+    chosen, rest = _chosen(recipe, stage, identities)
+    if chosen.choice is not None:
+        keep_choice(join(recipe.root, stage.name), rest, chosen.choice)
+        identities = identify(recipe)  # with the choice that is kept now
+    identity = identities[stage.name]
     start = time.monotonic()
 
     def work(workspace: Workspace) -> Outcome:
@@ -207,7 +230,7 @@ def _job(
     force: bool,
 ) -> Job[Any]:
     return Job(
-        config=recipe.section(stage.name),
+        config=_chosen(recipe, stage, identities)[0].config,
         seed=recipe.seed,
         root=recipe.root,
         key=identities[stage.name].key,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from neuclip.foundation.config import Section
 from neuclip.foundation.progress import Progress
+from neuclip.stages.choices import Chosen
 from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.workspace import Outcome, Workspace
 
@@ -102,6 +103,8 @@ class Stage(Generic[Config]):
         run: does it: leaves files in the workspace and says how many samples came, left and were dropped.
         above: stages whose keys are inputs of its own.
         inputs: fingerprints of the inputs that no stage makes, by name.
+        choose: fills in what the section leaves open until a run begins, given the root and what was chosen when such
+            a run began before, see choices.py.
         fed_by: the stage whose samples enter, all that left it; None if its ledger counts something else.
         is_seeded: the recipe's seed is part of its key.
         is_revisable: it may be revised after it was committed, see revisions.py.
@@ -122,6 +125,7 @@ class Stage(Generic[Config]):
     run: Callable[[Job[Config], Workspace], Outcome]
     above: tuple[str, ...] = ()
     inputs: Callable[[Config], dict[str, str]] = _nothing
+    choose: Callable[[Config, str, str | None], Chosen[Config]] | None = None
     fed_by: str | None = None
     is_seeded: bool = False
     is_revisable: bool = False

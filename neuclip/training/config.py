@@ -4,13 +4,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from neuclip.foundation.config import RESERVED, Section, unkeyed
+from neuclip.foundation.config import RESERVED, Section, keyed_if_set, unkeyed
 from neuclip.launching.config import LaunchConfig
 from neuclip.loading.config import LoaderConfig
 from neuclip.loading.visits import MAIN
 from neuclip.objectives.config import STATE_PER_SAMPLE, NeuClipConfig, ObjectiveConfig
 from neuclip.objectives.terms.config import TermConfig, ViewName
 from neuclip.towers.config import ModelConfig
+from neuclip.towers.initial_config import InitialConfig
 from neuclip.towers.text_tokens.config import PlainConfig, TextTokensConfig
 
 STAGE_VERSION = 2
@@ -123,6 +124,9 @@ class TrainConfig(Section):
     """What is trained, on what order of the data, and how."""
 
     model: ModelConfig = Field(description="the two towers")
+    initial: InitialConfig | None = keyed_if_set(
+        default=None, description="weights to start from; null is random ones"
+    )
     objective: ObjectiveConfig = Field(
         default_factory=NeuClipConfig, description="the loss with its state"
     )
@@ -136,7 +140,9 @@ class TrainConfig(Section):
         "memory; batch statistics are of these alone; null is the process's whole share, once",
     )
     epochs: float = Field(
-        default=30, gt=0, description="length of the run in passes over the training samples"
+        default=30,
+        ge=0,
+        description="length of the run in passes over the training samples; 0 leaves the initial weights as they are",
     )
     streams: int = Field(
         default=8,
@@ -311,6 +317,14 @@ class TrainConfig(Section):
             )
             for phase in self.phases
         ]
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.epochs == 0 and self.initial is None:
+            raise ValueError(
+                "epochs 0 publishes the weights that a run starts from; name them in train.initial, or train longer"
+            )
+        return self
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Self:

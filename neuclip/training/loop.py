@@ -126,7 +126,8 @@ class _Run:
         try:
             while trainer.step < self.phase_end:
                 self._run_until_rolled_back()
-            if self.checkpoints.step != trainer.step:  # the last batch was passed over
+            if self.checkpoints.step != trainer.step or not self.total_steps:
+                # The last batch was passed over, or there is none.
                 self.checkpoints.save(score=None)
             self.checkpoints.wait()
             statistics = trainer.sample_statistics

@@ -1,5 +1,6 @@
 """The parts that a run is put together from, as its job names them."""
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import TypedDict
@@ -17,8 +18,10 @@ from neuclip.loading.shared_memory import require_shared_memory
 from neuclip.loading.views import ImageView, TextView
 from neuclip.loading.visits import MAIN
 from neuclip.loading.workers import PREFETCH
+from neuclip.objectives.objective import Objective
 from neuclip.objectives.registry import build
 from neuclip.objectives.terms.weighted import WeightedTerms
+from neuclip.towers.initial import Start, start_from
 from neuclip.towers.model import Towers, architecture_of, create_towers
 from neuclip.towers.text_tokens.policy import build_text_tokens
 from neuclip.towers.transforms import training_pixels
@@ -26,6 +29,8 @@ from neuclip.training.config import TrainConfig
 from neuclip.training.job import TrainJob
 from neuclip.training.phases import Phase, architecture_in
 from neuclip.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 
 class _About(TypedDict):
@@ -59,12 +64,20 @@ def make_parts(job: TrainJob, world: World, phase: Phase, table: SampleTable) ->
         device=world.device,
         change=partial(architecture_in, config=config),
     )
+    start = start_from(towers, config.initial) if config.initial else None
+    towers = start.towers if start else towers
     about = _About(
         feature_dim=towers.embed_dim, num_samples=order.count, seed=job.seed, world=world
     )
+    objective = build(config.objective, **about)
+    if start:
+        begin_objective(objective, start)
+        if world.is_main and phase.number == 0:
+            for note in start.notes:
+                log.info("train.initial: %s", note)
     trainer = Trainer(
         towers,
-        build(config.objective, **about),
+        objective,
         WeightedTerms(config.terms, objective_weight=config.objective_weight, **about),
         phase,
         seed=job.seed,
@@ -79,6 +92,12 @@ def make_parts(job: TrainJob, world: World, phase: Phase, table: SampleTable) ->
         seed=job.seed,
     )
     return Parts(order, trainer, samples)
+
+
+def begin_objective(objective: Objective, start: Start) -> None:
+    """Give the objective the temperature and the bias of the model that the run starts from, where they are kept."""
+    if start.log_scale is not None:
+        objective.start_at(start.log_scale, start.bias)
 
 
 def make_order(job: TrainJob, phase: Phase, table: SampleTable) -> BatchOrder:

@@ -44,6 +44,7 @@ def plan_phases(config: TrainConfig, num_samples: int) -> list[Phase]:
     for number, flat in enumerate(config.by_phase()):
         epochs += flat.epochs
         steps = max(1, math.ceil((epochs * num_samples - seen) / flat.global_batch))
+        steps = steps if flat.epochs else 0
         phases.append(Phase(number, flat, step, step + steps, seen))
         step, seen = step + steps, seen + steps * flat.global_batch
     return phases

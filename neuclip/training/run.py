@@ -2,6 +2,9 @@
 
 import json
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from neuclip.checkpoint.folder import LATEST, Pointer
 from neuclip.foundation import errors
@@ -38,9 +41,12 @@ def run_train(
     shard_uri: str,
     workspace: Workspace,
     progress: Progress,
+    start: Mapping[str, Any] = MappingProxyType({}),
 ) -> Outcome:
     """Train in other processes; checkpoints and metrics go straight to the stage's folder, so a killed run goes on.
 
+    Args:
+        start: what the manifest says of the initial weights.
     Raises: NeuclipError: what preflight refuses, and whatever the ranks raise.
     """
     job = TrainJob(
@@ -72,7 +78,7 @@ def run_train(
             "not_visited": result.samples - result.samples_visited,
         },
     )
-    summary = {**result.model_dump(mode="json"), "restarts": restarts.count}
+    summary = {**result.model_dump(mode="json"), "restarts": restarts.count, **start}
     return Outcome(ledger=ledger, summary=summary)
 
 

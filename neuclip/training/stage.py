@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from neuclip.stages.stage import Checks, Job, Stage, Trace, Views
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.training.config import STAGE_VERSION, TrainConfig
+from neuclip.training.starting import choose_initial, initial_inputs, initial_record
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,6 +24,7 @@ def _run(job: Job[TrainConfig], workspace: Workspace) -> Outcome:
         shard_uri=job.above["shard"],
         workspace=workspace,
         progress=job.progress,
+        start=initial_record(job.config, job.root),
     )
 
 
@@ -65,6 +67,8 @@ TRAIN = Stage(
     purpose="Train the towers.",
     run=_run,
     above=("shard", "index"),
+    inputs=initial_inputs,
+    choose=choose_initial,
     fed_by="index",
     is_seeded=True,
     resumes=True,
