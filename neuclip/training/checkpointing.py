@@ -130,7 +130,8 @@ def require_disk(folder: Path, trainer: Trainer) -> str:
     config = trainer.config
     folder.mkdir(parents=True, exist_ok=True)
     model = _bytes_of(trainer.towers.model.state_dict())
-    moments = sum(_MOMENTS[config.optimiser] * p.nbytes for p in trainer.encoders.parameters())
+    learned = (p for p in trainer.encoders.parameters() if p.requires_grad)
+    moments = sum(_MOMENTS[config.optimiser] * p.nbytes for p in learned)
     averages = model if config.ema_decay else 0
     objective = _bytes_of(trainer.objective.state_dict()) * trainer.world.size
     objective += _bytes_of(trainer.terms.state_dict())

@@ -13,6 +13,7 @@ from neuclip.objectives.terms.config import TermConfig, ViewName
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.initial_config import InitialConfig
 from neuclip.towers.text_tokens.config import PlainConfig, TextTokensConfig
+from neuclip.training.freezing_config import FreezeConfig
 
 STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
@@ -127,6 +128,9 @@ class TrainConfig(Section):
     initial: InitialConfig | None = keyed_if_set(
         default=None, description="weights to start from; null is random ones"
     )
+    freeze: FreezeConfig | None = keyed_if_set(
+        default=None, description="weights that stay as they are; null trains all"
+    )
     objective: ObjectiveConfig = Field(
         default_factory=NeuClipConfig, description="the loss with its state"
     )
@@ -186,6 +190,12 @@ class TrainConfig(Section):
         description="what updates the weights; torch's AdamW and SGD, timm's others",
     )
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    layer_decay: float = keyed_if_set(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="what the rate of a tower's layer is multiplied by for each layer above it; 1 is one rate for all",
+    )
     schedule: Literal["cosine", "constant"] = Field(
         default="cosine", description="the learning rate after warm-up"
     )

@@ -3,7 +3,8 @@
 Legend: B local batch, D embedding width, L tokens, W width of a tower.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +21,36 @@ class Encoders(nn.Module):
 
     Args:
         with_states: views of texts whose token states are wanted.
+        still: parts of the towers that are in evaluation mode at all times.
     """
 
     pixel_scale: Tensor
     pixel_shift: Tensor
 
-    def __init__(self, towers: Towers, with_states: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        towers: Towers,
+        with_states: Collection[str] = (),
+        *,
+        still: Sequence[nn.Module] = (),
+    ) -> None:
         super().__init__()
         self.model = towers.model
         for name, parameter in self.model.named_parameters():
             if name in ("logit_scale", "logit_bias"):  # the objective has the temperature
                 parameter.requires_grad_(False)  # noqa: FBT003  # torch's own signature
-        self._towers, self._with_states = towers, frozenset(with_states)
+        self._towers, self._with_states, self._still = towers, frozenset(with_states), still
         std = 255 * torch.tensor(towers.std, device=towers.device)[:, None, None]
         mean = 255 * torch.tensor(towers.mean, device=towers.device)[:, None, None]
         self.register_buffer("pixel_scale", 1 / std, persistent=False)
         self.register_buffer("pixel_shift", mean / std, persistent=False)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  # torch's own signature
+        """Set the mode of all parts but those that stay in evaluation mode."""
+        super().train(mode)
+        for part in self._still:
+            part.eval()
+        return self
 
     def forward(
         self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]

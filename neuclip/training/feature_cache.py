@@ -74,7 +74,7 @@ class FeatureCache:
                 used = [
                     (feature, gradient[rows])
                     for feature, gradient in zip(features, gradients, strict=True)
-                    if gradient is not None
+                    if gradient is not None and feature.requires_grad  # a frozen tower's do not
                 ]
                 torch.autograd.backward(
                     [feature for feature, _ in used], [gradient for _, gradient in used]

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from neuclip.distributed.sharding import like, whole_on_main
 from neuclip.objectives.loss_part import TrainableGroup
+from neuclip.towers.depth import TOWERS, depths_of
 from neuclip.training.config import TrainConfig
 from neuclip.training.phases import Phase
 from neuclip.training.schedule import learning_rate
 
 OptimiserState = dict[str, dict[str, dict[str, Tensor]]]
 _WITHOUT_DECAY = ("bn", "ln", "bias")
+_SHARE = "lr_share"
 
 
 def build_optimiser(
@@ -28,11 +30,15 @@ def build_optimiser(
 
     Source: open_clip_train.main, tests/training/test_optimisers.py.
     """
-    learned = [(name, p) for name, p in encoders.named_parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in learned if decays(n, p)], "weight_decay": config.weight_decay},
-        {"params": [p for n, p in learned if not decays(n, p)], "weight_decay": 0.0},
-    ]
+    model = encoders.get_submodule("model")
+    learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    share_of = lr_shares(model, config.layer_decay)
+    groups: list[dict[str, Any]] = []
+    for share in sorted({share_of[name] for name, _ in learned}, reverse=True):
+        own = [(name, p) for name, p in learned if share_of[name] == share]
+        for decay, is_for in ((config.weight_decay, True), (0.0, False)):
+            params = [p for name, p in own if decays(name, p) == is_for]
+            groups.append({"params": params, "weight_decay": decay, _SHARE: share})
     for group in others:
         decay = config.weight_decay if group.decays else 0.0
         groups.append({"params": group.parameters, "weight_decay": decay})
@@ -52,6 +58,24 @@ def build_optimiser(
 def decays(name: str, parameter: Tensor) -> bool:
     """Tell whether weight decay is for this parameter of the encoders."""
     return parameter.ndim >= 2 and not any(part in name for part in _WITHOUT_DECAY)
+
+
+def lr_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """Return what the learning rate of each parameter of the towers is multiplied by.
+
+    Definition: layer_decay to the power of the layers from a parameter's own up to the last one of its tower, which
+    has the full rate; see towers.depth. Source: BEiT, arXiv 2106.08254; timm's param_groups_layer_decay,
+    tests/training/test_layer_decay.py.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if layer_decay == 1:
+        return dict.fromkeys(names, 1.0)
+    shares: dict[str, float] = {}
+    for tower in TOWERS:
+        depths = depths_of(model, tower)
+        for name, layer in depths.layer_of.items():
+            shares[name] = layer_decay ** (depths.num_blocks + 1 - layer)
+    return shares
 
 
 def hold_back(optimiser: torch.optim.Optimizer, is_bad: Tensor) -> bool:
@@ -90,7 +114,7 @@ def set_learning_rate(
     )
     num_encoder_groups = len(optimiser.param_groups) - len(others)
     for group in optimiser.param_groups[:num_encoder_groups]:
-        group["lr"] = scheduled
+        group["lr"] = scheduled * group[_SHARE]
     for group, asked in zip(optimiser.param_groups[num_encoder_groups:], others, strict=True):
         rate = (scheduled if asked.lr is None else asked.lr) * asked.lr_factor
         group["lr"] = _known(rate, optimiser) if isinstance(rate, Tensor) else rate

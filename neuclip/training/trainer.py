@@ -23,6 +23,7 @@ from neuclip.training.average import WeightAverage
 from neuclip.training.config import TrainConfig
 from neuclip.training.encoders import Encoders
 from neuclip.training.feature_cache import FeatureCache, Inputs, Sides, tensors_of
+from neuclip.training.freezing import freeze
 from neuclip.training.guard import LossGuard, Verdict
 from neuclip.training.optimiser import build_optimiser, hold_back, set_learning_rate
 from neuclip.training.parallel import lay_out
@@ -80,7 +81,8 @@ class Trainer:
         self.step = phase.first
         self.corrupt: set[int] = set()  # sample ids that did not decode so far
         self.guard = LossGuard(config, world)
-        self.encoders = Encoders(towers, terms.views_with_states)
+        still = freeze(towers.model, config.freeze)
+        self.encoders = Encoders(towers, terms.views_with_states, still=still)
         self._parallel = lay_out(self.encoders, towers, config, world)
         self._learned = [p for p in self.encoders.parameters() if p.requires_grad]
         self._parts = (objective, terms)
