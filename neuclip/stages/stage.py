@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from neuclip.foundation.config import Section
 from neuclip.foundation.progress import Progress
 from neuclip.stages.choices import Chosen
+from neuclip.stages.manifest import Manifest
 from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.workspace import Outcome, Workspace
 
@@ -65,12 +66,14 @@ class Trace:
         part_table: likewise of each of the stage's parts, which are what stays; a pair without a value in any other
             column of it left nothing there.
         through: without a table: the stage above whose folder tells.
+        began_with: further folders, by stage and key, that one of this stage was made of, given its manifest.
     """
 
     stays: str
     table: str | None = None
     part_table: str | None = None
     through: str | None = None
+    began_with: Callable[[Manifest], list[tuple[str, str]]] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Where pairs went: every committed folder below acquire that was made with them, and what stays in it."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow.parquet as pq
@@ -12,9 +12,13 @@ from neuclip.stages.manifest import (
     committed_manifests,
     is_committed,
 )
+from neuclip.stages.stage import Trace
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import list_folders
 from neuclip.storage.uris import join
+
+_Folder = tuple[str, str]
+"""Stage and key."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ def find_places(root: str, uids: Collection[str]) -> list[Place]:
     if not wanted:
         return []
     places: list[Place] = []
-    pairs_of: dict[tuple[str, str], int] = {}
+    pairs_of: dict[_Folder, int] = {}
+    following: list[tuple[_Folder, Trace]] = []
+    made_of: dict[_Folder, list[_Folder]] = {}
     for stage in STAGES:
         trace, stage_uri = stage.trace, join(root, stage.name)
         if trace is None:
@@ -44,16 +50,32 @@ def find_places(root: str, uids: Collection[str]) -> list[Place]:
             places += _in_parts(stage.name, stage_uri, trace.stays, trace.part_table, wanted)
             continue
         for manifest in committed_manifests(stage_uri)[::-1]:  # oldest first
-            uri = join(stage_uri, manifest.key)
+            folder = stage.name, manifest.key
+            following.append((folder, trace))
             if trace.table is not None:
-                count = _count(join(uri, trace.table), wanted)
+                pairs_of[folder] = _count(join(stage_uri, manifest.key, trace.table), wanted)
             else:
                 above = trace.through or ""
-                count = pairs_of.get((above, manifest.inputs.get(above, "")), 0)
-            pairs_of[stage.name, manifest.key] = count
-            if count:
-                places.append(Place(stage.name, manifest.key, uri, count, trace.stays))
-    return places
+                made_of[folder] = [(above, manifest.inputs.get(above, ""))]
+                made_of[folder] += trace.began_with(manifest) if trace.began_with else []
+    _follow(pairs_of, made_of)
+    return places + [
+        Place(stage, key, join(root, stage, key), count, trace.stays)
+        for (stage, key), trace in following
+        if (count := pairs_of[stage, key])
+    ]
+
+
+def _follow(pairs_of: dict[_Folder, int], made_of: Mapping[_Folder, list[_Folder]]) -> None:
+    """Count for a folder made of others the most pairs that one of those has; models begin with published ones."""
+    pairs_of.update(dict.fromkeys(made_of, 0))
+    is_new = True
+    while is_new:
+        is_new = False
+        for folder, others in made_of.items():
+            count = max(pairs_of.get(other, 0) for other in others)
+            is_new |= count != pairs_of[folder]
+            pairs_of[folder] = count
 
 
 def unfinished_folders(root: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from neuclip.stages.stage import Checks, Job, Stage, Trace, Views
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.training.config import STAGE_VERSION, TrainConfig
-from neuclip.training.starting import choose_initial, initial_inputs, initial_record
+from neuclip.training.starting import began_with, choose_initial, initial_inputs, initial_record
 
 if TYPE_CHECKING:
     import duckdb
@@ -75,7 +75,9 @@ TRAIN = Stage(
     has_progress=True,
     preflight=_preflight,
     trace=Trace(
-        stays="the weights of its checkpoints, which learnt from the pairs", through="shard"
+        stays="the weights of its checkpoints, which learnt from the pairs",
+        through="shard",
+        began_with=began_with,
     ),
     views=Views((), _add_views),
     tell=_tell,

@@ -6,7 +6,7 @@ from typing import Any
 from neuclip.foundation.errors import ConfigError
 from neuclip.stages.choices import Chosen
 from neuclip.stages.keys import KEY_LENGTH
-from neuclip.stages.manifest import committed_manifests, is_committed
+from neuclip.stages.manifest import Manifest, committed_manifests, is_committed
 from neuclip.storage.uris import absolute, join
 from neuclip.towers.files import fingerprint_model
 from neuclip.towers.initial_config import LATEST
@@ -49,14 +49,21 @@ def initial_inputs(config: TrainConfig) -> dict[str, str]:
 
 
 def initial_record(config: TrainConfig, root: str) -> dict[str, Any]:
-    """Return what a manifest says of the initial weights: the published key, if they are of this root."""
+    """Return what a manifest says of the initial weights: stage and key of the folder, if it is of this root."""
     if config.initial is None:
         return {}
-    below = f"{absolute(join(root, _PUBLISHED))}/"
-    model = config.initial.model
-    key = model.removeprefix(below).partition("/")[0] if model.startswith(below) else None
-    record = {"published": key, "content": fingerprint_model(model), **config.initial.keyed()}
-    return {"initial": record}
+    model, above = config.initial.model, f"{absolute(root)}/"
+    stage, key, *_ = (
+        [*model.removeprefix(above).split("/"), None] if model.startswith(above) else [None, None]
+    )
+    made_by = {"stage": stage, "key": key}
+    return {"initial": {**made_by, "content": fingerprint_model(model), **config.initial.keyed()}}
+
+
+def began_with(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return the folder of this root that a training began with: it hands on what that model learnt."""
+    initial = manifest.summary.get("initial", {})
+    return [(initial["stage"], initial["key"])] if initial.get("key") else []
 
 
 def _newest(root: str) -> str:

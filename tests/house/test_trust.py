@@ -29,7 +29,7 @@ RESERVED_PLACES = {
 PLACES = {
     *("root", "acquire.table", "acquire.adopt", "curate.decontaminate.sets"),
     *("curate.rules.file", "curate.rules.metadata", "curate.rules.target", "score.scores.model"),
-    *("index.features.model", "evaluate.sets"),
+    *("index.features.model", "evaluate.sets", "train.initial.model"),
 }
 
 

@@ -108,7 +108,8 @@ def test_a_rerun_after_its_own_model_was_published_does_nothing(recipe):
     first = run_stage(latest, "train")
     assert first.state == "ran"
     assert first.manifest.summary["initial"] == {
-        "published": OLD,
+        "stage": "publish",
+        "key": OLD,
         "content": first.manifest.inputs["initial"],
         "towers": "both",
         "positions": "interpolate",
