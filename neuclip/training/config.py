@@ -160,28 +160,28 @@ class TrainConfig(Section):
     crop_scale: tuple[float, float] = Field(
         default=(0.9, 1.0), description="least and most share of the image area a crop covers"
     )
-    image_px: int | None = Field(
+    image_px: int | None = keyed_if_set(
         default=None, ge=1, description="side of the images in pixels; null is the architecture's"
     )
-    context_length: int | None = Field(
+    context_length: int | None = keyed_if_set(
         default=None, ge=4, description="tokens of a text; null is the architecture's"
     )
-    text_tokens: TextTokensConfig = Field(
-        default_factory=PlainConfig, description="how texts become tokens in training"
+    text_tokens: TextTokensConfig = keyed_if_set(
+        default=PlainConfig(), description="how texts become tokens in training"
     )
-    image_views: dict[ViewName, ImageViewConfig] = Field(
+    image_views: dict[ViewName, ImageViewConfig] = keyed_if_set(
         default={}, description="views of each image beside `main`, by name, for `terms`"
     )
-    text_views: dict[ViewName, TextViewConfig] = Field(
+    text_views: dict[ViewName, TextViewConfig] = keyed_if_set(
         default={}, description="views of each sample's texts beside `main`, by name, for `terms`"
     )
-    terms: dict[ViewName, TermConfig] = Field(
+    terms: dict[ViewName, TermConfig] = keyed_if_set(
         default={}, description="further losses by name, each with its weight"
     )
-    objective_weight: float = Field(
+    objective_weight: float = keyed_if_set(
         default=1.0, gt=0, description="what the objective's loss is multiplied by, beside `terms`"
     )
-    phases: list[PhaseConfig] = Field(
+    phases: list[PhaseConfig] = keyed_if_set(
         default=[],
         description="parts of the run, one after the other, in place of `epochs`; fields they leave out are as here",
     )
