@@ -20,3 +20,6 @@ _OFFLINE = {
 imports this package before such a library, and its children inherit it; a setting from outside does not stand."""
 
 os.environ.update(_OFFLINE)
+os.environ.setdefault(
+    "TOKENIZERS_PARALLELISM", "false"
+)  # else loading processes warn, and start threads of their own

@@ -12,9 +12,10 @@ from neuclip.publishing.grid import sample_grid
 from neuclip.publishing.report import report_page
 from neuclip.stages.committed import committed_file
 from neuclip.stages.ledger import make_ledger
+from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.places import without_credentials
-from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
+from neuclip.towers.files import model_files
 
 
 def run_publish(
@@ -38,8 +39,10 @@ def run_publish(
     progress("publish", done=1, total=3, note="copying the model")
     model = workspace.output / "model"
     model.mkdir()
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        shutil.copyfile(committed_file(uris["select"], f"model/{name}"), model / name)
+    prefix = "model/"
+    chosen = [file.name.removeprefix(prefix) for file in read_manifest(uris["select"]).files]
+    for name in model_files(chosen):
+        shutil.copyfile(committed_file(uris["select"], prefix + name), model / name)
     (model / "README.md").write_text(without_credentials(model_card(facts)), encoding="utf-8")
     progress("publish", done=2, total=3, note="writing the report")
     samples = sample_grid(uris["shard"], uris["index"], config.sample_grid)

@@ -25,7 +25,7 @@ from neuclip.scoring.scorer import NO_CAPTION, NOT_ACQUIRED, NOT_FINITE, UNDECOD
 from neuclip.storage.cache import local_folder
 from neuclip.storage.files import sha256_of
 from neuclip.towers.encode import encode_images, encode_texts, scoring_device
-from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
+from neuclip.towers.files import model_files
 from neuclip.towers.folder import load_towers, read_architecture
 from neuclip.towers.model import Towers
 
@@ -37,7 +37,8 @@ class ClipModel:
         self._config = config
         self._folder = local_folder(config.model)
         read_architecture(self._folder)  # a model that cannot score says so before it is hashed
-        hashes = [sha256_of(str(self._folder / name)) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+        names = model_files(path.name for path in self._folder.iterdir())
+        hashes = [sha256_of(str(self._folder / name)) for name in names]
         self.sha256 = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
     @cached_property

@@ -18,7 +18,7 @@ from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.files import sha256_of
 from neuclip.storage.uris import join
 from neuclip.towers.encode import scoring_device
-from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
+from neuclip.towers.files import WEIGHTS_FILE, model_files
 from neuclip.towers.folder import load_towers
 
 _CHECKPOINTS = "checkpoints"
@@ -45,13 +45,13 @@ def run_select(
             f"no checkpoint in {join(train_uri, _CHECKPOINTS)}; run the train stage to its end first"
         )
     pairs = read_selection_split(shard_uri, index_uri, max_samples=config.max_samples)
-    folders: dict[int, Path] = {}
+    files: dict[int, list[Path]] = {}
     scores: list[CheckpointScore] = []
     for done, name in enumerate(names):
         progress("select", done=done, total=len(names), note=f"scoring {name}")
-        folder = _local_towers(train_uri, name)
-        scores.append(_score(folder, pairs, batch_size=config.batch_size))
-        folders[scores[-1].step] = folder
+        found = _local_towers(train_uri, name)
+        scores.append(_score(found[0].parent, pairs, batch_size=config.batch_size))
+        files[scores[-1].step] = found
     choice = choose(scores, metric=config.metric)
     progress("select", done=len(names), total=len(names), note=choice.why)
     (workspace.output / "scores.json").write_text(
@@ -61,8 +61,8 @@ def run_select(
         choice.model_dump_json(indent=1), encoding="utf-8"
     )
     (workspace.output / "model").mkdir()
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
-        shutil.copyfile(folders[choice.step] / file, workspace.output / "model" / file)
+    for file in files[choice.step]:
+        shutil.copyfile(file, workspace.output / "model" / file.name)
     return Outcome(
         ledger=make_ledger(len(scores), 1, {"lower_score": len(scores) - 1}),
         summary=choice.model_dump(),
@@ -89,9 +89,13 @@ def _committed_checkpoints(train_uri: str) -> list[str]:
     return sorted({match[1] for match in matches if match})
 
 
-def _local_towers(train_uri: str, name: str) -> Path:
-    """Return a local folder with a checkpoint's towers; its optimizer state is not fetched."""
-    files = [
-        f"{_CHECKPOINTS}/{name}/{file}" for file in (CONFIG_FILE, WEIGHTS_FILE, _CHECKPOINT_FILE)
+def _local_towers(train_uri: str, name: str) -> list[Path]:
+    """Return the local files of a checkpoint's towers, beside its record; its optimizer state is not fetched."""
+    place = f"{_CHECKPOINTS}/{name}/"
+    there = [
+        file.name.removeprefix(place)
+        for file in read_manifest(train_uri).files
+        if file.name.startswith(place)
     ]
-    return committed_files(train_uri, files)[0].parent
+    files = [place + file for file in (*model_files(there), _CHECKPOINT_FILE)]
+    return committed_files(train_uri, files)[:-1]

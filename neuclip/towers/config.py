@@ -2,16 +2,29 @@
 
 import importlib.util
 import json
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from neuclip.foundation.config import Section
-from neuclip.foundation.errors import nearest
+from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.foundation.names import in_known_case
-from neuclip.towers.outside import outside_need
+from neuclip.stages.keys import fingerprint
+from neuclip.storage.places import Place
+from neuclip.towers.cached_features import CachedFeatures
+from neuclip.towers.hugging_face_text import THIS_FOLDER, HuggingFaceText
+from neuclip.towers.outside import WITH_TEXT_TOWER, WITH_TOKENIZER, outside_need
+from neuclip.towers.tokenizer_files import (
+    TOKENIZER,
+    TOKENIZER_FILES,
+    read_tokenizer,
+    require_transformers,
+)
+
+TextTowerKind = Annotated[HuggingFaceText | CachedFeatures, Field(discriminator="kind")]
 
 
 @cache
@@ -35,6 +48,15 @@ class ModelConfig(Section):
     architecture: dict[str, Any] | None = Field(
         default=None,
         description="an open_clip model configuration written out: embed_dim, vision_cfg, text_cfg",
+    )
+    tokenizer: Place | None = Field(
+        default=None,
+        description="local folder or URI with tokenizer.json and tokenizer_config.json, which the model folder then "
+        "holds; null is open_clip's own tokenizer, or that of `text`",
+        json_schema_extra={"keyed": False},  # its content counts, not where it lies
+    )
+    text: TextTowerKind | None = Field(
+        default=None, description="a text tower in the place of the architecture's; null is its own"
     )
 
     @field_validator("name")
@@ -63,11 +85,54 @@ class ModelConfig(Section):
             raise ValueError(
                 f"name {self.name!r} is none of the {len(known)} architectures of open_clip.{nearest(self.name, known)}"
             )
-        if (need := outside_need(self._written_out())) is not None:
+        answered = WITH_TOKENIZER if self.tokenizer is not None else frozenset[str]()
+        if isinstance(self.text, HuggingFaceText):
+            answered |= WITH_TEXT_TOWER | WITH_TOKENIZER
+        if (need := outside_need(self.model_cfg(), answered=answered)) is not None:
             raise ValueError(f"the architecture {self.name or 'written out here'} has {need}")
         return self
 
-    def _written_out(self) -> dict[str, Any]:
+    def keyed(self) -> dict[str, Any]:
+        """Return what counts; without a text tower of another kind, no word of that."""
+        keyed = super().keyed()
+        if self.text is None:
+            del keyed["text"]
+        return keyed
+
+    def model_cfg(self) -> dict[str, Any]:
+        """Return open_clip's `model_cfg` of the towers, as it stands in their model folder."""
         if self.name is None:
-            return self.architecture or {}
-        return json.loads(known_architectures()[self.name].read_text(encoding="utf-8"))
+            written = deepcopy(self.architecture or {})
+        else:
+            written = json.loads(known_architectures()[self.name].read_text(encoding="utf-8"))
+        if self.text is not None:
+            written["text_cfg"] = self.text.text_cfg(written["text_cfg"])
+        if self.tokenizer is not None and not written["text_cfg"].get("hf_tokenizer_name"):
+            written["text_cfg"]["hf_tokenizer_name"] = THIS_FOLDER
+        return written
+
+    def inputs(self) -> dict[str, str]:
+        """Return the fingerprints of the folders that are named, by name.
+
+        Raises: DataError: if there is nothing in one.
+        """
+        inputs = {} if self.text is None else self.text.inputs()
+        if self.tokenizer is not None:
+            inputs["tokenizer"] = fingerprint(self.tokenizer, TOKENIZER_FILES)
+        return inputs
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files that the model folder holds beside configuration and weights: name -> content.
+
+        Raises: ConfigError: if one is missing, must not be used, or needs a library that is not installed.
+        """
+        files = {} if self.text is None else self.text.files()
+        if self.tokenizer is not None:
+            files |= read_tokenizer(self.tokenizer)
+        if files:
+            require_transformers("a tokenizer or text tower from a folder")
+        if self.model_cfg()["text_cfg"].get("hf_tokenizer_name") and TOKENIZER not in files:
+            raise ConfigError(
+                "train.model.text.folder has no tokenizer.json; give train.model.tokenizer, a folder with one"
+            )
+        return files

@@ -1,17 +1,28 @@
 """The files of a model folder, looked at without loading them or torch."""
 
+from collections.abc import Iterable
 from pathlib import PurePath
 
 from neuclip.foundation.errors import DataError
 from neuclip.stages.keys import digest
 from neuclip.storage.files import list_files, version_tag
 from neuclip.storage.uris import join
+from neuclip.towers.hugging_face_text import TEXT_CONFIG
+from neuclip.towers.tokenizer_files import TOKENIZER_FILES
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, TEXT_CONFIG, *TOKENIZER_FILES)
+"""All files that a model folder may hold; the first two are always there."""
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 _MOST_SHOWN = 5
+
+
+def model_files(names: Iterable[str]) -> list[str]:
+    """Return which of a folder's files make up its model."""
+    found = set(names)
+    return [name for name in MODEL_FILES if name in found]
 
 
 def fingerprint_model(folder_uri: str) -> str:

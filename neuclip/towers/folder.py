@@ -11,15 +11,17 @@ from torch import Tensor
 
 from neuclip.foundation.errors import CheckpointError, ConfigError
 from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
+from neuclip.towers.hugging_face_text import TEXT_CONFIG, read_text_config
 from neuclip.towers.model import Towers, build_from_folder
-from neuclip.towers.outside import outside_need
+from neuclip.towers.outside import WITH_TEXT_TOWER, WITH_TOKENIZER, outside_need
+from neuclip.towers.tokenizer_files import TOKENIZER, read_tokenizer
 
 
 def save_towers(towers: Towers, folder: Path) -> None:
     """Write open_clip_config.json and open_clip_model.safetensors; equal weights give equal bytes.
 
-    `open_clip.create_model_and_transforms("local-dir:FOLDER")` reads it. No tokenizer file is needed:
-    without `text_cfg.hf_tokenizer_name` open_clip takes the one that it ships.
+    `open_clip.create_model_and_transforms("local-dir:FOLDER")` reads it, if the towers' `exports` say so. A tokenizer
+    of their own lies beside it; without `text_cfg.hf_tokenizer_name` open_clip takes the one that it ships.
     """
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -41,6 +43,8 @@ def write_towers(towers: Towers, weights: Mapping[str, Tensor], folder: Path) ->
         architecture = {**architecture, "init_logit_bias": weights["logit_bias"].item()}
     config = {"model_cfg": architecture, "preprocess_cfg": towers.preprocess}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for name, content in towers.files.items():
+        (folder / name).write_bytes(content)
     save_file(dict(weights), folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
@@ -67,7 +71,7 @@ def read_architecture(folder: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: if the folder is not whole, or its configuration cannot be read.
-        ConfigError: if the architecture needs a network.
+        ConfigError: if the architecture needs a network, or a file in the folder must not be used.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -84,6 +88,15 @@ def read_architecture(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(architecture, dict):
         raise CheckpointError(f"{path} has a model_cfg without fields")
-    if (need := outside_need(architecture)) is not None:
+    has_tokenizer, has_text = ((folder / name).is_file() for name in (TOKENIZER, TEXT_CONFIG))
+    answered = (WITH_TOKENIZER if has_tokenizer else frozenset[str]()) | (
+        WITH_TEXT_TOWER if has_text else frozenset[str]()
+    )
+    if (need := outside_need(architecture, answered=answered)) is not None:
         raise ConfigError(f"the architecture in {path} has {need}")
+    text_cfg = architecture.get("text_cfg", {})
+    if text_cfg.get("hf_tokenizer_name"):
+        read_tokenizer(str(folder))
+    if "hf_model_name" in text_cfg:
+        read_text_config(str(folder))
     return architecture

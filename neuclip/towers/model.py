@@ -4,8 +4,7 @@ import contextlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Generator
-from copy import deepcopy
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,12 +12,24 @@ from typing import Any, cast
 import open_clip
 import torch
 from jaxtyping import Float, Int64
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.towers.config import ModelConfig
-from neuclip.towers.files import CONFIG_FILE
+from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
+from neuclip.towers.hugging_face_text import TEXT_CONFIG
+from neuclip.towers.model_cfg import text_exports, text_kind
+from neuclip.towers.open_clip_towers import ImageOf, TextOf
+from neuclip.towers.own_tokenizer import load_tokenizer
+from neuclip.towers.text_kind import TextKind
+from neuclip.towers.tokenizer_files import TOKENIZER_FILES, require_transformers
+from neuclip.towers.tower import ImageTower, TextInputs, TextTower
+from neuclip.towers.two_towers import TwoTowers
 from neuclip.towers.words import bound_memory
+
+_PLACEHOLDER = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
+"""Stands for a text tower that open_clip does not know, while it builds the image tower."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,10 @@ class Towers:
     """open_clip's `model_cfg`."""
     preprocess: dict[str, Any]
     """open_clip's `preprocess_cfg`: size, mean, std, interpolation, resize_mode, mode, fill_color."""
+    image: ImageTower
+    text: TextTower
+    files: Mapping[str, bytes]
+    """What the model folder holds beside configuration and weights: name -> content."""
 
     @property
     def image_px(self) -> int:
@@ -60,26 +75,29 @@ class Towers:
         return next(self.model.parameters()).device
 
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Encode images, not normalised."""
-        return cast("Any", self.model).encode_image(pixels, normalize=False)
+        """Encode images to raw embeddings, not of unit norm."""
+        return self.image(pixels)
 
-    def encode_text(self, tokens: Int64[Tensor, "B context"]) -> Float[Tensor, "B D"]:
-        """Encode tokens, not normalised."""
-        return cast("Any", self.model).encode_text(tokens, normalize=False)
+    def encode_text(self, inputs: TextInputs) -> Float[Tensor, "B D"]:
+        """Encode tokens, or what else the text tower reads, to raw embeddings, not of unit norm."""
+        return self.text(inputs)
 
     def text_states(
-        self, tokens: Int64[Tensor, "B context"]
-    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B context W"]]:
-        """Encode tokens, not normalised, and return the states of all tokens after the last norm too."""
-        raise NotImplementedError
+        self, tokens: Int64[Tensor, "B L"]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B L W"]]:
+        """Return raw embeddings of texts, and the states of their tokens after the final norm.
+
+        Raises: ConfigError: if the text tower has no such states.
+        """
+        return self.text.states(tokens)
 
     def image_features(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Encode images to unit-norm features."""
         return cast("Any", self.model).encode_image(pixels, normalize=True)
 
-    def text_features(self, tokens: Int64[Tensor, "B context"]) -> Float[Tensor, "B D"]:
-        """Encode tokens to unit-norm features."""
-        return cast("Any", self.model).encode_text(tokens, normalize=True)
+    def text_features(self, inputs: TextInputs) -> Float[Tensor, "B D"]:
+        """Encode tokens, or what else the text tower reads, to unit-norm features."""
+        return cast("Any", self.model).encode_text(inputs, normalize=True)
 
 
 def create_towers(
@@ -89,29 +107,38 @@ def create_towers(
     device: str | torch.device = "cpu",
     change: Callable[[dict[str, Any]], dict[str, Any]] = lambda architecture: architecture,
 ) -> Towers:
-    """Build the towers with new weights.
+    """Build the towers with new weights, but for those of a folder that the recipe names.
 
     Args:
         change: is given open_clip's `model_cfg` that the section names, and returns the one to build.
         seed: the weights are a pure function of the architecture and this number; the global random
             state is left as it was.
-    Raises: ConfigError: for an architecture that open_clip cannot build.
+    Raises: ConfigError: for an architecture that cannot be built, or a tokenizer that does not fit it.
     """
-    architecture = change(architecture_of(config))
+    architecture = change(config.model_cfg())
     with tempfile.TemporaryDirectory() as folder:
         content = json.dumps({"model_cfg": architecture, "preprocess_cfg": {}})
         (Path(folder) / CONFIG_FILE).write_text(content, encoding="utf-8")
+        for name, found in config.files().items():
+            (Path(folder) / name).write_bytes(found)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                return build_from_folder(
-                    Path(folder), architecture, load_weights=False, device=device
+                towers = build_from_folder(
+                    Path(folder),
+                    architecture,
+                    load_weights=False,
+                    device=device,
+                    origin=config.tokenizer or "train.model.text.folder",
                 )
             except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
                 raise ConfigError(
                     f"open_clip cannot build the architecture {config.name or 'in train.model.architecture'}: "
                     f"{error}"
                 ) from error
+    if config.text is not None:
+        config.text.put_weights(towers)
+    return towers
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -125,44 +152,33 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def architecture_of(config: ModelConfig) -> dict[str, Any]:
-    """Return the open_clip `model_cfg` that a recipe names or writes out.
-
-    Raises: ConfigError: if this open_clip has no such architecture.
-    """
-    if config.architecture is not None:
-        architecture = deepcopy(config.architecture)
-    else:
-        found = open_clip.get_model_config(str(config.name))
-        if found is None:
-            raise ConfigError(
-                f"this open_clip ({open_clip.__version__}) has no architecture {config.name!r}"
-            )
-        architecture = cast("dict[str, Any]", found)
-    return architecture
-
-
 def build_from_folder(
     folder: Path,
     architecture: dict[str, Any],
     *,
     load_weights: bool,
     device: str | torch.device,
+    origin: str | None = None,
 ) -> Towers:
     """Build the towers that a folder's open_clip_config.json describes, by open_clip's own reader of folders.
 
     Args:
         architecture: what stands there as `model_cfg`, checked by `outside_need`.
+        origin: where the tokenizer came from, for errors; None is the folder.
     """
+    text_cfg, kind = architecture["text_cfg"], text_kind(architecture)
     with _without_open_clip_chatter():
-        model = open_clip.create_model(
-            f"local-dir:{folder}",
-            load_weights=load_weights,
-            pretrained_image=False,
-            pretrained_text=False,
-        )
-        tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
-        bound_memory(tokenize)
+        if kind is None:
+            model = _open_clip_model(folder, text_cfg, load_weights=load_weights, device=device)
+        else:
+            model = _with_own_text(folder, kind, architecture, load_weights=load_weights).to(device)
+        if kind is not None:
+            tokenize = kind.tokens_of
+        elif text_cfg.get("hf_tokenizer_name"):
+            tokenize = load_tokenizer(folder, text_cfg, model, origin=origin or str(folder))
+        else:
+            tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+            bound_memory(tokenize)
     # The form that JSON gives it, so that towers are the same before and after a folder.
     preprocess = json.loads(json.dumps(cast("Any", model.visual).preprocess_cfg))
     size = preprocess["size"]
@@ -171,11 +187,60 @@ def build_from_folder(
             f"vision_cfg.image_size is {tuple(size)}; only square images are supported"
         )
     return Towers(
-        model=model.to(device),
+        model=model,
         tokenize=cast("Callable[[list[str]], Tensor]", tokenize),
         architecture=architecture,
         preprocess=preprocess,
+        image=ImageOf(model),
+        text=TextOf(model, text_exports(architecture)),
+        files=_files_of(folder, text_cfg),
     )
+
+
+def _open_clip_model(
+    folder: Path, text_cfg: dict[str, Any], *, load_weights: bool, device: str | torch.device
+) -> nn.Module:
+    """Let open_clip build the model of a folder; a text tower of the transformers library is described there too."""
+    changes: dict[str, Any] = {}
+    if "hf_model_name" in text_cfg:
+        require_transformers("a text tower from a folder")
+        changes["text_cfg"] = text_cfg | {
+            "hf_model_name": str(folder),
+            "hf_model_pretrained": False,
+        }
+    return open_clip.create_model(
+        f"local-dir:{folder}",
+        load_weights=load_weights,
+        device=device,
+        pretrained_image=False,
+        pretrained_text=False,
+        **changes,
+    )
+
+
+def _with_own_text(
+    folder: Path, kind: TextKind, architecture: dict[str, Any], *, load_weights: bool
+) -> TwoTowers:
+    """Build the image tower by open_clip, the text tower by its kind."""
+    built = open_clip.create_model(
+        f"local-dir:{folder}",
+        load_weights=False,
+        pretrained_image=False,
+        force_custom_text=True,
+        text_cfg=_PLACEHOLDER,
+    )
+    model = TwoTowers(built, kind.build(int(architecture["embed_dim"])))
+    if load_weights:
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    return model
+
+
+def _files_of(folder: Path, text_cfg: dict[str, Any]) -> dict[str, bytes]:
+    """Return the files beside configuration and weights that belong to a model folder."""
+    names = TOKENIZER_FILES if text_cfg.get("hf_tokenizer_name") else ()
+    if "hf_model_name" in text_cfg:
+        names = (TEXT_CONFIG, *names)
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
 
 @contextlib.contextmanager

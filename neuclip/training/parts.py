@@ -22,7 +22,7 @@ from neuclip.objectives.objective import Objective
 from neuclip.objectives.registry import build
 from neuclip.objectives.terms.weighted import WeightedTerms
 from neuclip.towers.initial import Start, start_from
-from neuclip.towers.model import Towers, architecture_of, create_towers
+from neuclip.towers.model import Towers, create_towers
 from neuclip.towers.text_tokens.policy import build_text_tokens
 from neuclip.towers.transforms import training_pixels
 from neuclip.training.config import TrainConfig
@@ -163,7 +163,7 @@ def check_shared_memory(config: TrainConfig) -> str:
     images, texts = config.views_read
     most = 0
     for flat in config.by_phase():
-        architecture = architecture_in(architecture_of(flat.model), flat)
+        architecture = architecture_in(flat.model.model_cfg(), flat)
         size = architecture.get("vision_cfg", {}).get("image_size", 224)
         height, width = (size, size) if isinstance(size, int) else size
         tokens = architecture.get("text_cfg", {}).get("context_length", 77)

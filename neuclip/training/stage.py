@@ -28,6 +28,15 @@ def _run(job: Job[TrainConfig], workspace: Workspace) -> Outcome:
     )
 
 
+def _inputs(config: TrainConfig) -> dict[str, str]:
+    return initial_inputs(config) | config.model.inputs()
+
+
+def _check(config: TrainConfig) -> None:
+    """Refuse a tokenizer or a text tower's folder that could not be used."""
+    config.model.files()
+
+
 def _preflight(job: Job[TrainConfig]) -> Checks:
     from neuclip.training.job import TrainJob
     from neuclip.training.preflight import Preflight
@@ -67,8 +76,9 @@ TRAIN = Stage(
     purpose="Train the towers.",
     run=_run,
     above=("shard", "index"),
-    inputs=initial_inputs,
+    inputs=_inputs,
     choose=choose_initial,
+    check=_check,
     fed_by="index",
     is_seeded=True,
     resumes=True,

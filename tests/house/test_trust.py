@@ -30,6 +30,7 @@ PLACES = {
     *("root", "acquire.table", "acquire.adopt", "curate.decontaminate.sets"),
     *("curate.rules.file", "curate.rules.metadata", "curate.rules.target", "score.scores.model"),
     *("index.features.model", "evaluate.sets", "train.initial.model"),
+    *("train.model.tokenizer", "train.model.text.folder"),
 }
 
 

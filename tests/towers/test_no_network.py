@@ -76,13 +76,25 @@ def test_what_names_a_hub_or_a_file_is_refused_wherever_a_configuration_enters(
         ClipModel(ClipScore(kind="clip_score", name="clip", model=str(folder)))
 
 
+def parts_of_hubs(name):
+    """Return the fields of a hub that an architecture names. Oracle: the text of open_clip's own file."""
+    text = known_architectures()[name].read_text()
+    return [field for field in ("hf_model_name", "hf_tokenizer_name") if field in text]
+
+
 @pytest.mark.parametrize("name", sorted(known_architectures()))
 def test_an_architecture_of_open_clip_is_refused_if_it_names_a_hubs_model(name):
-    """Oracle: the text of open_clip's own file."""
-    text = known_architectures()[name].read_text()
-    if "hf_model_name" in text or "hf_tokenizer_name" in text:
-        with pytest.raises(ValidationError, match=r"text_cfg\.hf_.*network"):
+    named = parts_of_hubs(name)
+    if named:
+        with pytest.raises(ValidationError, match=r"text_cfg\.hf_.*network.*give train\.model\."):
             ModelConfig(name=name)
+        tokenizer = {"tokenizer": "folder"} if "hf_model_name" not in named else {}
+        ModelConfig(name=name, text={"kind": "hugging_face", "folder": "folder"})
+        if tokenizer:
+            ModelConfig(name=name, **tokenizer)
+        else:
+            with pytest.raises(ValidationError, match=r"hf_.*give train\.model\.text"):
+                ModelConfig(name=name, tokenizer="folder")
     else:
         ModelConfig(name=name)
 
@@ -202,3 +214,61 @@ def test_named_architectures_are_built_without_a_question(watched, name):
     )
     assert heard == []
     assert int(printed)
+
+
+OF_FOLDERS = [name for name in sorted(known_architectures()) if parts_of_hubs(name)]
+A_FEW = ["ViT-B-16-SigLIP", "ViT-L-14-CLIPA", "roberta-ViT-B-32", "mt5-base-ViT-B-32"]
+FROM_FOLDERS = """
+import json, sys
+from pathlib import Path
+import open_clip, torch
+from towers.hub_folders import text_folder, tokenizer_folder
+from neuclip.towers.config import ModelConfig, known_architectures
+from neuclip.towers.model import create_towers
+
+build = open_clip.create_model
+
+
+def without_weights(*arguments, **options):
+    with torch.device("meta"):  # the shapes alone: some have billions of weights
+        return build(*arguments, **options)
+
+
+open_clip.create_model = without_weights
+TYPES = {"xlm": "xlm-roberta", "mt5": "mt5", "nllb": "m2m_100"}
+place = Path(sys.argv[1])
+words = tokenizer_folder(place / "words")
+for name in sys.argv[2:]:
+    text_cfg = json.loads(known_architectures()[name].read_text())["text_cfg"]
+    folders = {}
+    if "hf_model_name" in text_cfg:
+        kind = TYPES.get(name.split("-")[0], "roberta")
+        folder = place / kind
+        if not folder.exists():
+            text_folder(folder, kind)
+        folders["text"] = {"kind": "hugging_face", "folder": str(folder), "weights": "new"}
+    elif "hf_tokenizer_name" in text_cfg:
+        folders["tokenizer"] = str(words)
+    towers = create_towers(ModelConfig(name=name, **folders), seed=0, device="meta")
+    tokens = towers.tokenize(["a photo of a red thing"])
+    assert tokens.shape == (1, text_cfg.get("context_length", 77)), name
+    assert hasattr(towers.model, "visual") and towers.embed_dim, name
+    print(name)
+"""
+
+
+def test_a_few_architectures_are_built_from_folders_without_a_question(watched, tmp_path):
+    heard, printed = watched(FROM_FOLDERS, str(tmp_path), *A_FEW)
+    assert heard == []
+    assert printed.split() == A_FEW
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_architecture_is_built_without_a_question(watched, tmp_path):
+    """The 49 that name a hub's tokenizer or text tower too, from local folders."""
+    assert len(OF_FOLDERS) == 49
+    names = sorted(known_architectures())
+    heard, printed = watched(FROM_FOLDERS, str(tmp_path), *names)
+    assert heard == []
+    assert printed.split() == names

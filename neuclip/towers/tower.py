@@ -1,0 +1,47 @@
+"""What an image tower and a text tower are to training, scoring and publishing.
+
+Legend: B batch, D embedding width, L text length, W width of the text tower, F width of cached features.
+"""
+
+from typing import Protocol
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from neuclip.towers.exports import Export
+
+TextInputs = Int64[Tensor, "B L"] | Float[Tensor, "B F"]
+"""Token ids, or cached features of a frozen encoder."""
+
+
+class ImageTower(Protocol):
+    """Images to embeddings."""
+
+    @property
+    def exports(self) -> frozenset[Export]:
+        """What the tower can be exported as."""
+        ...
+
+    def __call__(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Return raw embeddings, not of unit norm."""
+        ...
+
+
+class TextTower(Protocol):
+    """Texts, as token ids or as cached features, to embeddings."""
+
+    @property
+    def exports(self) -> frozenset[Export]:
+        """What the tower can be exported as."""
+        ...
+
+    def __call__(self, inputs: TextInputs) -> Float[Tensor, "B D"]:
+        """Return raw embeddings, not of unit norm."""
+        ...
+
+    def states(self, inputs: TextInputs) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B L W"]]:
+        """Return raw embeddings, and the states of the tokens after the final norm.
+
+        Raises: ConfigError: if the tower has no such states.
+        """
+        ...
