@@ -7,12 +7,13 @@ import yaml
 from neuclip.publishing.facts import Facts
 from neuclip.publishing.templates import environment
 from neuclip.publishing.text import count
+from neuclip.towers.model_cfg import text_exports
 
 
 def model_card(facts: Facts) -> str:
     """Write the model card in Markdown."""
     front_matter: dict[str, Any] = {
-        "library_name": "open_clip",
+        "library_name": "open_clip" if text_exports(facts.model["model_cfg"]) else "neuclip",
         "pipeline_tag": "zero-shot-image-classification",
         "license": facts.config.license,
         "tags": ["clip", "neuclip"],
@@ -24,9 +25,35 @@ def model_card(facts: Facts) -> str:
             front_matter=yaml.safe_dump(front_matter, sort_keys=False).strip(),
             facts=facts,
             limits=limits(facts),
+            loading=loading(facts.model["model_cfg"]),
             in_a_cell=_in_a_cell,
         )
     )
+
+
+def loading(model_cfg: dict[str, Any]) -> str:
+    """Say in Markdown how the model folder is loaded."""
+    exports = text_exports(model_cfg)
+    if not exports:
+        return (
+            "```python\nfrom pathlib import Path\n\nfrom neuclip.towers.folder import load_towers\n\n"
+            'towers = load_towers(Path("PATH_OF_THIS_FOLDER"))\n```\n\n'
+            "Its text tower is none of open_clip's."
+        )
+    place = "PATH_OF_THIS_FOLDER" if "open_clip" in exports else "."
+    code = (
+        "```python\nimport open_clip\n\n"
+        f'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{place}")\n'
+        f'tokenizer = open_clip.get_tokenizer("local-dir:{place}")\n```\n\n'
+    )
+    if place == ".":
+        return (
+            f"{code}Run it inside this folder, which holds the text tower's configuration and its tokenizer; both need "
+            "the transformers library."
+        )
+    if model_cfg["text_cfg"].get("hf_tokenizer_name"):
+        return f"{code}The tokenizer lies in this folder and needs the transformers library."
+    return f"{code}The tokenizer is the one that open_clip ships; no further file is needed."
 
 
 def limits(facts: Facts) -> list[str]:

@@ -89,7 +89,7 @@ def text_folder(folder: Path, model_type: str = "bert", *, weights: bool = False
 
 
 SMALL_SIGLIP = {
-    "embed_dim": 32,
+    "embed_dim": 64,
     "init_logit_bias": -10,
     "custom_text": True,
     "vision_cfg": {
