@@ -1,6 +1,6 @@
 """A text tower that reads cached features of a frozen encoder, a large language model for example."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 class CachedFeatures(TextKind):
     """Features [B, width] to embeddings by one matrix. Only neuclip reads its model folder."""
+
+    reads_texts: ClassVar[bool] = False
 
     kind: Literal["features"]
     width: int = Field(ge=1, description="width of the cached features")

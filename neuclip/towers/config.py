@@ -13,7 +13,9 @@ from neuclip.foundation.config import Section
 from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.foundation.names import in_known_case
 from neuclip.stages.keys import fingerprint
+from neuclip.storage.files import read_bytes
 from neuclip.storage.places import Place
+from neuclip.storage.uris import join
 from neuclip.towers.cached_features import CachedFeatures
 from neuclip.towers.hugging_face_text import THIS_FOLDER, HuggingFaceText
 from neuclip.towers.outside import WITH_TEXT_TOWER, WITH_TOKENIZER, outside_need
@@ -37,6 +39,23 @@ def known_architectures() -> dict[str, Path]:
         for folder in folders
         for path in sorted((Path(folder) / "model_configs").glob("*.json"))
     }
+
+
+def with_places(section: dict[str, Any], model_folder: str) -> dict[str, Any]:
+    """Return the fields of a committed `train.model` with the places that keys leave out.
+
+    Args:
+        model_folder: of a checkpoint or a published model, which holds what lay there.
+    """
+    text_cfg = json.loads(read_bytes(join(model_folder, "open_clip_config.json")))["model_cfg"][
+        "text_cfg"
+    ]
+    found = dict(section)
+    if text_cfg.get("hf_tokenizer_name"):
+        found["tokenizer"] = model_folder
+    if "hf_model_name" in text_cfg:
+        found["text"] = {**found["text"], "folder": model_folder}
+    return found
 
 
 class ModelConfig(Section):

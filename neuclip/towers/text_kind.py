@@ -20,6 +20,8 @@ class TextKind(Section):
 
     exports: ClassVar[frozenset[Export]] = frozenset()
     """Who reads its model folder beside neuclip."""
+    reads_texts: ClassVar[bool] = True
+    """Whether the train stage can feed it."""
 
     def text_cfg(self, before: dict[str, Any]) -> dict[str, Any]:
         """Return the `text_cfg` of the model folder, from which the tower is built again.

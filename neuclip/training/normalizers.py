@@ -32,6 +32,7 @@ from neuclip.objectives.temperature import Temperature
 from neuclip.stages.committed import committed_folder
 from neuclip.stages.manifest import read_manifest
 from neuclip.storage.uris import join, name_of, parent_of
+from neuclip.towers.config import with_places
 from neuclip.towers.folder import load_towers
 from neuclip.training.config import TrainConfig
 from neuclip.training.normalizer_report import EstimatorRow, NormalizerReport
@@ -149,10 +150,11 @@ def open_checkpoint(
     root = parent_of(parent_of(train_uri))
     section = dict(manifest.section)
     seed = section.pop("seed")
+    folder = committed_folder(train_uri, f"checkpoints/{name_of(uri)}")
+    section["model"] = with_places(section["model"], str(folder))
     config = TrainConfig.model_validate(section)
     index_uri = join(root, "index", manifest.inputs["index"])
     table = read_samples(index_uri)
-    folder = committed_folder(train_uri, f"checkpoints/{name_of(uri)}")
     record = read_record(folder)
     towers = load_towers(folder, device)
     objective = build(

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from neuclip.foundation.errors import ConfigError
 from neuclip.stages.stage import Checks, Job, Stage, Trace, Views
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.training.config import STAGE_VERSION, TrainConfig
@@ -33,7 +34,13 @@ def _inputs(config: TrainConfig) -> dict[str, str]:
 
 
 def _check(config: TrainConfig) -> None:
-    """Refuse a tokenizer or a text tower's folder that could not be used."""
+    """Refuse a tokenizer or a text tower that could not be used."""
+    text = config.model.text
+    if text is not None and not text.reads_texts:
+        raise ConfigError(
+            f"train.model.text.kind {text.kind} reads no texts, and training feeds texts alone; take another kind, or "
+            "leave train.model.text out"
+        )
     config.model.files()
 
 

@@ -127,3 +127,58 @@ assert row.chance == 2 / len(names) < row.main_value
 assert ledger.dropped == {"no_cls": 1}
 """,
     )
+
+
+WORD_LENGTHS = """
+from typing import Literal
+from neuclip.towers.text_kind import TextKind
+
+class WordLengths(TextKind):
+    kind: Literal["word_lengths"]
+    longest: int = 12
+
+    def build(self, embed_dim):
+        from torch import nn
+
+        return nn.EmbeddingBag(self.longest + 1, embed_dim)
+
+    def tokens_of(self, texts):
+        import torch
+
+        lengths = [[min(len(word), self.longest) for word in text.split()] for text in texts]
+        return torch.tensor([(found + [0] * 8)[:8] for found in lengths])
+"""
+
+
+def test_a_text_tower_is_two_files(tmp_path):
+    """A tower that reads how long the words are, trained through the stage and read back."""
+    changed = {
+        "towers/config.py": {
+            "from neuclip.towers.outside import": "from neuclip.towers.word_lengths import WordLengths\n"
+            "from neuclip.towers.outside import",
+            "HuggingFaceText | CachedFeatures": "HuggingFaceText | CachedFeatures | WordLengths",
+        }
+    }
+    with_changes(tmp_path, new={"towers/word_lengths.py": WORD_LENGTHS}, changed=changed)
+    use(
+        tmp_path,
+        """
+import torch
+from safetensors.torch import load_file
+from training.runs import ARCHITECTURE, make_config, make_packed, train_here
+from neuclip.towers.folder import load_towers
+
+place = Path(sys.argv[1])
+model = {"architecture": ARCHITECTURE, "text": {"kind": "word_lengths", "longest": 9}}
+config = make_config(epochs=1, probe=None, model=model, loader={"workers": 0})
+train_here(place / "run", make_packed(place / "lake"), config)
+folder = max((place / "run" / "checkpoints").glob("step-*"))
+towers = load_towers(folder)
+weights = load_file(folder / "open_clip_model.safetensors")["text.weight"]
+tokens = towers.tokenize(["three words here"])
+assert tokens.tolist() == [[5, 5, 4, 0, 0, 0, 0, 0]]
+with torch.no_grad():
+    expected = weights[tokens[0]].mean(0)
+    torch.testing.assert_close(towers.encode_text(tokens)[0], expected)
+""",
+    )

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 
 import open_clip
 import pytest
@@ -11,7 +13,7 @@ from pydantic import ValidationError
 from towers.hub_folders import CAPTIONS, CLIP_WITH_WORDS, SMALL_SIGLIP, change, tokenizer_folder
 
 from neuclip.foundation.errors import ConfigError
-from neuclip.towers.config import ModelConfig
+from neuclip.towers.config import ModelConfig, with_places
 from neuclip.towers.files import MODEL_FILES
 from neuclip.towers.folder import load_towers, save_towers
 from neuclip.towers.model import create_towers
@@ -104,6 +106,29 @@ def test_the_key_knows_what_is_in_the_folder_and_not_where_it_lies(words, tmp_pa
     plain = ModelConfig(name="RN50")
     assert plain.keyed() == {"name": "RN50", "architecture": None}
     assert (plain.inputs(), plain.files()) == ({}, {})
+
+
+def test_a_committed_section_is_read_again_from_the_model_folder(siglip, words, tmp_path):
+    """What normalizer diagnostics do: keys have no places, and the folder holds what lay there."""
+    save_towers(siglip, tmp_path)
+    recipe = ModelConfig(architecture=SMALL_SIGLIP, tokenizer=str(words))
+    again = ModelConfig.model_validate(with_places(recipe.keyed(), str(tmp_path)))
+    assert again.inputs() == recipe.inputs()
+    assert again.model_cfg() == recipe.model_cfg()
+
+
+def test_planning_loads_neither_torch_nor_transformers(words):
+    """Key and checks of a recipe are read from the folder's files alone."""
+    program = (
+        "import json, sys\n"
+        "from neuclip.training.config import TrainConfig\n"
+        "from neuclip.training.stage import TRAIN\n"
+        "config = TrainConfig(model=json.loads(sys.argv[1]))\n"
+        "TRAIN.check(config), TRAIN.inputs(config)\n"
+        "assert not {'torch', 'open_clip', 'transformers', 'tokenizers'} & set(sys.modules)\n"
+    )
+    model = {"architecture": SMALL_SIGLIP, "tokenizer": str(words)}
+    subprocess.run([sys.executable, "-c", program, json.dumps(model)], check=True)
 
 
 def test_any_architecture_takes_a_tokenizer(words, tmp_path):
