@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from neuclip.foundation.config import Section
+from neuclip.foundation.config import Section, keyed_if_set
 from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.foundation.names import in_known_case
 from neuclip.stages.keys import fingerprint
@@ -74,7 +74,7 @@ class ModelConfig(Section):
         "holds; null is open_clip's own tokenizer, or that of `text`",
         json_schema_extra={"keyed": False},  # its content counts, not where it lies
     )
-    text: TextTowerKind | None = Field(
+    text: TextTowerKind | None = keyed_if_set(
         default=None, description="a text tower in the place of the architecture's; null is its own"
     )
 
@@ -110,13 +110,6 @@ class ModelConfig(Section):
         if (need := outside_need(self.model_cfg(), answered=answered)) is not None:
             raise ValueError(f"the architecture {self.name or 'written out here'} has {need}")
         return self
-
-    def keyed(self) -> dict[str, Any]:
-        """Return what counts; without a text tower of another kind, no word of that."""
-        keyed = super().keyed()
-        if self.text is None:
-            del keyed["text"]
-        return keyed
 
     def model_cfg(self) -> dict[str, Any]:
         """Return open_clip's `model_cfg` of the towers, as it stands in their model folder."""
