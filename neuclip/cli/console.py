@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from neuclip.journey import StagePlan, StageReport
-from neuclip.training.normalizer_report import NormalizerReport
+from neuclip.normalizers.report import NormalizerReport
 
 _PLAIN_EVERY_S = 5.0
 _NARROW = 100

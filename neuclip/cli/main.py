@@ -373,9 +373,9 @@ def normalizers(
     as_json: JsonOption = False,
 ) -> None:
     """Hold normalizer estimators at a checkpoint's weights against exact log-normalizers."""
+    from neuclip.normalizers.measure import measure
+    from neuclip.normalizers.report import write_report
     from neuclip.towers.encode import scoring_device
-    from neuclip.training.normalizer_report import write_report
-    from neuclip.training.normalizers import measure
 
     set_up_logging(screen, verbose=False)
     with explained(screen, as_json=as_json):

@@ -1,7 +1,8 @@
-"""What a checkpoint of a trainer holds, and how a trainer takes it back."""
+"""What a checkpoint of a trainer holds, and how a trainer takes it back, or the trainer of the next phase."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from neuclip.checkpoint.state import copy_state, load_state, save_state
 from neuclip.foundation.errors import CheckpointError
 from neuclip.towers.folder import write_towers
 from neuclip.towers.model import Towers
-from neuclip.training.carrying import carry_over
+from neuclip.towers.positions import IMAGE_TABLES, TEXT_TABLES, resized
 from neuclip.training.optimiser import load_optimiser_state, optimiser_state
 from neuclip.training.trainer import Trainer
 
@@ -96,7 +97,7 @@ def restore_trainer(trainer: Trainer, folder: Path) -> None:
     record, state = read_record(folder), load_state(folder / STATE)
     is_next_phase = record.phase < trainer.phase.number
     if is_next_phase:
-        state = carry_over(state, trainer)
+        state = _carried_over(state, trainer)
     try:
         trainer.load_model_state(state["model"])
         if trainer.average is not None:
@@ -115,3 +116,46 @@ def restore_trainer(trainer: Trainer, folder: Path) -> None:
     trainer.step = record.step
     if is_next_phase:
         trainer.start_phase()
+
+
+def _carried_over(state: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
+    """Return a checkpoint's state as the next phase's trainer takes it.
+
+    Positions are interpolated where image size or text length differ, in the weights and in their averages; the
+    optimiser's moments of such a table begin anew, since those of other places say nothing. All else stays.
+
+    Raises: CheckpointError: if a table cannot be interpolated.
+    """
+    state = {**state, "model": _fitted(state["model"], trainer)}
+    if "average" in state:
+        state["average"] = _fitted(state["average"], trainer)
+    parameters = [p for group in trainer.optimiser.param_groups for p in group["params"]]
+    moments = {
+        number: _zeroed(found, parameters[int(number)].shape)
+        for number, found in state["optimiser"].get("moments", {}).items()
+    }
+    return {**state, "optimiser": {**state["optimiser"], "moments": moments}}
+
+
+def _fitted(tensors: dict[str, Tensor], trainer: Trainer) -> dict[str, Tensor]:
+    """Return tensors by the model's names with tables of positions of its size."""
+    fitted = dict(tensors)
+    for name in {*IMAGE_TABLES, *TEXT_TABLES} & tensors.keys():
+        table = resized(name, tensors[name], trainer.towers.model)
+        if table is None:
+            raise CheckpointError(
+                f"{name} is of shape {list(tensors[name].shape)}, which cannot be interpolated to the next phase's; "
+                "use square images, and the same towers in all phases"
+            )
+        fitted[name] = table
+    return fitted
+
+
+def _zeroed(moments: dict[str, Tensor], shape: torch.Size) -> dict[str, Tensor]:
+    """Return a parameter's moments, as at the start if they are of another shape."""
+    if all(value.shape in (shape, torch.Size([])) for value in moments.values()):
+        return moments
+    return {
+        name: torch.zeros(shape, dtype=value.dtype) if value.ndim else torch.zeros_like(value)
+        for name, value in moments.items()
+    }

@@ -25,10 +25,9 @@ from neuclip.training.encoders import Encoders
 from neuclip.training.feature_cache import FeatureCache, Inputs, Sides, tensors_of
 from neuclip.training.freezing import freeze
 from neuclip.training.guard import LossGuard, Verdict
+from neuclip.training.layout import is_in_bf16, lay_out, set_float32_products
 from neuclip.training.optimiser import build_optimiser, hold_back, set_learning_rate
-from neuclip.training.parallel import lay_out
 from neuclip.training.phases import Phase
-from neuclip.training.precision import is_in_bf16, set_float32_products
 from neuclip.training.sample_statistics import SampleStatistics
 
 _SEED_FACTOR = 1_000_003

@@ -4,7 +4,7 @@ import pytest
 import torch
 from training.micro_batch_cases import make_batch, make_trainer
 
-from neuclip.training.precision import is_in_bf16
+from neuclip.training.layout import is_in_bf16
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import Progress
 from neuclip.foundation.randomness import permutation
 from neuclip.index.reader import read_samples
+from neuclip.normalizers.report import EstimatorRow, NormalizerReport
 from neuclip.objectives.config import LearnedTemperature
 from neuclip.objectives.exact import (
     EstimateError,
@@ -35,7 +36,6 @@ from neuclip.storage.uris import join, name_of, parent_of
 from neuclip.towers.config import with_places
 from neuclip.towers.folder import load_towers
 from neuclip.training.config import TrainConfig
-from neuclip.training.normalizer_report import EstimatorRow, NormalizerReport
 from neuclip.training.parts import training_samples
 from neuclip.training.probe import EPS, encode_samples
 from neuclip.training.trainer import Encoders
@@ -150,6 +150,7 @@ def open_checkpoint(
     root = parent_of(parent_of(train_uri))
     section = dict(manifest.section)
     seed = section.pop("seed")
+    section.pop("initial", None)  # the weights are those of the checkpoint
     folder = committed_folder(train_uri, f"checkpoints/{name_of(uri)}")
     section["model"] = with_places(section["model"], str(folder))
     config = TrainConfig.model_validate(section)

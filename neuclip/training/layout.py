@@ -1,5 +1,6 @@
-"""How the encoders are laid out: over ranks, in memory, and as compiled blocks."""
+"""How the encoders are laid out: over ranks, in memory, as compiled blocks, and in which number formats."""
 
+import torch
 from torch import nn
 
 from neuclip.distributed.sharding import replicate, shard_out
@@ -42,3 +43,20 @@ def _checkpoint_gradients(model: nn.Module) -> None:
 
 def _has_batch_statistics(model: nn.Module) -> bool:
     return any(name.endswith("running_mean") for name, _ in model.named_buffers())
+
+
+def is_in_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Tell whether the encoders run under bf16 autocast."""
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.precision == "bf16"
+
+
+def set_float32_products(config: TrainConfig) -> None:
+    """Let float32 products and convolutions on a GPU round their inputs to TF32, or keep them from it.
+
+    A switch of the whole process, so the objective's products obey it too.
+    """
+    is_rounded = config.precision == "tf32"
+    torch.set_float32_matmul_precision("high" if is_rounded else "highest")
+    torch.backends.cudnn.allow_tf32 = is_rounded
