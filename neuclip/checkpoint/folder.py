@@ -155,8 +155,10 @@ def read_record(folder: Path) -> CheckpointRecord:
             f"{folder} has no {RECORD}, so it is no finished checkpoint; delete it and run again"
         ) from error
     except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, one["loc"])) or one["type"] for one in error.errors())
         raise CheckpointError(
-            f"{folder / RECORD} is not a checkpoint record: {error.error_count()} fields are wrong"
+            f"{folder / RECORD} is not a checkpoint record of this release: wrong are {wrong}; if another release "
+            f"wrote it, go on there, or delete {folder.parent} and run again to train anew"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Checkpoints that are written while training goes on; faults are put where a disk or a user would put them."""
 
+import hashlib
 import json
 
 import pytest
@@ -111,3 +112,20 @@ def test_a_run_that_is_done_and_lost_its_manifest_changes_nothing(packed, tmp_pa
     assert TrainResult.model_validate_json(result.model_dump_json()) == result
     assert first.final_loss == metrics(tmp_path)[-1]["loss"]
     assert weights(tmp_path) == before
+
+
+def test_a_checkpoint_of_the_code_before_is_told_as_such(packed, tmp_path):
+    """Its record named no phase."""
+    config = make_config(**QUICK)
+    train_here(tmp_path, packed, config)
+    last = sorted((tmp_path / "checkpoints").glob("step-*"))[-1]
+    record = json.loads((last / "checkpoint.json").read_text())
+    del record["phase"]
+    content = json.dumps(record).encode()
+    (last / "checkpoint.json").write_bytes(content)
+    pointer = {"checkpoint": last.name, "record_sha256": hashlib.sha256(content).hexdigest()}
+    (tmp_path / "checkpoints" / "latest.json").write_text(json.dumps(pointer))
+    with pytest.raises(
+        CheckpointError, match=r"of this release: wrong are phase; if another .* go on there"
+    ):
+        train_here(tmp_path, packed, config)
