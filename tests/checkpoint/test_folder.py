@@ -18,7 +18,7 @@ from neuclip.foundation.errors import CheckpointError, StorageError
 
 def write(folder, step, *, scheduled=True, key="k", score=None):
     record = CheckpointRecord(
-        step=step, samples_seen=step * 8, train_key=key, scheduled=scheduled, score=score
+        phase=0, step=step, samples_seen=step * 8, train_key=key, scheduled=scheduled, score=score
     )
     return write_checkpoint(
         folder,
@@ -55,7 +55,7 @@ def test_a_write_that_dies_leaves_the_earlier_checkpoint(tmp_path):
         (folder / "half").write_bytes(b"x")
         raise OSError(28, "No space left on device")
 
-    record = CheckpointRecord(step=20, samples_seen=0, train_key="k", scheduled=True)
+    record = CheckpointRecord(step=20, phase=0, samples_seen=0, train_key="k", scheduled=True)
     with pytest.raises(StorageError, match=r"step-00000020 cannot be written: the disk is full"):
         write_checkpoint(tmp_path, record, die)
     assert checkpoint_names(tmp_path) == ["step-00000010"]

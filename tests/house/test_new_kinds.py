@@ -150,6 +150,7 @@ class WordLengths(TextKind):
 """
 
 
+@pytest.mark.slow
 def test_a_text_tower_is_two_files(tmp_path):
     """A tower that reads how long the words are, trained through the stage and read back."""
     changed = {

@@ -1,5 +1,6 @@
 """What changes for a term beside the objective, and for a policy of text tokens. Oracle: a copy with one."""
 
+import pytest
 from house.additions import use, with_changes
 
 SPREAD = '''
@@ -87,6 +88,7 @@ class Backwards(TextTokens):
 '''
 
 
+@pytest.mark.slow
 def test_a_policy_of_text_tokens_is_its_module_and_its_section(tmp_path):
     section = """class BackwardsConfig(Section):
     name: Literal["backwards"] = "backwards"

@@ -41,6 +41,7 @@ def few_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_no_stage_keeps_a_file_open_for_each_partition(tmp_path, few_files):
     check(go_through(60, tmp_path), 60)
 

@@ -252,6 +252,7 @@ def test_a_busy_server_is_asked_again(here_and_there, s3_environment, monkeypatc
         )
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_busy_is_named(here_and_there, s3_environment, monkeypatch):
     _, there = here_and_there
     monkeypatch.setattr(bounded, "_PAUSES_S", (0.01, 0.01))

@@ -143,7 +143,7 @@ def fresh_ranks():
     pool.close()
 
 
-@pytest.mark.parametrize("name", ["openclip", "siglip"])
+@pytest.mark.parametrize("name", ["openclip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_two_ranks_equal_open_clip_in_float32(fresh_ranks, name):
     """Oracle: open_clip's ClipLoss (local loss, gather with gradient) and SigLipLoss."""
     for theirs, ours in fresh_ranks.run(2, CASES, "open_clip_loss", name):

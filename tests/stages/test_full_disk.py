@@ -41,7 +41,7 @@ def test_a_stage_that_fills_the_disk_says_so_and_leaves_the_rest(small_disk, wor
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(small_disk):
     def write(step, numbers):
-        record = CheckpointRecord(step=step, samples_seen=0, train_key="k", scheduled=True)
+        record = CheckpointRecord(step=step, phase=0, samples_seen=0, train_key="k", scheduled=True)
         write_checkpoint(
             small_disk,
             record,

@@ -79,6 +79,7 @@ def test_the_stage_logs_what_was_fitted_and_its_manifest_what_it_started_from(tm
     assert metrics(folder) == []
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_ends_the_stage_with_one_message(tmp_path, packed):
     model = published(tmp_path / "model")
     wider = {**ARCHITECTURE, "embed_dim": 24}

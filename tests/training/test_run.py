@@ -89,7 +89,8 @@ def lasting(lines):
     ]
 
 
-@pytest.mark.parametrize("at_step", [pytest.param(5, marks=pytest.mark.slow), 19])
+@pytest.mark.slow
+@pytest.mark.parametrize("at_step", [5, 19])
 def test_a_killed_run_ends_with_the_same_weights_to_the_bit(packed, whole_run, tmp_path, at_step):
     saved = tmp_path / "train" / "k" / "checkpoints"
 
