@@ -41,8 +41,12 @@ def mirror_run(job: TrainJob) -> None:
     }
     for name, path in sorted(here.items(), key=lambda item: item[1].name == RECORD):
         is_there = path.parent in there_already and there.get(name) == path.stat().st_size
-        if name != _POINTER and not is_there:
+        if name == _POINTER or is_there:
+            continue
+        if name.startswith(f"{CHECKPOINTS}/"):
             upload(path, join(job.mirror_uri, name))
+        else:  # training writes on: what was read at once is what arrives
+            write_bytes(join(job.mirror_uri, name), path.read_bytes())
     if _POINTER in here:
         upload(here[_POINTER], join(job.mirror_uri, _POINTER))
     for name in there.keys() - here.keys():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -167,6 +167,7 @@ class Trainer:
         self.step += 1
         for part in self._parts:
             part.advance(self.step)
+        result = replace(result, loss=result.loss.detach())  # so that its graph goes
         self._open = _Open(verdict, batch.sample_ids, result)
         return Update(loss, norm, rate, result.metrics)
 

@@ -1,5 +1,8 @@
 import pytest
+from servers.s3 import s3_bucket, s3_environment, s3_url
 from training.runs import make_config, make_packed, train
+
+__all__ = ["s3_bucket", "s3_environment", "s3_url"]
 
 
 @pytest.fixture(scope="session")
