@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neuclip.towers.config import ModelConfig
-from neuclip.towers.model import Towers, create_towers
+from neuclip.towers.model import create_towers
+from neuclip.towers.towers import Towers
 
 SMALL = "small"
 FEATURE_DIM = 64

@@ -20,8 +20,8 @@ from neuclip.foundation.errors import DataError
 from neuclip.foundation.text import split_lines
 from neuclip.loading.evaluation_sets import TYPE_FILE, EvaluationSet
 from neuclip.towers.encode import encode_texts
-from neuclip.towers.model import Towers
 from neuclip.towers.recall import chance_at, recall_both_ways
+from neuclip.towers.towers import Towers
 
 RECALL_KS = (1, 5, 10)
 _LABEL = re.compile(rb"\s*\+?[0-9]{1,12}\s*")

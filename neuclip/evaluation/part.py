@@ -13,7 +13,7 @@ from neuclip.stages.part_work import Part
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace
 from neuclip.towers.encode import scoring_device
 from neuclip.towers.folder import load_towers
-from neuclip.towers.model import Towers
+from neuclip.towers.towers import Towers
 
 STAGE = "evaluate"
 MODEL = "model"

@@ -16,7 +16,7 @@ from neuclip.loading.evaluation_sets import EvaluationSet
 from neuclip.loading.tar_samples import TarSample
 from neuclip.stages.ledger import Ledger, make_ledger
 from neuclip.towers.encode import encode_images
-from neuclip.towers.model import Towers
+from neuclip.towers.towers import Towers
 
 MOST_NOT_SCORED = 0.5
 """Share of a set's samples; above, a score would be that of another set."""

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from neuclip.foundation.errors import NumericsError
 from neuclip.towers.encode import encode_texts
-from neuclip.towers.model import Towers
+from neuclip.towers.towers import Towers
 
 LEAST_CLASSES_FOR_TOP_5 = 5
 _CHUNK = 4096

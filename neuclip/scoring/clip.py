@@ -27,7 +27,7 @@ from neuclip.storage.files import sha256_of
 from neuclip.towers.encode import encode_images, encode_texts, scoring_device
 from neuclip.towers.files import model_files
 from neuclip.towers.folder import load_towers, read_architecture
-from neuclip.towers.model import Towers
+from neuclip.towers.towers import Towers
 
 
 class ClipModel:

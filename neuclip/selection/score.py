@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from neuclip.loading.selection_split import Pair
 from neuclip.towers.held_out import held_out_recall
-from neuclip.towers.model import Towers
+from neuclip.towers.towers import Towers
 
 
 class CheckpointScore(BaseModel):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neuclip.foundation.errors import DataError
 from neuclip.loading.images import decode_rgb
-from neuclip.towers.model import Towers
+from neuclip.towers.towers import Towers
 from neuclip.towers.transforms import evaluation_transform
 
 _MOST_THREADS = 16

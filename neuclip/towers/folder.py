@@ -12,9 +12,10 @@ from torch import Tensor
 from neuclip.foundation.errors import CheckpointError, ConfigError
 from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
 from neuclip.towers.hugging_face_text import TEXT_CONFIG, read_text_config
-from neuclip.towers.model import Towers, build_from_folder
+from neuclip.towers.model import build_from_folder
 from neuclip.towers.outside import WITH_TEXT_TOWER, WITH_TOKENIZER, outside_need
 from neuclip.towers.tokenizer_files import TOKENIZER, read_tokenizer
+from neuclip.towers.towers import Towers
 
 
 def save_towers(towers: Towers, folder: Path) -> None:

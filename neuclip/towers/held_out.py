@@ -6,8 +6,8 @@ from itertools import compress
 
 from neuclip.foundation.errors import DataError
 from neuclip.towers.encode import encode_images, encode_texts
-from neuclip.towers.model import Towers
 from neuclip.towers.recall import chance_at, groups_of, recall_both_ways
+from neuclip.towers.towers import Towers
 
 
 @dataclass(frozen=True)

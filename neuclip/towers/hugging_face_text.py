@@ -19,7 +19,7 @@ from neuclip.towers.text_kind import TextKind
 from neuclip.towers.tokenizer_files import TOKENIZER, read_json, read_tokenizer, require_no_code
 
 if TYPE_CHECKING:
-    from neuclip.towers.model import Towers
+    from neuclip.towers.towers import Towers
 
 TEXT_CONFIG = "config.json"
 THIS_FOLDER = "."

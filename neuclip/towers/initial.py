@@ -17,8 +17,8 @@ from neuclip.foundation.errors import CheckpointError, ConfigError
 from neuclip.storage.cache import local_folder
 from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE, require_model_files
 from neuclip.towers.initial_config import InitialConfig
-from neuclip.towers.model import Towers
 from neuclip.towers.positions import IMAGE_TABLES, TEXT_TABLES, resized
+from neuclip.towers.towers import Towers
 
 _PREFIX = "module."
 _LOGITS = ("logit_scale", "logit_bias")

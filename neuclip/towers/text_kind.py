@@ -12,7 +12,7 @@ from neuclip.towers.exports import Export
 if TYPE_CHECKING:
     from torch import nn
 
-    from neuclip.towers.model import Towers
+    from neuclip.towers.towers import Towers
 
 
 class TextKind(Section):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from neuclip.objectives.encoded import View
-from neuclip.towers.model import Towers
+from neuclip.towers.towers import Towers
 
 Views = dict[str, View]
 

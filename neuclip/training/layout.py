@@ -6,7 +6,8 @@ from torch import nn
 from neuclip.distributed.sharding import replicate, shard_out
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import ConfigError
-from neuclip.towers.model import Towers, blocks_of
+from neuclip.towers.model import blocks_of
+from neuclip.towers.towers import Towers
 from neuclip.training.config import TrainConfig
 
 

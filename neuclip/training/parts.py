@@ -22,8 +22,9 @@ from neuclip.objectives.objective import Objective
 from neuclip.objectives.registry import build
 from neuclip.objectives.terms.weighted import WeightedTerms
 from neuclip.towers.initial import Start, start_from
-from neuclip.towers.model import Towers, create_towers
+from neuclip.towers.model import create_towers
 from neuclip.towers.text_tokens.policy import build_text_tokens
+from neuclip.towers.towers import Towers
 from neuclip.towers.transforms import training_pixels
 from neuclip.training.config import TrainConfig
 from neuclip.training.job import TrainJob

@@ -11,8 +11,8 @@ from neuclip.checkpoint.folder import STATE, CheckpointRecord, read_record, writ
 from neuclip.checkpoint.state import copy_state, load_state, save_state
 from neuclip.foundation.errors import CheckpointError
 from neuclip.towers.folder import write_towers
-from neuclip.towers.model import Towers
 from neuclip.towers.positions import IMAGE_TABLES, TEXT_TABLES, resized
+from neuclip.towers.towers import Towers
 from neuclip.training.optimiser import load_optimiser_state, optimiser_state
 from neuclip.training.trainer import Trainer
 

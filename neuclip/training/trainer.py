@@ -18,7 +18,7 @@ from neuclip.objectives.loss_part import TrainableGroup
 from neuclip.objectives.objective import Objective, ObjectiveResult
 from neuclip.objectives.observers import Observers
 from neuclip.objectives.terms.weighted import WeightedTerms
-from neuclip.towers.model import Towers
+from neuclip.towers.towers import Towers
 from neuclip.training.average import WeightAverage
 from neuclip.training.config import TrainConfig
 from neuclip.training.encoders import Encoders
