@@ -1,6 +1,6 @@
 """The `train` section of a recipe."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -323,7 +323,7 @@ class TrainConfig(Section):
         flat = {name: getattr(self, name) for name in type(self).model_fields if name != "phases"}
         return [
             type(self).model_construct(
-                **flat | {name: value for name, value in _set_in(phase) if value is not None}
+                **flat | {name: value for name, value in phase if value is not None}
             )
             for phase in self.phases
         ]
@@ -371,10 +371,6 @@ class TrainConfig(Section):
                         )
             term.check_views(term.images or known["images"], term.texts or known["texts"], name)
         return self
-
-
-def _set_in(phase: PhaseConfig) -> list[tuple[str, Any]]:
-    return [(name, getattr(phase, name)) for name in type(phase).model_fields]
 
 
 def _check_numbers(config: TrainConfig) -> None:
