@@ -10,6 +10,7 @@ NeuclipError                exit code 1
 ├── NumericsError           1  a loss or gradient that is not finite, or a spike
 ├── StoppedError            1  work that was asked to stop, and can go on from where it saved
 │   └── BudgetError         1  work that has used up its budget
+├── EndpointError           1  a model's server that stays out of reach
 └── ChildError              1  a child process failed
 TransientError              mixin: the same call may succeed later; only these are retried
 
@@ -72,6 +73,10 @@ class StoppedError(NeuclipError):
 
 class BudgetError(StoppedError):
     """Work has cost what the recipe allows; nothing starts it again by itself."""
+
+
+class EndpointError(NeuclipError):
+    """A model's server does not answer, or not as its protocol says."""
 
 
 class ChildError(NeuclipError):

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from neuclip.acquired.partitions import ROWS
+from neuclip.acquired.raw_images import RawImages
 from neuclip.acquired.texts import TEXTS
-from neuclip.shards.raw_images import RawImages
 from neuclip.stages.committed import committed_file
 
 CHUNK = 1024

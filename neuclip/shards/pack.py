@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from neuclip.acquired.raw_images import RawImages
 from neuclip.foundation.progress import Progress
 from neuclip.shards.members import SELECTION, TRAIN, MemberTable
-from neuclip.shards.raw_images import RawImages
 from neuclip.shards.tar import TarShard
 
 _FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}

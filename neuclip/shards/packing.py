@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from neuclip.acquired.raw_images import RawImages
 from neuclip.foundation.progress import Progress
 from neuclip.shards.config import STAGE_VERSION, ShardConfig
 from neuclip.shards.members import SELECTION, TRAIN
 from neuclip.shards.pairs import Pairs
 from neuclip.shards.part import PlannedPart, UndecodableLimit, pack_part, plan_name
-from neuclip.shards.raw_images import RawImages
 from neuclip.stages.committed import require_same
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import add_ledgers

@@ -11,12 +11,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from neuclip.acquired.raw_images import RawImages
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
 from neuclip.shards.files import MEMBERS
 from neuclip.shards.members import SELECTION, TRAIN, MemberTable
 from neuclip.shards.pack import Packer
-from neuclip.shards.raw_images import RawImages
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.loaded import Loaded
 from neuclip.stages.workspace import Outcome, Workspace

@@ -12,10 +12,10 @@ from servers.s3 import s3_bucket, s3_environment, s3_url
 
 from neuclip.acquire.config import STAGE_VERSION, AcquireConfig
 from neuclip.acquired.partitions import partition_folders, rows_paths
+from neuclip.acquired.raw_images import RawImages
 from neuclip.adopt.run import run_adopt
 from neuclip.adopt.shards import fingerprint_shards
 from neuclip.foundation.progress import silent
-from neuclip.shards.raw_images import RawImages
 from neuclip.stages.keys import stage_key
 from neuclip.stages.manifest import Manifest
 from neuclip.stages.pool import LOCAL, Pool

@@ -12,13 +12,13 @@ from made.demo_web import DEMO_RECIPE, demo_web
 from made.tables import committed_rows
 
 from neuclip.acquired.partitions import partition_folders, rows_paths
+from neuclip.acquired.raw_images import RawImages
 from neuclip.foundation.children import run_child
 from neuclip.foundation.ids import uid_of
 from neuclip.journey import identify, run_stage
 from neuclip.loading.tar_samples import read_samples
 from neuclip.recipe import load_recipe
 from neuclip.shards.members import shard_records
-from neuclip.shards.raw_images import RawImages
 from neuclip.storage.files import list_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

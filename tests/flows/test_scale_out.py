@@ -31,12 +31,12 @@ from neuclip.acquire.shared import (
     unfinished,
 )
 from neuclip.acquired.partitions import partition_folders, rows_paths, texts_paths
+from neuclip.acquired.raw_images import RawImages
 from neuclip.egress.config import EgressConfig
 from neuclip.foundation.errors import ChildError, ConfigError
 from neuclip.foundation.progress import silent
 from neuclip.journey import identify, run_stage
 from neuclip.recipe import load_recipe
-from neuclip.shards.raw_images import RawImages
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.scale import ScaleConfig
 from neuclip.storage.files import list_files, write_bytes
