@@ -3,12 +3,12 @@
 from typing import Any
 
 from neuclip.acquire.stage import ACQUIRE
-from neuclip.captions.stage import CAPTION
 from neuclip.curate.stage import CURATE
 from neuclip.evaluation.stage import EVALUATE
 from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.foundation.names import in_known_case
 from neuclip.publishing.stage import PUBLISH
+from neuclip.scoring.caption_stage import CAPTION
 from neuclip.scoring.stages import INDEX, SCORE
 from neuclip.selection.stage import SELECT
 from neuclip.shards.stage import SHARD

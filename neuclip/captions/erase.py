@@ -1,22 +1,30 @@
-"""Erase the texts of pairs from caption parts: their rows stay, without a word."""
+"""Erase the texts of pairs from caption parts, where their rows stay without a word, and answers from journals."""
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 from neuclip.captions.files import TEXTS
+from neuclip.generation.journal import ANSWERS, erase_answers, journals_with
 from neuclip.stages.manifest import PARTS, is_committed, read_manifest
 from neuclip.stages.open_folder import OpenFolder, blank_rows, uids_in
+from neuclip.stages.stage import Erasures
 from neuclip.storage.files import list_folders
 from neuclip.storage.uris import join
 
 
-def find_parts(stage_uri: str, uids: Collection[str]) -> list[str]:
-    """Return the committed parts with a text of one of the pairs."""
-    return [
+def find_texts(stage_uri: str, uids: Collection[str]) -> Erasures:
+    """Return what erases the texts of pairs, from each part and each journal that has one."""
+    parts = [
         part
         for part in list_folders(join(stage_uri, PARTS))
         if is_committed(uri := join(stage_uri, PARTS, part)) and uids_in(join(uri, TEXTS), uids)
     ]
+    in_parts = {part: partial(erase_part, join(stage_uri, PARTS, part), uids) for part in parts}
+    return in_parts | {
+        journal: partial(_erase_journal, join(stage_uri, ANSWERS, journal), uids)
+        for journal in journals_with(stage_uri, uids)
+    }
 
 
 def erase_part(uri: str, uids: Collection[str], takedown: int, scratch: Path) -> None:
@@ -24,3 +32,8 @@ def erase_part(uri: str, uids: Collection[str], takedown: int, scratch: Path) ->
     folder = OpenFolder(uri, read_manifest(uri), scratch)
     blank_rows(folder, TEXTS, uids, keep=("uid", "source", "k"))
     folder.close(takedown)
+
+
+def _erase_journal(uri: str, uids: Collection[str], takedown: int, scratch: Path) -> None:
+    del takedown, scratch
+    erase_answers(uri, uids)

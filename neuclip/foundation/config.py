@@ -51,9 +51,12 @@ class Section(BaseModel):
 
 
 def _keyed(value: Any, dumped: Any) -> Any:  # noqa: ANN401  # any value of a field
-    """Return what counts of a field: of a section, and of the sections in a list, their keyed fields."""
+    """Return what counts of a field: of a section, and of sections in a list or by name, their keyed fields."""
     if isinstance(value, Section):
         return value.keyed()
+    if isinstance(value, dict):
+        inner = cast("dict[str, Any]", value)
+        return {name: _keyed(inner[name], dumped[name]) for name in inner}
     if isinstance(value, list):
         return [_keyed(*pair) for pair in zip(value, dumped, strict=True)]
     return dumped

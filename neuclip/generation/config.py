@@ -1,7 +1,7 @@
 """The parts of the `caption` section that say what models write."""
 
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -9,6 +9,8 @@ from neuclip.foundation.config import RESERVED, Section, unkeyed
 from neuclip.storage.places import Place
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+LANGUAGE_MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
+"""Files that a local model is made of."""
 ExampleSet = Literal["plain", "vivid", "brief", "spoken"]
 
 
@@ -56,7 +58,9 @@ class LocalModel(Section):
     """A language model, or one that sees images, in a local Hugging Face folder; nothing is looked up elsewhere."""
 
     kind: Literal["hugging_face"] = "hugging_face"
-    folder: Place = Field(description="folder with config.json, safetensors and tokenizer files")
+    folder: Place = unkeyed(  # its content counts, not where it lies
+        ..., description="folder with config.json, safetensors and tokenizer files"
+    )
     precision: Literal["float32", "bf16"] = Field(default="bf16", description="of its weights")
     batch: int = unkeyed(16, ge=1, le=4096, description="questions answered at once")
 
@@ -114,11 +118,11 @@ class Checks(Section):
 class Step(Section):
     """A source that a model writes."""
 
-    version: ClassVar[int] = 1
-    """Raised when the same settings ask something else."""
-
     source: SourceName = Field(description="name of the new source, as training weighs it")
     model: str = Field(description="which of `caption.models` is asked")
+    instruction: str | None = Field(
+        default=None, min_length=1, description="what the model is told to do; null is ours"
+    )
     sampling: Sampling = Field(default_factory=Sampling, description="how answers are drawn")
     checks: Checks = Field(default_factory=Checks, description="which answers may train")
     max_bad: float = unkeyed(
@@ -136,6 +140,11 @@ class Step(Section):
     def sees(self) -> bool:
         """The question shows the image."""
         return False
+
+    @property
+    def each(self) -> int:
+        """Questions about each pair."""
+        return 1
 
 
 class Rewrite(Step):
@@ -155,6 +164,11 @@ class Rewrite(Step):
     def reads(self) -> list[str]:
         """Return the one source."""
         return [self.of]
+
+    @property
+    def each(self) -> int:
+        """Questions about each pair."""
+        return self.texts
 
 
 class Describe(Step):

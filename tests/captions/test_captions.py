@@ -145,7 +145,7 @@ def test_sentences(text, sentences):
         ([{"kind": "template", "source": "a", "text": "{alt} {"}], "places like {alt}"),
         (
             [{"kind": "template", "source": "a", "text": "{a}"}],
-            "reads 'a', which is made by itself",
+            "made of each other: a -> a",
         ),
         ([{"kind": "sentences", "source": "alt"}], "'alt' of derive.0 is there already"),
         ([{"kind": "sentences", "source": "Not A Name"}], "should match pattern"),

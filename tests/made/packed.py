@@ -1,5 +1,6 @@
 """From pairs made by hand to a committed index, through the project's own stages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 from made.acquired import Pair, commit_acquired
 
 from neuclip.captions.config import CaptionConfig
+from neuclip.captions.generated import Writing
 from neuclip.captions.run import run_caption
 from neuclip.curate.config import CurateConfig
 from neuclip.curate.run import run_curate
-from neuclip.foundation.progress import silent
+from neuclip.foundation.progress import Progress, silent
 from neuclip.index import config as index
 from neuclip.index.config import IndexConfig
 from neuclip.index.features import SampleEncoder
@@ -49,31 +51,18 @@ def pack(
     """Commit all data stages below a root; with another `key` another run at the same root."""
     config = index_config or IndexConfig()
     shard = shard or ShardConfig(samples_per_shard=20, selection_share=0.2)
-    acquire_uri = commit_acquired(root, partitions, f"acquired-{key}")
+    acquire_uri, curate_uri, caption_uri = gather(
+        root, partitions, curate=curate, caption=caption, key=key, force=force
+    )
 
-    def commit(stage, work, version=1, section=None):
-        identity = StageIdentity(stage, version, f"{stage}-{key}", section or {}, {}, str(root))
-        commit_stage(identity, work, force=force and stage in ("shard", "index"))
+    def commit(stage, work, version, section):
+        identity = StageIdentity(stage, version, f"{stage}-{key}", section, {}, str(root))
+        commit_stage(identity, work, force=force)
         return identity.uri
 
     def places(workspace):
         return {"workspace": workspace, "progress": silent}
 
-    curate_uri = commit(
-        "curate",
-        lambda w: run_curate(curate or CurateConfig(), acquire_uri=acquire_uri, **places(w)),
-    )
-    caption_uri = commit(
-        "caption",
-        lambda w: run_caption(
-            caption or CaptionConfig(),
-            root=str(root),
-            acquire_uri=acquire_uri,
-            curate_uri=curate_uri,
-            force=force,
-            **places(w),
-        ),
-    )
     shard_uri = commit(
         "shard",
         lambda w: run_shard(
@@ -105,6 +94,47 @@ def pack(
         config.keyed(),
     )
     return Packed(acquire_uri, curate_uri, caption_uri, shard_uri, index_uri)
+
+
+def gather(
+    root: Path,
+    partitions: list[list[Pair]],
+    *,
+    curate: CurateConfig | None = None,
+    caption: CaptionConfig | None = None,
+    writings: Sequence[Writing] = (),
+    key: str = "key",
+    force: bool = False,
+    progress: Progress = silent,
+) -> tuple[str, str, str]:
+    """Commit acquire, curate and caption below a root; return their folders."""
+    acquire_uri = commit_acquired(root, partitions, f"acquired-{key}")
+
+    def commit(stage, work):
+        identity = StageIdentity(stage, 1, f"{stage}-{key}", {}, {}, str(root))
+        commit_stage(identity, work)
+        return identity.uri
+
+    curate_uri = commit(
+        "curate",
+        lambda w: run_curate(
+            curate or CurateConfig(), acquire_uri=acquire_uri, workspace=w, progress=progress
+        ),
+    )
+    caption_uri = commit(
+        "caption",
+        lambda w: run_caption(
+            caption or CaptionConfig(),
+            root=str(root),
+            acquire_uri=acquire_uri,
+            curate_uri=curate_uri,
+            writings=writings,
+            force=force,
+            workspace=w,
+            progress=progress,
+        ),
+    )
+    return acquire_uri, curate_uri, caption_uri
 
 
 def _same(encoder: SampleEncoder) -> SampleEncoder:

@@ -1,0 +1,171 @@
+"""Oracle: what the writer was asked, counted by itself, and texts made by hand."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from made import packed
+from made.acquired import Pair, png
+from made.writers import MODEL, Writer, section, writings
+
+from neuclip.curate.config import CurateConfig
+from neuclip.curate.rules import CaptionCharacters
+from neuclip.foundation.errors import BudgetError, DataError
+from neuclip.generation.config import Price
+from neuclip.stages.manifest import read_manifest
+
+PAIRS = [Pair(n, {"alt": [f"the number {n} is drawn in Paris by Anna"]}) for n in range(12)]
+REWRITE = {"kind": "rewrite", "texts": 2, "examples": ["plain"]}
+VECAP = [{"kind": "describe"}, {"kind": "fuse"}]
+
+
+def says(texts, question):
+    """Rewrite, describe or fuse, as the question has one text, none or two."""
+    if question.image is not None:
+        return f"noise of {len(question.image)} bytes"
+    return f"seen by somebody: {' and '.join(texts)}"
+
+
+def gather(tmp_path, config, writer, *, key="key", partitions=None, min_chars=5, **more):
+    _, _, caption = packed.gather(
+        tmp_path,
+        partitions or [PAIRS[:7], PAIRS[7:]],
+        curate=CurateConfig(rules=[CaptionCharacters(min=min_chars)]),
+        caption=config,
+        key=key,
+        writings=writings(config, writer, **more),
+    )
+    return caption
+
+
+def texts_of(caption, source):
+    """Return (uid, k) -> text and status."""
+    found = {}
+    for row in pq.read_table(f"{caption}/parts.parquet").to_pylist():
+        if row["source"] == source:
+            path = Path(caption).parent / "parts" / row["part"] / "texts.parquet"
+            for text in pq.read_table(path).to_pylist():
+                found[text["uid"], text["k"]] = (text["text"], text["status"])
+    return found
+
+
+def test_a_rewrite_of_every_kept_pair_and_k(tmp_path):
+    writer = Writer(says)
+    caption = gather(tmp_path, section(REWRITE), writer)
+    assert texts_of(caption, "rewrite") == {
+        (pair.uid, k): (f"seen by somebody: {pair.captions['alt'][0]}", "ok")
+        for pair in PAIRS
+        for k in range(2)
+    }
+    assert len(writer.asked) == len(set(writer.asked)) == 24
+    told = read_manifest(caption).summary
+    assert told["sources"]["rewrite"] == {"pairs": 12, "texts": 24}
+    assert told["generated"]["rewrite"]["prompt_tokens"] == 240
+
+
+def test_steps_feed_each_other_whatever_their_order(tmp_path):
+    caption = gather(tmp_path, section(*reversed(VECAP)), Writer(says))
+    for pair in PAIRS:
+        seen = f"noise of {len(png(pair.number, (24, 24)))} bytes"
+        assert texts_of(caption, "vlm")[pair.uid, 0] == (seen, "ok")
+        fused = f"seen by somebody: {pair.captions['alt'][0]} and {seen}"
+        assert texts_of(caption, "vecap")[pair.uid, 0] == (fused, "ok")
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_stage_that_was_stopped_asks_for_the_rest_alone(tmp_path, backwards):
+    config = section(REWRITE)
+    whole = texts_of(gather(tmp_path / "whole", config, Writer(says)), "rewrite")
+    asked = []
+    for stop in (3, 0, 9, None):
+        writer = Writer(says, stop_after=stop, backwards=backwards)
+        try:
+            caption = gather(tmp_path / "cut", config, writer)
+        except KeyboardInterrupt:
+            assert stop is not None
+        asked += writer.asked
+    assert len(asked) == len(set(asked)) == 24
+    assert texts_of(caption, "rewrite") == whole
+
+
+def test_more_rewrites_ask_for_the_new_ones_alone_and_other_kept_pairs_for_none(tmp_path):
+    first, second, third = Writer(says), Writer(says), Writer(says)
+    gather(tmp_path, section(REWRITE), first, key="one")
+    more = section({**REWRITE, "texts": 3})
+    gather(tmp_path, more, second, key="two")
+    assert len(second.asked) == 12
+    assert not set(first.asked) & set(second.asked)
+    few = gather(tmp_path, more, third, key="three", min_chars=39)
+    assert not third.asked
+    assert 0 < len(texts_of(few, "rewrite")) < 36
+
+
+@pytest.mark.parametrize(
+    ("change", "asks"),
+    [
+        ({"instruction": "Say it anew."}, True),
+        ({"sampling": {"temperature": 0.5}}, True),
+        ({"shown": 2}, True),
+        ({"checks": {"max_words": 7}}, False),
+        ({"max_bad": 1.0}, False),
+    ],
+)
+def test_what_a_question_is_made_of_asks_anew_and_what_judges_it_does_not(tmp_path, change, asks):
+    gather(tmp_path, section(REWRITE), Writer(says), key="one")
+    writer = Writer(says)
+    caption = gather(tmp_path, section({"max_bad": 1.0, **REWRITE, **change}), writer, key="two")
+    assert len(writer.asked) == (24 if asks else 0)
+    statuses = {status for _, status in texts_of(caption, "rewrite").values()}
+    assert statuses == ({"too_long"} if "checks" in change else {"ok"})
+
+
+def test_answers_of_no_use_do_not_train_and_are_counted(tmp_path):
+    refused = PAIRS[3].captions["alt"][0]
+
+    def some(texts, question):
+        return "I cannot help with that." if refused in texts else says(texts, question)
+
+    caption = gather(tmp_path, section({**REWRITE, "texts": 1}), Writer(some))
+    assert texts_of(caption, "rewrite")[PAIRS[3].uid, 0] == ("I cannot help with that.", "refused")
+    told = read_manifest(caption).summary["sources"]["rewrite"]
+    assert told == {"pairs": 11, "texts": 11, "refused": 1}
+
+
+def test_too_many_answers_of_no_use_end_the_stage_with_the_reason_and_cost_nothing_twice(tmp_path):
+    writer = Writer(lambda texts, question: texts[0])
+    with pytest.raises(DataError, match=r"7 of 7 answers for the source 'rewrite'.*are echo"):
+        gather(tmp_path, section({**REWRITE, "texts": 1}), writer)
+    again = Writer(says)
+    with pytest.raises(DataError, match="are echo"):
+        gather(tmp_path, section({**REWRITE, "texts": 1}), again)
+    assert not again.asked
+
+
+def test_a_budget_ends_the_stage_before_it_is_passed_and_a_greater_one_goes_on(tmp_path):
+    priced = MODEL.model_copy(update={"price": Price(prompt=1e6, completion=2e6)})
+    step = {**REWRITE, "sampling": {"max_tokens": 8}}
+    asked = []
+    spent = []
+    for budget in (0, 2500, 2500, 5000, None):
+        writer = Writer(says)
+        config = section(step, model=priced, budget={"money": budget})
+        ends = nullcontext() if budget is None else pytest.raises(BudgetError, match="is used up")
+        with ends:
+            caption = gather(tmp_path, config, writer)
+        asked += writer.asked
+        spent.append(len(asked) * 20)
+        assert budget is None or spent[-1] <= budget
+    assert len(asked) == len(set(asked)) == 24
+    assert len(texts_of(caption, "rewrite")) == 24
+
+
+def test_an_answer_given_to_many_questions_is_no_answer(tmp_path):
+    def dull(texts, question):
+        number = int(texts[0].split()[2])
+        return "a picture of something" if number < 10 else says(texts, question)
+
+    step = {**REWRITE, "texts": 1, "max_bad": 1.0}
+    caption = gather(tmp_path, section(step), Writer(dull), partitions=[PAIRS])
+    statuses = [texts_of(caption, "rewrite")[pair.uid, 0][1] for pair in PAIRS]
+    assert statuses == ["repeated"] * 10 + ["ok"] * 2
