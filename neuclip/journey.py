@@ -22,7 +22,7 @@ from neuclip.stages.manifest import Manifest, is_committed, read_manifest
 from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.revisions import revised_inputs
 from neuclip.stages.scratch import scratch_home, sweep_scratch
-from neuclip.stages.stage import Job, Stage
+from neuclip.stages.stage import Estimate, Job, Stage
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace, commit_stage
 from neuclip.storage.roots import require_folder
 from neuclip.storage.uris import join
@@ -39,6 +39,8 @@ class StagePlan(BaseModel):
     state: str
     """done: committed; partial: begun and not finished; missing: never done with this recipe and these inputs."""
     why: str
+    estimate: Estimate = {}
+    """What a stage that is not done would ask of others: what -> unit -> how much."""
 
 
 class StageReport(BaseModel):
@@ -109,11 +111,32 @@ def _chosen(
 
 def plan(recipe: Recipe) -> list[StagePlan]:
     """Say for every stage whether it is done, and if not, what has changed since the last time."""
-    return [
-        StagePlan(stage=name, key=identity.key, uri=identity.uri, state=state, why=why)
-        for name, identity in identify(recipe).items()
-        for state, why in [state_of(identity)]
-    ]
+    identities = identify(recipe)
+    plans: list[StagePlan] = []
+    for name, identity in identities.items():
+        state, why = state_of(identity)
+        estimate = {} if state == "done" else _estimate(recipe, stage_called(name), identities)
+        plans.append(
+            StagePlan(
+                stage=name,
+                key=identity.key,
+                uri=identity.uri,
+                state=state,
+                why=why,
+                estimate=estimate,
+            )
+        )
+    return plans
+
+
+def _estimate(
+    recipe: Recipe, stage: Stage[Any], identities: Mapping[str, StageIdentity]
+) -> Estimate:
+    """Return what a stage would cost; nothing before the stages above are done."""
+    above = all(is_committed(identities[name].uri) for name in stage.above)
+    if stage.estimate is None or not above:
+        return {}
+    return stage.estimate(_job(recipe, stage, identities, silent, force=False))
 
 
 def run_stage(

@@ -232,8 +232,8 @@ class _Models:
 
 def spent_on(writing: Writing, root: str) -> Cost:
     """Return what the answers of a model have cost at a root, those included that are of no use by now."""
-    _, prompt, completion = spent_in(join(root, STAGE), writing.asked)
-    return cost_of(prompt, completion, writing.price)
+    spent = spent_in(join(root, STAGE), writing.asked)
+    return cost_of(spent.prompt, spent.completion, writing.price)
 
 
 def _check_sources(config: CaptionConfig, of_table: Mapping[str, object]) -> None:

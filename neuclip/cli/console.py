@@ -88,6 +88,11 @@ def plan_table(plans: Sequence[StagePlan]) -> Table:
     for item in plans:
         state = f"[{_STATE_STYLE[item.state]}]{item.state}[/]"
         table.add_row(item.stage, item.key, state, escape(item.why))
+        for what, cost in item.estimate.items():
+            told = ", ".join(f"{number:,g} {unit}" for unit, number in cost.items() if number)
+            table.add_row(
+                "", "", "", escape(f"{what}: about {told}" if told else f"{what}: nothing")
+            )
     return table
 
 

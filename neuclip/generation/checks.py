@@ -150,7 +150,7 @@ def _is_echo(text: str, texts: Mapping[str, str]) -> bool:
 @cache
 def _leaks() -> tuple[str, ...]:
     """Return what tells that the question was said back: parts of its instructions, and answers of its examples."""
-    sentences = [s for text in known_phrases() for s in re.split(r"[.:,]\s", text)]
+    sentences = [s for text in known_phrases() for s in re.split(r"[.:]\s", text)]
     targets = [target for pairs in example_sets().values() for _, target in pairs]
     plain = {_plain(text) for text in (*sentences, *targets)}
     return tuple(

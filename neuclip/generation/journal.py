@@ -15,6 +15,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -86,6 +87,7 @@ class Journal:
             "ended": reply.ended,
             "prompt": reply.prompt_tokens,
             "completion": reply.completion_tokens,
+            "at": round(time.time(), 2),
         }
         content = _packed(line)
         if os.write(self._open(), content) != len(content):
@@ -153,15 +155,34 @@ def erase_answers(uri: str, uids: Collection[str]) -> None:
             remove(join(uri, name))
 
 
-def spent_in(stage_uri: str, asked: object) -> tuple[int, int, int]:
-    """Return answers, tokens of questions, and tokens of answers that are in the journals of one model and sampling."""
+@dataclass(frozen=True)
+class Spent:
+    """What is in the journals of one model and sampling.
+
+    Args:
+        prompt: tokens of questions; completion: of answers.
+        seconds: from first to last answer, added up over all runs.
+    """
+
+    answers: int = 0
+    prompt: int = 0
+    completion: int = 0
+    seconds: float = 0.0
+
+
+def spent_in(stage_uri: str, asked: object) -> Spent:
+    """Return what is in the journals of one model and sampling; parts at once count their seconds each."""
     folder = join(stage_uri, ANSWERS, digest({"asked": asked}))
-    answers = prompt = completion = 0
-    for line in _lines(folder):
-        answers += 1
-        prompt += line["prompt"]
-        completion += line["completion"]
-    return answers, prompt, completion
+    total = Spent()
+    for name in list_files(folder):
+        lines = list(_lines_of(join(folder, name)))
+        total = Spent(
+            total.answers + len(lines),
+            total.prompt + sum(line["prompt"] for line in lines),
+            total.completion + sum(line["completion"] for line in lines),
+            total.seconds + (lines[-1]["at"] - lines[0]["at"] if lines else 0.0),
+        )
+    return total
 
 
 def _lines(folder: str) -> Iterator[dict[str, Any]]:

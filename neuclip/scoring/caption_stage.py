@@ -9,7 +9,7 @@ from neuclip.curate.scores import MODEL_SUFFIXES
 from neuclip.generation.config import LANGUAGE_MODEL_SUFFIXES, LocalModel
 from neuclip.stages.keys import fingerprint
 from neuclip.stages.loaded import Loaded
-from neuclip.stages.stage import Erasures, Job, Stage, Trace, Views
+from neuclip.stages.stage import Erasures, Estimate, Job, Stage, Trace, Views
 from neuclip.stages.workspace import Outcome, Workspace
 
 if TYPE_CHECKING:
@@ -58,6 +58,14 @@ def _writings(config: CaptionConfig) -> "list[Writing]":
     ]
 
 
+def _estimate(job: Job[CaptionConfig]) -> Estimate:
+    if not job.config.generate:
+        return {}
+    from neuclip.captions.estimate import estimate_answers
+
+    return estimate_answers(_writings(job.config), root=job.root, curate_uri=job.above["curate"])
+
+
 def _inputs(config: CaptionConfig) -> dict[str, str]:
     """Return the fingerprints of local models."""
     inputs = {
@@ -104,6 +112,7 @@ CAPTION = Stage(
     above=("acquire", "curate"),
     fed_by="curate",
     has_progress=True,
+    estimate=_estimate,
     trace=Trace(stays="nothing: the texts were erased", through="curate"),
     erasures=_erasures,
     views=Views(("captions",), _add_views),

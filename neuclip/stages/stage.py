@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound=Section)
 Checks = dict[str, Callable[[], str]]
 """Checks by name: each says what it found, or raises what to change."""
+Estimate = dict[str, dict[str, float]]
+"""What -> unit -> how much."""
 Erasures = Mapping[str, Callable[[int, Path], None]]
 """Part -> what erases its pairs of a takedown, given the takedown's number and a scratch folder."""
 
@@ -115,6 +117,7 @@ class Stage(Generic[Config]):
         has_progress: it lasts, and reports on the way.
         check: raises at once what would fail it at its end.
         preflight: checks of this machine before it is run.
+        estimate: what running it now would ask of others, in numbers by name, as far as it can be told.
         trace: None for the stage where a takedown begins.
         erasures: finds the committed parts that hold images or texts of pairs, given the stage's folder at the root
             and their uids. Nothing of a pair that is not erased so may stay without being told by `trace`.
@@ -136,6 +139,7 @@ class Stage(Generic[Config]):
     has_progress: bool = False
     check: Callable[[Config], None] | None = None
     preflight: Callable[[Job[Config]], Checks] | None = None
+    estimate: Callable[[Job[Config]], Estimate] | None = None
     trace: Trace | None = None
     erasures: Callable[[str, Collection[str]], Erasures] | None = None
     views: Views | None = None
