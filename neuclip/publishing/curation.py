@@ -1,7 +1,5 @@
 """What curate did, as the report shows it: the funnel by rule, who survives, and pairs that went and stayed."""
 
-import base64
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from neuclip.acquired.partitions import ROWS, images_path, partition_folders, te
 from neuclip.curate.files import FUNNEL, VERDICTS
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import permutation
-from neuclip.loading.images import decode_rgb
+from neuclip.publishing.pictures import small_picture
 from neuclip.stages.committed import committed_bytes, committed_file
 
 _MOST_PARTITIONS = 3
@@ -22,7 +20,6 @@ _MOST_REASONS = 8
 _TILES_A_REASON = 6
 _MOST_BUCKETS = 8
 _SIDE_PX = 112
-_QUALITY = 75
 _SEED = 1
 _KEPT = "kept"
 
@@ -116,12 +113,8 @@ def _read_tiles(folder: str, texts: Path, uids: list[str]) -> list[Tile]:
         for row in rows:
             images.seek(row["offset"])
             try:
-                image = decode_rgb(images.read(row["size"]))
+                picture = small_picture(images.read(row["size"]), _SIDE_PX)
             except DataError:
                 continue
-            image.thumbnail((_SIDE_PX, _SIDE_PX))
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-            content = base64.b64encode(buffer.getvalue()).decode()
-            tiles.append(Tile(alt_of[row["uid"]], f"data:image/jpeg;base64,{content}"))
+            tiles.append(Tile(alt_of[row["uid"]], picture.uri))
     return tiles

@@ -1,7 +1,5 @@
 """A few training samples with their captions, as the report shows them."""
 
-import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +9,8 @@ import pyarrow.parquet as pq
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import permutation
 from neuclip.loading.captions import Captions
-from neuclip.loading.images import decode_rgb
 from neuclip.loading.mapped_files import CACHE_GB
+from neuclip.publishing.pictures import small_picture
 from neuclip.shards.files import MEMBERS
 from neuclip.shards.members import TRAIN, shard_files_uri
 from neuclip.stages.committed import committed_file
@@ -21,7 +19,6 @@ from neuclip.storage.uris import join, name_of, parent_of
 _COLUMNS = ("sample_id", "uid", "shard", "image_offset", "image_size")
 _MOST_SHARDS = 4
 _SIDE_PX = 176
-_QUALITY = 80
 _MOST_CAPTIONS = 3
 _SEED = 0
 
@@ -76,16 +73,12 @@ def sample_grid(shard_uri: str, index_uri: str, count: int) -> list[Sample]:
 
 def _tile(uid: str, content: bytes, captions: dict[str, list[str]]) -> Sample:
     """Make the small image and take the first caption of each source."""
-    image = decode_rgb(content)
-    width, height = image.size
-    image.thumbnail((_SIDE_PX, _SIDE_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    picture = small_picture(content, _SIDE_PX)
     ordered = sorted(captions.items(), key=lambda item: (item[0] != "alt", item[0]))
     return Sample(
         uid=uid,
-        width=width,
-        height=height,
-        image=f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        width=picture.width,
+        height=picture.height,
+        image=picture.uri,
         captions=[(source, texts[0]) for source, texts in ordered if texts][:_MOST_CAPTIONS],
     )

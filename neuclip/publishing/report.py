@@ -13,6 +13,7 @@ from neuclip.publishing.curation import Curation
 from neuclip.publishing.facts import Facts
 from neuclip.publishing.grid import Sample
 from neuclip.publishing.templates import environment
+from neuclip.publishing.written import Written
 
 _STYLE = Path(__file__).parent / "report.css"
 
@@ -32,7 +33,9 @@ class Bar:
     dropped: dict[str, int]
 
 
-def report_page(facts: Facts, curation: Curation, samples: Sequence[Sample]) -> str:
+def report_page(
+    facts: Facts, curation: Curation, written: Written | None, samples: Sequence[Sample]
+) -> str:
     """Write the page: text is escaped, and its policy lets nothing in but its own style and images."""
     style = _STYLE.read_text(encoding="utf-8")
     return (
@@ -45,6 +48,7 @@ def report_page(facts: Facts, curation: Curation, samples: Sequence[Sample]) -> 
             architecture=_architecture(facts.model["model_cfg"]),
             funnel=_funnel(facts),
             curation=curation,
+            written=written,
             samples=samples,
             charts=draw_charts(facts.metrics),
             limits=limits(facts),

@@ -10,6 +10,7 @@ from neuclip.publishing.curation import read_curation
 from neuclip.publishing.facts import read_facts
 from neuclip.publishing.grid import sample_grid
 from neuclip.publishing.report import report_page
+from neuclip.publishing.written import read_written
 from neuclip.stages.committed import committed_file
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import read_manifest
@@ -47,7 +48,8 @@ def run_publish(
     progress("publish", done=2, total=3, note="writing the report")
     samples = sample_grid(uris["shard"], uris["index"], config.sample_grid)
     curation = read_curation(uris["curate"], uris["acquire"])
-    page = without_credentials(report_page(facts, curation, samples))
+    written = read_written(uris["caption"], uris["curate"], uris["acquire"])
+    page = without_credentials(report_page(facts, curation, written, samples))
     (workspace.output / "report.html").write_text(page, encoding="utf-8")
     progress("publish", done=3, total=3)
     return Outcome(
