@@ -1,6 +1,6 @@
 """Run all benchmarks."""
 
-from bench import acquire, curate, guard, index, step
+from bench import acquire, captions, curate, guard, index, step
 from bench.loading import compare
 from bench.objectives import cost
 
@@ -9,6 +9,7 @@ if __name__ == "__main__":
     guard.main()
     curate.main()
     index.main()
+    captions.main()
     compare.main()
     cost.main()
     step.main()

@@ -6,8 +6,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from random import random
 
@@ -23,6 +21,7 @@ from neuclip.egress.hosts import LONGEST_QUIET_S, Host
 from neuclip.egress.judges import Judges
 from neuclip.egress.refusal import TRANSIENT_REASONS, Refusal
 from neuclip.egress.resolver import CheckedResolver
+from neuclip.foundation.retry_after import retry_after_s
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NAMED_STATUS = {403: "http_403", 404: "http_404", 410: "http_410", 429: "http_429"}
@@ -32,8 +31,6 @@ _LARGE_BODY_BYTES = 4_000_000
 _LARGE_BODIES_AT_A_TIME = 4
 _LONG_TO_HASH_BYTES = 500_000
 _FIRST_BACK_OFF_S = 1.0
-_LONGEST_RETRY_AFTER_S = 366 * 24 * 3600.0
-"""A host that asks for more has a wrong clock, or no sense."""
 _ERRORS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientSSLError, "tls"),
     (TimeoutError, "timeout"),
@@ -288,22 +285,7 @@ def _refused(response: aiohttp.ClientResponse, host: Host) -> Refusal:
     reason = _NAMED_STATUS.get(status) or {3: "redirect", 4: "http_4xx", 5: "http_5xx"}.get(
         status // 100, "bad_response"
     )
-    wait_s = _retry_after(response.headers.get("Retry-After"))
+    wait_s = retry_after_s(response.headers.get("Retry-After"))
     if wait_s is not None and status in (429, 503):
         host.be_quiet(wait_s)
     return Refusal(reason, f"HTTP {status} {response.reason or ''}".strip(), wait_s=wait_s)
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Return the seconds that Retry-After asks for (RFC 9110, 10.2.3); None if it says nothing sensible."""
-    if value is None:
-        return None
-    value = value.strip()
-    try:
-        if value.isascii() and value.isdecimal():
-            wait_s = float(value)
-        else:
-            wait_s = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-    return max(0.0, wait_s) if wait_s <= _LONGEST_RETRY_AFTER_S else None

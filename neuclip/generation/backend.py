@@ -41,7 +41,9 @@ class Ended(StrEnum):
     REJECTED = "rejected"
     """The question was not taken, since something in it is wrong for this model; the text says what."""
     UNREADABLE = "unreadable"
-    """The image could not be read."""
+    """The image could not be read; the text says why."""
+    MALFORMED = "malformed"
+    """An answer came, and is not what the protocol says; the text says how. Not asked again: it may have been paid."""
     NO_ANSWER = "no_answer"
     """None came in all tries, while others were answered; the text says why. Asked again by the next run."""
 
