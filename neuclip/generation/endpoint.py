@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from queue import SimpleQueue
+from threading import Event
 
 import orjson
 from pydantic import SecretStr
@@ -48,6 +49,7 @@ class ChatEndpoint:
         self._url = _url(config)
         self._completions = self._url / "chat" / "completions"
         self._key = _key(config.api_key)
+        self._was_reached = Event()
         own = chat.request_fields(config.model, sampling)
         if taken := sorted({*own, *_OWN_FIELDS} & config.body.keys()):
             raise ConfigError(
@@ -89,7 +91,7 @@ class ChatEndpoint:
         server, and those that it wants sent later, are not counted as tries.
         """
         answered: SimpleQueue[tuple[Question, Reply] | Exception] = SimpleQueue()
-        patience = Patience(str(self._url), self._config)
+        patience = Patience(str(self._url), self._config, self._was_reached)
 
         async def work(client: HttpClient, question: Question, body: bytes) -> None:
             try:
@@ -128,7 +130,7 @@ class ChatEndpoint:
 
         Raises: ConfigError. EndpointError
         """
-        tries = 0
+        tries = failures = 0
         while True:
             async with patience.turn():
                 began = patience.now()
@@ -137,10 +139,11 @@ class ChatEndpoint:
                     return self._judged(answer, patience)
                 except FailedError as error:
                     why = self._told(str(error))
+                    failures += 1
                     if error.is_try:
-                        patience.reached()
+                        self._was_reached.set()
                         tries += 1
-                    wait_s = patience.failed(began, why, tries)
+                    wait_s = patience.failed(began, why, failures)
             if tries == self._config.tries:
                 return Reply(f"{why}; {tries} requests", Ended.NO_ANSWER)
             await asyncio.sleep(wait_s)
@@ -150,7 +153,7 @@ class ChatEndpoint:
 
         Raises: FailedError: if the next answer may be another. ConfigError. EndpointError
         """
-        patience.reached()
+        self._was_reached.set()
         if answer.status // 100 == 2:
             patience.answered()
             if not answer.is_whole:
@@ -163,7 +166,7 @@ class ChatEndpoint:
             return Reply(words, Ended.FILTERED if said.is_filter else Ended.REJECTED)
         if answer.status not in _MAY_PASS and answer.status < 500:
             raise self._refusal(answer, words)
-        if answer.wait_s is None or answer.status not in _ASKS_TO_WAIT:
+        if not answer.wait_s or answer.status not in _ASKS_TO_WAIT:
             raise FailedError(words)
         patience.asked_to_wait(answer.wait_s)
         raise FailedError(words, is_try=False)
@@ -175,6 +178,7 @@ class ChatEndpoint:
             raise EndpointError(
                 f"{self._url} does not answer: {self._told(str(error))}; start the server or correct `address`"
             ) from error
+        self._was_reached.set()
         words = self._told(f"HTTP {answer.status}: {chat.read_error(answer.body).words}")
         if answer.status in _WRONG_KEY or answer.status // 100 == 3:
             raise self._refusal(answer, words)

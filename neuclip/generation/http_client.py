@@ -1,6 +1,7 @@
 """HTTP as a model's server is asked over it: each exchange bounded in time and bytes, all of them in a thread."""
 
 import asyncio
+import io
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from neuclip.foundation.retry_after import retry_after_s
 
 MOST_BYTES = 1 << 20
 """Of an answer; the longest that may be asked for has a hundred thousand."""
+_LARGE_BYTES = 1 << 18
+"""Larger bodies are written piece by piece, so that others are written between."""
 _CONNECT_S = 10.0
 _IDLE_S = 4.0
 """Servers close a connection that idles for 5 s (uvicorn, which vLLM runs on): it must not be written to just then."""
@@ -80,10 +83,11 @@ class HttpClient:
 
         Raises: FailedError
         """
+        data = io.BytesIO(body) if body and len(body) > _LARGE_BYTES else body
         try:
             async with (
                 asyncio.timeout(self._deadline_s),
-                self._session.request(method, url, data=body, allow_redirects=False) as response,
+                self._session.request(method, url, data=data, allow_redirects=False) as response,
             ):
                 return await _read(response)
         except aiohttp.ClientConnectorError as error:

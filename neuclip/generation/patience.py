@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from random import random
+from threading import Event
 
 from neuclip.foundation.errors import EndpointError
 from neuclip.generation.config import Endpoint
@@ -33,12 +34,12 @@ class Patience:
 
     Args:
         address: as errors name the server.
+        was_reached: is set once the server has got a request.
     """
 
-    def __init__(self, address: str, config: Endpoint) -> None:
-        self._address, self._config = address, config
+    def __init__(self, address: str, config: Endpoint, was_reached: Event) -> None:
+        self._address, self._config, self._was_reached = address, config, was_reached
         self._probing = asyncio.Lock()
-        self._was_reached = False
         self._quiet_until = self._next_probe_at = self._answered_at = 0.0
         self._told_at = -math.inf
         self._failures = 0
@@ -55,10 +56,6 @@ class Patience:
                     return
         await self._quiet()
         yield
-
-    def reached(self) -> None:
-        """Note that the server has got a request."""
-        self._was_reached = True
 
     def answered(self) -> None:
         """Note that the server does its work."""
@@ -81,12 +78,12 @@ class Patience:
             )
         self._quiet_until = max(self._quiet_until, self.now() + wait_s)
 
-    def failed(self, began: float, why: str, tries: int) -> float:
+    def failed(self, began: float, why: str, failures: int) -> float:
         """Note that a request has failed for a reason that may pass.
 
         Args:
             began: when the request was sent.
-            tries: requests for the same answer that have failed.
+            failures: requests of the same question that have failed, this one included.
         Returns: seconds that this question should wait before its next turn.
         Raises: EndpointError: if nothing was answered for too long.
         """
@@ -95,14 +92,14 @@ class Patience:
         if self._failing_since is None:
             self._failing_since = max(began, self._answered_at)
         failing_s, patience_s = now - self._failing_since, self._config.patience_s
-        if not self._was_reached:
+        if not self._was_reached.is_set():
             patience_s = min(patience_s, _FIRST_CONTACT_S)
         left_s = patience_s - failing_s
         if left_s <= 0:
             self._next_probe_at = math.inf
             raise EndpointError(self._given_up(failing_s, why))
         if not self._is_down:
-            return _back_off_s(tries)
+            return _back_off_s(failures)
         pause_s = _back_off_s(self._failures - self._config.concurrency + 1)
         self._next_probe_at = now + min(pause_s, left_s)
         if now >= self._told_at + _TELL_EVERY_S:
@@ -128,7 +125,9 @@ class Patience:
 
     def _given_up(self, failing_s: float, why: str) -> str:
         advice = (
-            "see to the server" if self._was_reached else "start the server or correct `address`"
+            "see to the server"
+            if self._was_reached.is_set()
+            else "start the server or correct `address`"
         )
         return (
             f"{self._address} has answered nothing for {failing_s:.0f} s: {self._failures} requests in a row failed, "

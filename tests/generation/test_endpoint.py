@@ -16,14 +16,16 @@ from pathlib import Path
 import orjson
 import psutil
 import pytest
+from PIL import Image
 
 from neuclip.foundation.errors import BudgetError, ConfigError, EndpointError
+from neuclip.generation import patience
 from neuclip.generation.backend import Ended, Message, Question, Reply
 from neuclip.generation.config import Endpoint, Sampling
 from neuclip.generation.endpoint import ChatEndpoint
 from neuclip.generation.http_client import MOST_BYTES
 from tests.servers.chat_server import ESCAPES, MODEL, chat_server
-from tests.servers.odd_pictures import good_jpeg
+from tests.servers.odd_pictures import good_jpeg, written
 
 KEY = "sk-a-key-that-nobody/may+show"
 VARIABLE = "KEY_OF_THE_TESTS"
@@ -147,6 +149,18 @@ def test_the_last_message_shows_the_image(server):
     assert image["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
 
 
+def test_a_large_image_goes_whole(server):
+    noise = Image.effect_noise((1024, 1024), 90).convert("RGB")
+    content = written(noise, "PNG")
+    found = []
+    endpoint(server.address, image_px=1024).ask(
+        iter([question("big", "{{mirror}}", content)]), lambda _, reply: found.append(reply)
+    )
+    assert len(content) > 1_500_000
+    assert found[0].ended is Ended.MALFORMED  # since it comes back whole
+    assert found[0].text.startswith("an answer of more than")
+
+
 def test_an_image_that_cannot_be_read_is_not_asked_about(ask):
     found = []
     name = f"{ask.name}/broken"
@@ -157,7 +171,9 @@ def test_an_image_that_cannot_be_read_is_not_asked_about(ask):
     assert not ask.times()
 
 
-@pytest.mark.parametrize("script", ["500 x2", "503 x1", "429 x1", "drop x2", "halve x1"])
+@pytest.mark.parametrize(
+    "script", ["500 x2", "503 x1", "429 x1", "429 0 x1", "drop x2", "halve x1"]
+)
 def test_what_may_pass_is_asked_again(ask, script):
     [reply] = ask(f"{{{{{script}}}}}")
     assert (reply.ended, reply.text[:9]) == (Ended.STOP, "answer to")
@@ -302,6 +318,7 @@ def test_what_take_or_the_questions_raise_ends_it_at_once(server, where, error):
 CHILD = """
 import logging, sys
 from neuclip.foundation.interrupts import Interrupted, Interrupts
+from neuclip.generation import patience
 from neuclip.generation.backend import Message, Question
 from neuclip.generation.config import Endpoint, Sampling
 from neuclip.generation.endpoint import ChatEndpoint
@@ -423,6 +440,20 @@ def test_a_server_that_is_not_there_is_told_soon():
     assert time.monotonic() - began < 3
     with pytest.raises(EndpointError, match=f"{LIKELY_NOWHERE} does not answer"):
         endpoint(LIKELY_NOWHERE).check()
+
+
+def test_a_server_that_was_there_is_waited_for_from_the_beginning(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "_FIRST_CONTACT_S", 0.2)
+    found = []
+    with chat_server(tmp_path) as server:
+        known = endpoint(server.address)
+        known.check()
+        server.kill()
+        starting = threading.Timer(0.5, server.start)
+        starting.start()
+        known.ask(iter([question("a", "what")]), lambda _, reply: found.append(reply.ended))
+        starting.join()
+    assert found == [Ended.STOP]
 
 
 @pytest.mark.slow

@@ -170,6 +170,7 @@ BEHAVIOURS = {
     for name in vars(Exchange)
     if not name.startswith("_") and name not in ("completion", "status")
 }
+"""What the first word of a script may be, besides a status."""
 WAITING: web.AppKey[list[Waiting]] = web.AppKey("waiting", list)
 
 
