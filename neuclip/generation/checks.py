@@ -57,6 +57,7 @@ _ENDED = {
     Ended.FILTERED: Status.REFUSED,
     Ended.REJECTED: Status.REFUSED,
     Ended.UNREADABLE: Status.UNREADABLE,
+    Ended.MALFORMED: Status.MALFORMED,
     Ended.NO_ANSWER: Status.NO_ANSWER,
 }
 _REFUSAL = re.compile(
