@@ -1,7 +1,7 @@
 """The demo's models behind the chat completions protocol, in a process of their own.
 
-`python -m neuclip.demo.model_server FOLDER PORT` trains the models unless they lie in the folder, serves them on loopback
-until it is interrupted, and writes `requests.jsonl` there: a line for each request, before it is answered.
+`python -m neuclip.demo.model_server FOLDER PORT` trains the models unless they lie in the folder, serves them on
+loopback until it is interrupted, and writes `requests.jsonl` there: a line for each request, before it is answered.
 """
 
 import argparse
@@ -40,22 +40,24 @@ class Chat:
     def __init__(self, models: TinyModels) -> None:
         self._models = models
 
-    def answer(self, request: dict[str, Any]) -> tuple[str, str]:
-        """Return the id of a question, and what is said to it."""
+    def id_of(self, request: dict[str, Any]) -> str:
+        """Return the id of a question."""
         text, image = _parts(request["messages"][-1]["content"])
+        return _ID.findall(text)[-1] if image is not None else _SOURCE.findall(text)[-1][0]
+
+    def answer(self, request: dict[str, Any]) -> str:
+        """Return what is said to a question."""
+        text, image = _parts(request["messages"][-1]["content"])
+        own = self.id_of(request)
+        given = [source for name, source in _SOURCE.findall(text) if name == own]
         if image is not None:
-            own = _ID.findall(text)[-1]
             said = self._models.describe(image)
+        elif len(given) > 1:
+            said = self._models.fuse(given[0], given[1])
         else:
-            sources = _SOURCE.findall(text)
-            own = sources[-1][0]
-            given = [source for name, source in sources if name == own]
-            if len(given) > 1:
-                said = self._models.fuse(given[0], given[1])
-            else:
-                seed = int(own, 16)
-                said = self._models.rewrite(given[0], seed, request.get("temperature", 0.0))
-        return own, f'<answer id="{own}">{said}</answer>'
+            temperature = float(request.get("temperature", 0.0))
+            said = self._models.rewrite(given[0], seed=int(own, 16), temperature=temperature)
+        return f'<answer id="{own}">{said}</answer>'
 
 
 def _parts(content: str | list[dict[str, Any]]) -> tuple[str, bytes | None]:
@@ -72,9 +74,9 @@ def application(chat: Chat, log: Path) -> web.Application:
 
     async def complete(request: web.Request) -> web.Response:
         body = await request.json()
-        own, said = await asyncio.get_running_loop().run_in_executor(thread, chat.answer, body)
         with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"id": own, "time": time.time()}) + "\n")
+            file.write(json.dumps({"id": chat.id_of(body), "time": time.time()}) + "\n")
+        said = await asyncio.get_running_loop().run_in_executor(thread, chat.answer, body)
         usage = {
             "prompt_tokens": len(json.dumps(body["messages"]).split()),
             "completion_tokens": len(said.split()),
@@ -102,9 +104,10 @@ def model_server(folder: Path, port: int) -> Generator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     address = f"http://{HOST}:{port}/v1"
     command = [sys.executable, "-m", "neuclip.demo.model_server", str(folder), str(port)]
-    with (folder / "server.log").open("ab") as log, subprocess.Popen(
-        command, stdout=log, stderr=log, start_new_session=True
-    ) as child:
+    with (
+        (folder / "server.log").open("ab") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as child,  # noqa: S603
+    ):
         try:
             _wait_for(address, child, folder / "server.log")
             yield address
