@@ -15,8 +15,8 @@ import torch
 
 from bench.loading import pipelines
 from bench.loading.data import PART, SAMPLES, commit_shards, photographs
+from neuclip.acquired.images import decode_pixels
 from neuclip.foundation.randomness import generator
-from neuclip.loading.images import decode_pixels
 from neuclip.towers.transforms import training_pixels
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))  # its S3 server

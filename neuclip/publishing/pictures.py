@@ -4,7 +4,7 @@ import base64
 import io
 from dataclasses import dataclass
 
-from neuclip.loading.images import decode_rgb
+from neuclip.acquired.images import decode_rgb
 
 _QUALITY = 80
 

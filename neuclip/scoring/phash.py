@@ -13,6 +13,7 @@ import pyarrow as pa
 from PIL import Image
 from scipy.fft import idctn
 
+from neuclip.acquired.images import decode_rgb
 from neuclip.curate.near_images import (
     CROPS,
     HASHES_FILE,
@@ -24,7 +25,6 @@ from neuclip.curate.pictures import CHROMA_PX, LUMA_PX, PICTURE_BYTES, Pictures
 from neuclip.curate.scores import PHash
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.randomness import keyed_hash
-from neuclip.loading.images import decode_rgb
 from neuclip.scoring.pairs import Pair, Partition, chunks, decoding_threads
 from neuclip.scoring.scorer import NOT_ACQUIRED, UNDECODABLE, Scored
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
+from neuclip.acquired.images import decode_rgb
 from neuclip.curate.scores import TMars
 from neuclip.foundation.errors import ConfigError, DataError
-from neuclip.loading.images import decode_rgb
 from neuclip.scoring.clip import ClipModel, cosines
 from neuclip.scoring.pairs import Pair, Partition
 from neuclip.scoring.scorer import Scored

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from neuclip.foundation.config import Section, keyed_if_set
 from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.foundation.names import in_known_case
+from neuclip.foundation.untrusted_json import require_transformers
 from neuclip.stages.keys import fingerprint
 from neuclip.storage.files import read_bytes
 from neuclip.storage.places import Place
@@ -23,7 +24,6 @@ from neuclip.towers.tokenizer_files import (
     TOKENIZER,
     TOKENIZER_FILES,
     read_tokenizer,
-    require_transformers,
 )
 
 TextTowerKind = Annotated[HuggingFaceText | CachedFeatures, Field(discriminator="kind")]
@@ -142,7 +142,7 @@ class ModelConfig(Section):
         if self.tokenizer is not None:
             files |= read_tokenizer(self.tokenizer)
         if files:
-            require_transformers("a tokenizer or text tower from a folder")
+            require_transformers("a tokenizer or text tower from a folder", extra="hf")
         if self.model_cfg()["text_cfg"].get("hf_tokenizer_name") and TOKENIZER not in files:
             raise ConfigError(
                 "train.model.text.folder has no tokenizer.json; give train.model.tokenizer, a folder with one"

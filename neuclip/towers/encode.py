@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from neuclip.acquired.images import decode_rgb
 from neuclip.foundation.errors import DataError
-from neuclip.loading.images import decode_rgb
 from neuclip.towers.towers import Towers
 from neuclip.towers.transforms import evaluation_transform
 

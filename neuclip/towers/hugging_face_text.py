@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from pydantic import Field
 
 from neuclip.foundation.errors import ConfigError
+from neuclip.foundation.untrusted_json import read_json, require_no_code, require_no_kernels
 from neuclip.stages.keys import fingerprint
 from neuclip.storage.cache import local_copy
 from neuclip.storage.files import exists, read_bytes
@@ -16,7 +17,7 @@ from neuclip.storage.places import Place
 from neuclip.storage.uris import join
 from neuclip.towers.exports import INSIDE, Export
 from neuclip.towers.text_kind import TextKind
-from neuclip.towers.tokenizer_files import TOKENIZER, read_json, read_tokenizer, require_no_code
+from neuclip.towers.tokenizer_files import TOKENIZER, read_tokenizer
 
 if TYPE_CHECKING:
     from neuclip.towers.towers import Towers
@@ -158,11 +159,7 @@ def read_text_config(folder_uri: str) -> bytes:
         raise ConfigError(
             f"{where} has no pad_token_id, which the tower masks padding by; set it to the tokenizer's"
         )
-    elsewhere = [name for name in config if "quantization" in name or "attn_implementation" in name]
-    if elsewhere and config[elsewhere[0]]:
-        raise ConfigError(
-            f"{where} sets {elsewhere[0]}, which may load programs of a hub; take the field out"
-        )
+    require_no_kernels(where, config)
     kept = {name: value for name, value in config.items() if name not in _NOT_KEPT}
     return (json.dumps(kept, indent=2, sort_keys=True) + "\n").encode()
 

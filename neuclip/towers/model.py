@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neuclip.foundation.errors import ConfigError
+from neuclip.foundation.untrusted_json import require_transformers
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
 from neuclip.towers.hugging_face_text import TEXT_CONFIG
@@ -21,7 +22,7 @@ from neuclip.towers.model_cfg import text_exports, text_kind
 from neuclip.towers.open_clip_towers import ImageOf, TextOf
 from neuclip.towers.own_tokenizer import load_tokenizer
 from neuclip.towers.text_kind import TextKind
-from neuclip.towers.tokenizer_files import TOKENIZER_FILES, require_transformers
+from neuclip.towers.tokenizer_files import TOKENIZER_FILES
 from neuclip.towers.towers import Towers
 from neuclip.towers.two_towers import TwoTowers
 from neuclip.towers.words import bound_memory
@@ -133,7 +134,7 @@ def _open_clip_model(
     """Let open_clip build the model of a folder; a text tower of the transformers library is described there too."""
     changes: dict[str, Any] = {}
     if "hf_model_name" in text_cfg:
-        require_transformers("a text tower from a folder")
+        require_transformers("a text tower from a folder", extra="hf")
         changes["text_cfg"] = text_cfg | {
             "hf_model_name": str(folder),
             "hf_model_pretrained": False,

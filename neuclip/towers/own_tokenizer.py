@@ -8,8 +8,8 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from neuclip.foundation.errors import ConfigError
+from neuclip.foundation.untrusted_json import require_transformers
 from neuclip.towers.hugging_face_text import most_tokens
-from neuclip.towers.tokenizer_files import require_transformers
 
 _SETTINGS = ("clean", "strip_sep_token", "language")
 """Of `text_cfg.tokenizer_kwargs`; others would reach Hugging Face's loader."""
@@ -25,7 +25,7 @@ def load_tokenizer(folder: Path, text_cfg: dict[str, Any], model: nn.Module, *, 
         origin: where the tokenizer came from, for errors.
     Raises: ConfigError: if it cannot be loaded, or its ids do not fit the text tower.
     """
-    require_transformers(f"the tokenizer in {origin}")
+    require_transformers(f"the tokenizer in {origin}", extra="hf")
     unknown = [name for name in text_cfg.get("tokenizer_kwargs") or {} if name not in _SETTINGS]
     if unknown:
         raise ConfigError(

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from neuclip.loading.images import decode_pixels, whole
+from neuclip.acquired.images import decode_pixels, whole
 
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10

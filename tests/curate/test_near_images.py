@@ -10,6 +10,7 @@ from made.committed import commit_by_hand, vouch_for
 from made.scenes import file_of, scene
 from PIL import Image, ImageDraw
 
+from neuclip.acquired.images import decode_rgb
 from neuclip.curate import near_images
 from neuclip.curate.hash_join import RADIUS, HashedImages, near_hashes
 from neuclip.curate.near_images import (
@@ -20,7 +21,6 @@ from neuclip.curate.near_images import (
 )
 from neuclip.curate.pictures import picture_distance
 from neuclip.foundation.errors import ShapeError
-from neuclip.loading.images import decode_rgb
 from neuclip.scoring.phash import describe
 from neuclip.storage.tables import connect
 

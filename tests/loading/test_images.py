@@ -6,8 +6,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from neuclip.acquired.images import _ordinary_jpeg, decode_pixels, decode_rgb
 from neuclip.foundation.errors import DataError
-from neuclip.loading.images import _ordinary_jpeg, decode_pixels, decode_rgb
 
 
 def encoded(image, kind="PNG", **options):

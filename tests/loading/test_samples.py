@@ -16,11 +16,11 @@ from made.acquired import Pair, png, some_pairs
 from made.committed import vouch_for
 from made.packed import pack
 
+from neuclip.acquired.images import decode_rgb
 from neuclip.foundation.errors import IntegrityError
 from neuclip.index.reader import read_samples
 from neuclip.loading.batches import load_batches
 from neuclip.loading.captions import Captions
-from neuclip.loading.images import decode_rgb
 from neuclip.loading.order import BatchOrder
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from end_to_end.pairs_web import repository_pairs
 from PIL import Image
 
-from neuclip.loading.images import decode_rgb
+from neuclip.acquired.images import decode_rgb
 
 SOURCES = ("noto-emoji", "twemoji", "openmoji", "fluentui-emoji-3d", "grocery-store")
 

@@ -12,10 +12,10 @@ from made.acquired import Pair, commit_acquired
 from made.scenes import file_of
 from PIL import Image, ImageDraw, ImageFont
 
+from neuclip.acquired.images import decode_rgb
 from neuclip.curate.scores import ClipScore, TMars
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import silent
-from neuclip.loading.images import decode_rgb
 from neuclip.scoring.pool_scores import run_scores
 from neuclip.scoring.tmars import mask_text, text_detector
 from neuclip.stages.manifest import read_manifest

@@ -8,7 +8,7 @@ import open_clip
 import torch
 from PIL import Image
 
-from neuclip.loading.images import decode_rgb
+from neuclip.acquired.images import decode_rgb
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.model import create_towers
 from neuclip.towers.transforms import evaluation_transform
