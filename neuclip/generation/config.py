@@ -9,8 +9,6 @@ from neuclip.foundation.config import RESERVED, Section, unkeyed
 from neuclip.storage.places import Place
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-LANGUAGE_MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
-"""Files that a local model is made of."""
 ExampleSet = Literal["plain", "vivid", "brief", "spoken"]
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from neuclip.captions.config import STAGE_VERSION, CaptionConfig
 from neuclip.curate.scores import MODEL_SUFFIXES
-from neuclip.generation.config import LANGUAGE_MODEL_SUFFIXES, LocalModel
+from neuclip.generation.config import LocalModel
+from neuclip.generation.model_folder import fingerprint_model
 from neuclip.stages.keys import fingerprint
 from neuclip.stages.loaded import Loaded
 from neuclip.stages.stage import Erasures, Estimate, Job, Stage, Trace, Views
@@ -69,7 +70,7 @@ def _estimate(job: Job[CaptionConfig]) -> Estimate:
 def _inputs(config: CaptionConfig) -> dict[str, str]:
     """Return the fingerprints of local models."""
     inputs = {
-        f"model {name}": fingerprint(model.folder, LANGUAGE_MODEL_SUFFIXES)
+        f"model {name}": fingerprint_model(model)
         for name, model in config.models.items()
         if isinstance(model, LocalModel)
     }
