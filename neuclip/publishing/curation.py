@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from neuclip.acquired.images import decode_rgb
 from neuclip.acquired.partitions import ROWS, images_path, partition_folders, texts_paths
 from neuclip.curate.files import FUNNEL, VERDICTS
 from neuclip.foundation.errors import DataError

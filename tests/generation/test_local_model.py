@@ -259,7 +259,6 @@ def test_a_text_cannot_speak_for_the_model_or_place_an_image(text_folder, image_
 
     def marks_of(text):
         asked = questions(messages=(Message("user", text),))[0]
-        from neuclip.generation.local_model import _Asked
 
         return [
             t for t in chat._encoded([_Asked(asked, None)])["input_ids"][0].tolist() if t in own
