@@ -21,7 +21,8 @@ STEPS = [
 
 
 @pytest.mark.prefect
-def test_a_flow_has_models_write_and_a_second_one_asks_nothing(tmp_path):
+def test_a_flow_has_models_write_and_a_second_one_asks_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUCLIP_RECIPES", str(tmp_path))
     rows = [
         {"uid": uid(n), "url": f"http://a.org/{n}", "caption": f"the number {n} in ink"}
         for n in range(PAIRS)
