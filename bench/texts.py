@@ -1,4 +1,5 @@
-"""12.8 million texts through caption and into side files: seconds, memory, bytes; then another source beside them.
+"""12.8 million texts through caption and into side files: seconds, memory, bytes; then another source beside them, and
+one that is imported, its rows in another order.
 
 `python -m bench.texts [FILES]`, a file of the pool being 200,000 pairs. Each stage runs in a process of its own, whose
 peak memory is told.
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from bench.curate import FILES, ROWS, make_pool
 from neuclip.captions.config import CaptionConfig
+from neuclip.captions.imports import ImportedTable
 from neuclip.captions.run import run_caption
 from neuclip.captions.template import Template
 from neuclip.curate.files import SUBSET
@@ -33,6 +35,11 @@ from neuclip.stages.workspace import Outcome, StageIdentity, commit_stage
 
 SAMPLES_PER_SHARD = 10_000
 DERIVED = CaptionConfig(derive=[Template(source="told", text="seen: {alt}")])
+SOURCES = {
+    "alt": "one source",
+    "told": "another source beside it",
+    "imported": "an imported source beside it",
+}
 
 
 def main(files: int) -> None:
@@ -44,14 +51,15 @@ def main(files: int) -> None:
         ]
         _commit_kept(root, uids)
         _commit_members(root, uids)
+        _write_import(root, uids)
         pairs = files * ROWS
         floor = _floor(root)
-        for source in ("alt", "told"):
+        for source, name in SOURCES.items():
             for stage in ("caption", "index"):
                 words = [sys.executable, "-m", "bench.texts", "measure", stage, root, source]
                 told = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout)
                 print(
-                    f"{stage}, {'one source' if source == 'alt' else 'another source beside it'}: {pairs:,} pairs in "
+                    f"{stage}, {name}: {pairs:,} pairs in "
                     f"{told['seconds']:.0f} s, {pairs / told['seconds']:,.0f} pairs/s, peak {told['peak_mib']:.0f} MiB "
                     f"(floor: reading uids and texts {floor:.0f} s)",
                     flush=True,
@@ -64,7 +72,9 @@ def main(files: int) -> None:
 
 
 def _measure(stage: str, root: str, source: str) -> None:
-    config = DERIVED if source == "told" else CaptionConfig()
+    imported = ImportedTable(source="imported", table=f"{root}/imported", key="uid")
+    configs = {"told": DERIVED, "imported": CaptionConfig(imports=[imported])}
+    config = configs.get(source, CaptionConfig())
     caption = StageIdentity("caption", 1, source, {}, {}, root)
 
     def work(workspace):
@@ -132,6 +142,19 @@ def _commit_members(root: str, uids: list[pa.ChunkedArray]) -> None:
         StageIdentity("shard", 1, "all", {}, {}, root),
         lambda _: Outcome(make_ledger(count, count, {}), parts=keys),
     )
+
+
+def _write_import(root: str, uids: list[pa.ChunkedArray]) -> None:
+    """Write tables with a text for each pair; neighbours are of different partitions."""
+    Path(root, "imported").mkdir()
+    for number in range(len(uids)):
+        columns = [part.take(np.arange(number, len(part), len(uids))) for part in uids]
+        keys = pa.chunked_array([chunk for part in columns for chunk in part.chunks])
+        texts = [
+            f"a text that somebody else wrote for the picture {uid}" for uid in keys.to_pylist()
+        ]
+        table = pa.table({"uid": keys, "caption": texts})
+        pq.write_table(table, Path(root, "imported", f"{number:02d}.parquet"))
 
 
 def _kinds() -> dict[str, pa.DataType]:

@@ -18,7 +18,7 @@ from neuclip.adopt.table import UnreadableTableError, table_records
 from neuclip.adopt.tar import Member, TarMembers
 from neuclip.foundation.ids import is_uid, uid_of
 from neuclip.foundation.text import printable
-from neuclip.table.columns import Columns
+from neuclip.table.columns import columns_of
 from neuclip.table.config import SourceConfig
 from neuclip.table.rows import Row, row_of
 
@@ -72,7 +72,7 @@ def table_rows(shard: ReadyShard, config: SourceConfig, problems: Problems) -> I
         for record in table_records(shard.table):
             if count == 0:
                 known = columns_of_img2dataset(record, config)
-                has_uid = known.uid_column in Columns(known).used(list(record), shard.table)
+                has_uid = known.uid_column in columns_of(known).used(list(record), shard.table)
             key = record["key"]
             row = _row(
                 record, None if key is None else str(key), count, shard, known, problems, has_uid

@@ -5,6 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from neuclip.captions.imports import Imported
 from neuclip.captions.sentences import Sentences
 from neuclip.captions.template import Template
 from neuclip.curate.scores import ModelScore
@@ -36,6 +37,10 @@ class SimilarityConfig(ModelScore):
 class CaptionConfig(Section):
     """Which texts the kept pairs have, by source."""
 
+    imports: list[Imported] = keyed_if_set(
+        [],
+        description="sources from files that others published, joined to the pairs by key",
+    )
     derive: list[Derived] = Field(
         default_factory=list[Derived],
         description="sources that a function makes of others, which may be of `generate` too",
@@ -70,7 +75,8 @@ class CaptionConfig(Section):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         seen = {"alt"}
-        for kind, steps in (("derive", self.derive), ("generate", self.generate)):
+        lists = {"imports": self.imports, "derive": self.derive, "generate": self.generate}
+        for kind, steps in lists.items():
             for place, one in enumerate(steps):
                 if one.source in seen:
                     raise ValueError(

@@ -18,6 +18,7 @@ from neuclip.curate.uids import SubsetFile
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.ids import as_integers
 from neuclip.stages.committed import committed_file
+from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import name_of
 
 
@@ -71,7 +72,7 @@ def read_texts(place: Place, kept: SubsetFile) -> KeptTexts:
     rows = committed_file(place.uri, ROWS)
     table = pq.read_table(rows, columns=["uid", "status"])
     uids: list[str] = table["uid"].to_pylist()
-    mask = _is_kept(uids, table["status"].to_pylist(), kept)
+    mask = is_kept(table, kept)
     texts = committed_file(place.texts_uri, TEXTS)
     chosen = pq.read_table(texts).filter(pa.array(mask))
     kept_uids = [uid for uid, is_kept in zip(uids, mask.tolist(), strict=True) if is_kept]
@@ -90,7 +91,7 @@ def read_images(place: Place) -> list[KeptImage]:
     kept = SubsetFile(str(committed_file(place.curate_uri, SUBSET)))
     columns = ["uid", "status", "sha256", "member", "offset", "size"]
     table = pq.read_table(committed_file(place.uri, ROWS), columns=columns)
-    mask = _is_kept(table["uid"].to_pylist(), table["status"].to_pylist(), kept)
+    mask = is_kept(table, kept)
     images = RawImages([place.uri])
 
     def image(row: dict[str, Any]) -> KeptImage:
@@ -101,6 +102,7 @@ def read_images(place: Place) -> list[KeptImage]:
     return [image(row) for row in table.filter(pa.array(mask)).to_pylist()]
 
 
-def _is_kept(uids: list[str], statuses: list[str], kept: SubsetFile) -> npt.NDArray[np.bool_]:
-    is_there = np.array([status == "success" for status in statuses], bool)
-    return is_there & kept.contains(as_integers("".join(uids)))
+def is_kept(rows: ArrowTable, kept: SubsetFile) -> npt.NDArray[np.bool_]:
+    """Tell of each outcome row, given uid and status, whether it is a pair that is kept."""
+    is_there = np.array([status == "success" for status in rows["status"].to_pylist()], bool)
+    return is_there & kept.contains(as_integers("".join(rows["uid"].to_pylist())))

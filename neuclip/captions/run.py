@@ -1,4 +1,4 @@
-"""The texts of every kept pair by source: those of the table, and those that are made of them or written by models."""
+"""The texts of every kept pair by source: of the table, of other files, made of others, or written by models."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,8 @@ from neuclip.captions.config import CaptionConfig
 from neuclip.captions.derived import DerivedSource
 from neuclip.captions.files import PARTS_FILE, PARTS_SCHEMA
 from neuclip.captions.generated import STAGE, Task, Writing, part_identity, write_answers
+from neuclip.captions.import_join import ImportedTexts
+from neuclip.captions.imported import read_imports, summary_of
 from neuclip.captions.kept import KeptTexts, Place, read_texts
 from neuclip.captions.parts import PartSettings, commit_part, read_part
 from neuclip.curate.files import SUBSET
@@ -70,7 +72,17 @@ def run_caption(
     places = [Place(uri, texts_uri, curate_uri) for uri, texts_uri in folders]
     _check_sources(config, count_texts(read_manifest(place.texts_uri) for place in places))
     settings = PartSettings(root, config.max_per_source, force)
-    partitions = _gather(places, curate_uri, settings, progress)
+    kept = SubsetFile(str(committed_file(curate_uri, SUBSET)))
+    imported = read_imports(
+        config.imports,
+        places,
+        kept,
+        acquire_uri=acquire_uri,
+        most=config.max_per_source,
+        scratch=workspace.scratch,
+        progress=progress,
+    )
+    partitions = _gather(places, kept, imported, settings, progress)
     pairs = sum(partition.pairs for partition in partitions)
     expected = read_manifest(curate_uri).ledger.out
     if pairs != expected:
@@ -86,27 +98,45 @@ def run_caption(
         else:
             models.write(one.source, partitions)
     _list_parts(partitions, config, workspace)
-    progress(STAGE, done=len(partitions), total=len(partitions), note=f"{pairs} pairs")
+    sources = _summary(partitions)
+    told = [f"{one.source}: {one.ledger.describe()}" for one in imported]
+    note = "; ".join([f"{pairs} pairs", *told])
+    progress(STAGE, done=len(partitions), total=len(partitions), note=note)
+    summary: dict[str, object] = {"sources": sources, **models.summary()}
+    if imported:
+        summary["imports"] = {one.source: summary_of(one, sources, pairs) for one in imported}
     parts = [part for partition in partitions for part in partition.parts.values()]
     return Outcome(
         ledger=make_ledger(pairs, pairs, {}),
-        summary={"sources": _summary(partitions), **models.summary()},
+        summary=summary,
         parts=[part.key for part in parts],
     )
 
 
 def _gather(
-    places: Sequence[Place], curate_uri: str, settings: PartSettings, progress: Progress
+    places: Sequence[Place],
+    kept: SubsetFile,
+    imported: Sequence[ImportedTexts],
+    settings: PartSettings,
+    progress: Progress,
 ) -> list[_Partition]:
-    """Make the parts with the texts of the table."""
+    """Make the parts with the texts of the table, and those that were imported."""
     partitions: list[_Partition] = []
-    kept = SubsetFile(str(committed_file(curate_uri, SUBSET)))
     for number, place in enumerate(places):
         progress(STAGE, done=number, total=len(places), note="gathering texts")
         texts = read_texts(place, kept)
         partition = _Partition(place, len(texts.uids), digest(texts.uids))
         for source in sorted({*texts.unusable, *(s for row in texts.captions for s in row)}):
             partition.parts[source] = _of_table(source, texts, place, settings)
+        for one in imported:
+            if of_pairs := one.take(texts.uids):
+                partition.parts[one.source] = commit_part(
+                    settings,
+                    source=one.source,
+                    partition=place.name,
+                    made_of={"imported": digest(of_pairs)},
+                    pairs=of_pairs,
+                )
         partitions.append(partition)
     return partitions
 
@@ -238,14 +268,14 @@ def spent_on(writing: Writing, root: str) -> Cost:
 
 def _check_sources(config: CaptionConfig, of_table: Mapping[str, object]) -> None:
     known = [*of_table]
-    for one in config.made:
-        kind = "derive" if isinstance(one, DerivedSource) else "generate"
-        place = f"caption.{kind}.{[*getattr(config, kind)].index(one)}"
+    reads = {one.source: one.reads() for one in config.made}
+    for one in [*config.imports, *config.made]:
+        place = _place(config, one.source)
         if one.source in of_table:
             raise ConfigError(
                 f"{place} makes {one.source!r}, which is a source of the table; give it another name"
             )
-        for source in one.reads():
+        for source in reads.get(one.source, ()):
             if source not in known:
                 raise ConfigError(
                     f"{place} reads the caption source {source!r}, which no pair has a text of; sources "
@@ -255,11 +285,22 @@ def _check_sources(config: CaptionConfig, of_table: Mapping[str, object]) -> Non
         known.append(one.source)
 
 
+def _place(config: CaptionConfig, source: str) -> str:
+    """Return where a recipe names a source."""
+    lists = {"imports": config.imports, "derive": config.derive, "generate": config.generate}
+    return next(
+        f"caption.{name}.{number}"
+        for name, steps in lists.items()
+        for number, one in enumerate(steps)
+        if one.source == source
+    )
+
+
 def _list_parts(
     partitions: Sequence[_Partition], config: CaptionConfig, workspace: Workspace
 ) -> None:
-    """Write PARTS_FILE: sources of the table by name, then those that are made, in their order."""
-    made = [one.source for one in config.made]
+    """Write PARTS_FILE: sources of the table by name, then imported ones, then those that are made, in their order."""
+    made = [one.source for one in [*config.imports, *config.made]]
     of_table = {s for partition in partitions for s in partition.parts} - set(made)
     rows = [
         {

@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from neuclip.captions.config import STAGE_VERSION, CaptionConfig
+from neuclip.captions.imports import fingerprints
 from neuclip.curate.scores import MODEL_SUFFIXES
 from neuclip.generation.config import LocalModel
 from neuclip.generation.model_folder import fingerprint_model
@@ -68,8 +69,9 @@ def _estimate(job: Job[CaptionConfig]) -> Estimate:
 
 
 def _inputs(config: CaptionConfig) -> dict[str, str]:
-    """Return the fingerprints of local models."""
-    inputs = {
+    """Return the fingerprints of what is imported, and of local models."""
+    inputs = fingerprints(config.imports)
+    inputs |= {
         f"model {name}": fingerprint_model(model)
         for name, model in config.models.items()
         if isinstance(model, LocalModel)

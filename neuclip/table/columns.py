@@ -1,7 +1,7 @@
-"""Which columns of a URL table are used, and what to say where one is missing."""
+"""Which columns of a table are used, and what to say where one is missing."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,22 +27,19 @@ def is_web_address(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that a recipe names."""
+    """The columns that a part of a recipe names.
 
-    config: SourceConfig
+    Args:
+        section: where in the recipe they are named.
+        settings: setting of the section -> the column that it names.
+        optional: settings that need no column.
+        url: the column with the address, None if there is none.
+    """
 
-    @property
-    def url(self) -> str:
-        """The column with the address."""
-        return self.config.url_column
-
-    @cached_property
-    def settings(self) -> dict[str, str]:
-        """Setting -> the column that it names."""
-        config = self.config
-        settings = {name: str(getattr(config, name)) for name in (*_OTHER_NAMES, *_OPTIONAL)}
-        settings |= {f"caption_columns.{name}": col for name, col in config.caption_columns.items()}
-        return settings | {f"keep_columns.{n}": col for n, col in enumerate(config.keep_columns)}
+    section: str
+    settings: Mapping[str, str]
+    optional: Collection[str] = ()
+    url: str | None = None
 
     @cached_property
     def all(self) -> frozenset[str]:
@@ -62,13 +59,13 @@ class Columns:
         if addresses := [name for name in names if is_web_address(name)]:
             raise DataError(
                 f"{uri} has a column called {addresses[0][:_SHOWN_CHARACTERS]!r}, expected a name: the file has no "
-                "header line, or was written from one without; for CSV and TSV set acquire.columns to the names of its "
-                "columns in order, for example [caption, url], else write it again with names"
+                f"header line, or was written from one without; for CSV and TSV set {self.section}.columns to the "
+                "names of its columns in order, for example [caption, url], else write it again with names"
             )
         missing = [
             f"{column!r}{self._meant(setting, column, names)}"
             for setting, column in self.settings.items()
-            if column not in names and column != _OPTIONAL.get(setting)
+            if column not in names and setting not in self.optional
         ]
         if missing:
             there = ", ".join(name[:_SHOWN_CHARACTERS] for name in names[:_SHOWN_NAMES])
@@ -82,9 +79,20 @@ class Columns:
         """Say which column of a file was probably meant, and what to set."""
         others = _alike((column, *_OTHER_NAMES.get(setting, ())), names)
         if others:
-            return f" (did you mean {others[0]!r}? Set acquire.{setting}={others[0]})"
+            return f" (did you mean {others[0]!r}? Set {self.section}.{setting}={others[0]})"
         guess = nearest(column, names)
-        return f" ({guess.strip()} Set acquire.{setting} to one of its columns)".replace("( ", "(")
+        return f" ({guess.strip()} Set {self.section}.{setting} to one of its columns)".replace(
+            "( ", "("
+        )
+
+
+def columns_of(config: SourceConfig) -> Columns:
+    """Return the columns that the `acquire` section names."""
+    settings = {name: str(getattr(config, name)) for name in (*_OTHER_NAMES, *_OPTIONAL)}
+    settings |= {f"caption_columns.{name}": col for name, col in config.caption_columns.items()}
+    settings |= {f"keep_columns.{n}": col for n, col in enumerate(config.keep_columns)}
+    optional = [name for name, column in _OPTIONAL.items() if settings[name] == column]
+    return Columns("acquire", settings, optional, config.url_column)
 
 
 def _alike(wanted: Iterable[str], names: Sequence[str]) -> list[str]:

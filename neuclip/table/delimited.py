@@ -41,12 +41,14 @@ def read_delimited(
             continue
         if is_first and names is not None and _is_header(fields, names):
             raise unreadable(
-                uri, "its first line has the names of acquire.columns", "leave acquire.columns out"
+                uri,
+                f"its first line has the names of {columns.section}.columns",
+                f"leave {columns.section}.columns out",
             )
         is_first = False
         if len(fields) != len(header):
             raise _ragged(uri, number, fields, header, is_tsv=is_tsv)
-        if count > 1:
+        if count > 1 and columns.url is not None:
             _check_swallowed(uri, number, fields, places[columns.url])
         yield f"line {number} of {uri}", {name: fields[place] for name, place in places.items()}
     lines.check_count(seen)

@@ -72,7 +72,7 @@ def row_of(record: Record, where: str, config: SourceConfig, *, has_uid: bool) -
     captions, unusable = usable_texts(found)
     return Row(
         uid=uid,
-        url=url and _mended(url)[:_URL_CHARACTERS],
+        url=url and as_stored(url),
         captions=captions,
         reason=_reason(url),
         sha256=_sha256(record.get(config.sha256_column), where, config),
@@ -82,9 +82,14 @@ def row_of(record: Record, where: str, config: SourceConfig, *, has_uid: bool) -
     )
 
 
+def as_stored(url: str) -> str:
+    """Return an address as rows hold it."""
+    return _mended(url.strip())[:_URL_CHARACTERS]
+
+
 def usable_texts(found: Mapping[str, list[str]]) -> tuple[dict[str, list[str]], dict[str, int]]:
     """Return the texts of each source that can be used, and how many of each cannot."""
-    usable = {source: list(filter(_is_usable, texts)) for source, texts in found.items()}
+    usable = {source: list(filter(is_usable, texts)) for source, texts in found.items()}
     lost = {source: len(found[source]) - len(texts) for source, texts in usable.items()}
     return (
         {source: texts for source, texts in usable.items() if texts},
@@ -92,7 +97,8 @@ def usable_texts(found: Mapping[str, list[str]]) -> tuple[dict[str, list[str]], 
     )
 
 
-def _is_usable(text: str) -> bool:
+def is_usable(text: str) -> bool:
+    """Tell whether a text can be used: it is not endless, and was UTF-8."""
     return len(text) <= TEXT_CHARACTERS and not _NO_TEXT.search(text)
 
 

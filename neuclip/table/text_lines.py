@@ -1,7 +1,8 @@
 """Lines of a text file, compressed with gzip or not, in bounded memory; what is no UTF-8 text is named."""
 
+import contextlib
 import gzip
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from neuclip.foundation.errors import DataError
@@ -22,8 +23,33 @@ _NO_TEXT = (
     (b"PK\x03\x04", "it is a zip archive or a spreadsheet; unpack it or save it as CSV"),
     (b"version https://git-lfs", "it is a pointer of Git LFS; fetch the file itself"),
 )
+_WEB_PAGE = (b"<!doctype html", b"<html")
 _CONVERT = "expected UTF-8; convert it (iconv -f UTF-16 -t UTF-8, for example)"
 _MOST_NULS = 0.2
+
+
+def text_blocks(path: Path, uri: str) -> Generator[bytes]:
+    """Yield the bytes of a text file block by block, without its byte order mark.
+
+    Raises: DataError: for a file that is no UTF-8 text. OSError, EOFError: for one that cannot be unpacked.
+    """
+    with gzip.GzipFile(path) if path.suffix == ".gz" else path.open("rb") as file:
+        block = file.read(_BLOCK_BYTES)
+        _check(block, uri)
+        block = block.removeprefix(_BYTE_ORDER_MARK)
+        while block:
+            yield block
+            block = file.read(_BLOCK_BYTES)
+
+
+def _check(head: bytes, uri: str) -> None:
+    for mark, what in _NO_TEXT:
+        if head.startswith(mark):
+            raise unreadable(uri, what, _CONVERT if "UTF" in what else "then run again")
+    if head.count(b"\0") > _MOST_NULS * len(head):
+        raise unreadable(uri, "it holds NUL bytes, so it is UTF-16 or no text", _CONVERT)
+    if head.lstrip()[: len(_WEB_PAGE[0])].lower().startswith(_WEB_PAGE):
+        raise unreadable(uri, "it is a web page", "download the file that the page is about")
 
 
 class TextLines:
@@ -40,11 +66,9 @@ class TextLines:
         self.ends = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        is_packed = self._path.suffix == ".gz"
-        with gzip.GzipFile(self._path) if is_packed else self._path.open("rb") as file:
-            block = file.read(_BLOCK_BYTES)
-            self._check(block)
-            block = block.removeprefix(_BYTE_ORDER_MARK)
+        blocks = text_blocks(self._path, self._uri)
+        with contextlib.closing(blocks):
+            block = next(blocks, b"")
             end = b"\r" if b"\r" in block and b"\n" not in block else b"\n"
             rest = b""
             while block:
@@ -58,17 +82,10 @@ class TextLines:
                         f"line {self.ends + 1} is longer than {MOST_LINE_BYTES >> 20} MiB",
                         "take it out, or check that the file has line ends",
                     )
-                block = file.read(_BLOCK_BYTES)
+                block = next(blocks, b"")
             if rest:
                 self.ends += 1
                 yield rest
-
-    def _check(self, head: bytes) -> None:
-        for mark, what in _NO_TEXT:
-            if head.startswith(mark):
-                raise unreadable(self._uri, what, _CONVERT if "UTF" in what else "then run again")
-        if head.count(b"\0") > _MOST_NULS * len(head):
-            raise unreadable(self._uri, "it holds NUL bytes, so it is UTF-16 or no text", _CONVERT)
 
     def check_count(self, seen: int) -> None:
         """Compare with the line ends that the rows of the file account for.
@@ -83,4 +100,4 @@ class TextLines:
 
 def unreadable(uri: str, why: str, what_next: str) -> DataError:
     """Return the error of a file that is no table of its kind."""
-    return DataError(f"cannot read the URL table {uri}: {why}; {what_next}")
+    return DataError(f"cannot read the table {uri}: {why}; {what_next}")

@@ -93,7 +93,7 @@ class Preflight:
                 raise DataError(
                     f"train.caption_sources names {source!r}, which no sample has; sources of the samples: "
                     f"{', '.join(known)}.{nearest(source, known)} A column of the table becomes a source by "
-                    "acquire.caption_columns, and caption.derive makes others; take the source out of "
+                    "acquire.caption_columns, caption.imports and caption.derive make others; take the source out of "
                     "train.caption_sources if its column was removed"
                 )
         return ", ".join(

@@ -11,6 +11,9 @@ WORDS = {
     *("acquire.sha256_column", "acquire.caption_columns", "acquire.keep_columns"),
     *("acquire.refuse.hosts", "acquire.refuse.urls", "acquire.refuse.uids"),
     *("caption.derive.of", "caption.derive.source", "caption.derive.text"),
+    *("caption.imports.source", "caption.imports.key", "caption.imports.columns"),
+    *("caption.imports.key_column", "caption.imports.caption_column"),
+    *("caption.imports.key_field", "caption.imports.text_field", "caption.imports.text_columns"),
     *("train.caption_sources", "train.probe.observers", "curate.rules.source"),
     *("train.image_views", "train.text_views", "train.text_views.caption_sources"),
     *("train.terms", "train.terms.images", "train.terms.texts"),
@@ -31,6 +34,7 @@ PLACES = {
     *("curate.rules.file", "curate.rules.metadata", "curate.rules.target", "score.scores.model"),
     *("index.features.model", "evaluate.sets", "train.initial.model"),
     *("train.model.tokenizer", "train.model.text.folder"),
+    *("caption.imports.table", "caption.imports.files"),
 }
 
 

@@ -177,7 +177,7 @@ def test_an_empty_table_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.jsonl"])
 def test_an_unreadable_file_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b'url,caption\n"\xff\xfe, {not json')
-    with pytest.raises(DataError, match=f"cannot read the URL table .*{name}"):
+    with pytest.raises(DataError, match=f"cannot read the table .*{name}"):
         planned(tmp_path, tmp_path / name)
 
 
