@@ -20,6 +20,7 @@ from bench.loading.data import SAMPLES, SAMPLES_PER_SHARD, SHARDS, Data
 from neuclip.loading.batches import load_batches
 from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
+from neuclip.loading.policies import PerSource
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.views import ImageView, TextView
@@ -34,7 +35,7 @@ MEAN, STD = (
 NORMALISED = torch.empty(BATCH, 3, IMAGE_PX, IMAGE_PX)
 """Memory that is used again for each batch, as CUDA's allocator does."""
 tokenize = open_clip.get_tokenizer("ViT-B-32")
-ALT = TextView({"alt": 1.0}, lambda texts, *_: tokenize(texts))
+ALT = TextView(PerSource(), lambda texts, *_: tokenize(texts))
 
 # open_clip 3.3 was made for webdataset up to 0.2.86; later ones end each tar with a record that it does not know.
 open_clip_train.data.tar_file_expander = functools.partial(

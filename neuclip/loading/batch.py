@@ -1,12 +1,13 @@
 """A batch of one rank: samples in one view or more."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from neuclip.loading.shown import Shown
 from neuclip.loading.visits import MAIN
 
 
@@ -25,6 +26,8 @@ class Batch:
     """Sample ids whose image does not decode; their place is taken by a neighbour in the batch."""
     cpu_ids: Int64[Tensor, " B"]
     """`sample_ids` in main memory, wherever the batch is: to name samples without a wait for the device."""
+    shown: dict[str, Shown] = field(default_factory=dict[str, Shown])
+    """By view: of which sources the texts are."""
 
     @classmethod
     def of_pairs(

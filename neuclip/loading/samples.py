@@ -17,8 +17,10 @@ from neuclip.index.reader import SampleTable
 from neuclip.loading.batch import Batch
 from neuclip.loading.captions import Captions
 from neuclip.loading.mapped_files import GB, MappedFiles
+from neuclip.loading.policies import Caption
 from neuclip.loading.shard_files import ShardFiles
-from neuclip.loading.views import Caption, ImageView, TextView, text_ids
+from neuclip.loading.shown import Shown
+from neuclip.loading.views import ImageView, TextView, text_ids
 from neuclip.loading.visits import Visit
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ class ShardSamples(Dataset[Batch]):
         self._images, self._texts, self.captions = images, texts, captions
 
     def _side_files(self) -> Iterator[MappedFiles]:
-        """Yield the files of the sources that some view draws from."""
+        """Yield the files of the sources that some view may read."""
         return self.captions.files(
             sorted({source for view in self._texts for source in view.sources})
         )
@@ -133,6 +135,7 @@ class ShardSamples(Dataset[Batch]):
             },
             corrupt=corrupt,
             cpu_ids=ids,
+            shown={name: Shown.of(chosen) for name, chosen in captions.items()},
         )
 
     def _read(

@@ -1,9 +1,8 @@
 """What a batch shows of its samples: views of their images, and views of their texts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple
+from functools import cache, partial
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -11,19 +10,23 @@ from torch import Tensor
 
 from neuclip.foundation.randomness import keyed_hash
 from neuclip.loading.captions import Captions
+from neuclip.loading.edits.eda import eda
+from neuclip.loading.policies import (
+    ORIGINAL,
+    Caption,
+    DrawingPolicy,
+    Group,
+    Same,
+    TextsOf,
+    ViewCaptions,
+    draw,
+    without,
+)
 from neuclip.loading.visits import MAIN, Visit, view_number
 
 ToPixels = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
 Tokenize = Callable[[list[str], Sequence[Visit], str], Int64[Tensor, "B context"]]
 """Makes tokens of the texts of a batch: texts, the visits that its draws are keyed by, name of the view."""
-
-
-class Caption(NamedTuple):
-    """A text of a sample: the k-th of a source. A sample without any has an empty one of no source."""
-
-    text: str
-    source: str = ""
-    k: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,56 +50,66 @@ class TextView:
     """How one view is made of the texts of a sample.
 
     Args:
-        weights: source -> weight it is drawn with among the sources a sample has.
+        policy: says which text; every draw is keyed by (seed, epoch, sample, view).
         tokenize: makes token ids of the chosen texts.
+        of: the view that the policy leans on, where it does.
     """
 
-    weights: Mapping[str, float]
+    policy: ViewCaptions
     tokenize: Tokenize
     name: str = MAIN
+    of: "TextView | None" = None
 
     @property
     def sources(self) -> list[str]:
-        """The sources that are drawn at all."""
-        return [source for source, weight in self.weights.items() if weight > 0]
+        """The sources whose texts it may read at any visit."""
+        if self.of is not None:
+            return self.of.sources
+        return list(dict.fromkeys([ORIGINAL, *self.policy.named()]))
 
     def choose(self, captions: Captions, shard: str, row: int, visit: Visit) -> Caption:
-        """Draw a source among those the sample has, by weight, then one of its texts.
+        """Return the text of a visit, edited if the policy says so.
 
-        A sample with none of the named sources gives its first text of any source; one that was taken down none.
+        A sample with no text of the named sources gives its first one of any source; one that was taken down none.
         """
-        texts = {
-            source: found
-            for source in self.sources
-            if (found := captions.texts(source, shard, row))
-        }
-        if not texts:
-            return Caption(*captions.first(shard, row))
-        sources = list(texts)
-        if len(sources) == 1 and len(texts[sources[0]]) == 1:
-            return Caption(texts[sources[0]][0], sources[0])
-        draw = visit.draws("caption", self.name).random(2)
-        weights = [self.weights[source] for source in sources]
-        goal, place = draw[0] * sum(weights), 0
-        while place < len(sources) - 1 and goal >= weights[place]:
-            goal -= weights[place]
-            place += 1
-        chosen = texts[sources[place]]
-        k = int(draw[1] * len(chosen))
-        return Caption(chosen[k], sources[place], k)
+        caption = self._drawn(captions, shard, row, visit)
+        if self.policy.edit is None:
+            return caption
+        text = eda(caption.text, visit.draws("eda", self.name))
+        return caption if text == caption.text else caption._replace(text=text, is_edited=True)
+
+    def _drawn(self, captions: Captions, shard: str, row: int, visit: Visit) -> Caption:
+        """Return the text before the edit. What another view draws is drawn again: it depends on its key alone."""
+        shown = self.of and self.of._drawn(captions, shard, row, visit)
+        if shown is not None and isinstance(self.policy, Same):
+            return shown
+        groups = self._groups(partial(captions.texts, shard=shard, row=row), visit.epoch)
+        if shown is not None:
+            groups = without(groups, shown.text)
+        if groups:
+            return draw(groups, partial(visit.draws, "caption", self.name))
+        return (shown or Caption(*captions.first(shard, row)))._replace(stands_in=True)
+
+    def _groups(self, texts_of: TextsOf, epoch: int) -> list[Group]:
+        if isinstance(self.policy, DrawingPolicy):
+            return self.policy.groups(texts_of, epoch)
+        assert self.of is not None, "a view that leans on another one has it"
+        return self.of._groups(texts_of, epoch)
 
 
 def text_ids(captions: Sequence[Caption], sample_ids: Sequence[int]) -> Int64[np.ndarray, " B"]:
     """Return a number for each text that is the same whenever this text of this sample is seen, and another's never.
 
     Of a sample, source and k: one-to-one for each source and k; two texts of different ones share a number as rarely
-    as two of 2^64 draws. Sources that are added change no number.
+    as two of 2^64 draws. Sources that are added change no number. What edits make of a text has one number together.
     """
-    keys = np.array([_key(caption.source, caption.k) for caption in captions], dtype=np.uint64)
+    keys = np.array(
+        [_key(one.source, one.k, is_edited=one.is_edited) for one in captions], dtype=np.uint64
+    )
     hashes = keyed_hash(np.asarray(sample_ids, dtype=np.uint64), seed=0) ^ keys
     return hashes.view(np.int64)
 
 
 @cache
-def _key(source: str, k: int) -> int:
-    return view_number("text", f"{source}/{k}")
+def _key(source: str, k: int, *, is_edited: bool) -> int:
+    return view_number("edited text" if is_edited else "text", f"{source}/{k}")

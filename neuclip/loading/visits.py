@@ -2,12 +2,14 @@
 
 import hashlib
 from functools import cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import StringConstraints
 
 from neuclip.foundation.randomness import generator
 
+ViewName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
 MAIN = "main"
 """The view that every batch has, of its images and of its texts."""
 

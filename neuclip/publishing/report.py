@@ -33,6 +33,18 @@ class Bar:
     dropped: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Texts:
+    """What a view of the texts was to show, and has shown; shares are of its texts, 0..1."""
+
+    name: str
+    asked: str
+    shares: dict[str, float]
+    """By source; an empty name is samples without any text."""
+    standing_in: float
+    count: int
+
+
 def report_page(
     facts: Facts, curation: Curation, written: Written | None, samples: Sequence[Sample]
 ) -> str:
@@ -50,6 +62,7 @@ def report_page(
             curation=curation,
             written=written,
             samples=samples,
+            texts=_texts(facts),
             charts=draw_charts(facts.metrics),
             limits=limits(facts),
             wall_s=sum(manifest.wall_s for manifest in facts.manifests),
@@ -81,6 +94,17 @@ def _funnel(facts: Facts) -> list[Bar]:
         )
         for manifest, ledger, let_through in zip(facts.funnel, ledgers, above, strict=False)
     ]
+
+
+def _texts(facts: Facts) -> list[Texts]:
+    """Read what training says of its texts, by view."""
+    found: list[Texts] = []
+    for name, shown in facts.manifest("train").summary.get("texts", {}).items():
+        by_source: dict[str, int] = shown["by_source"]
+        count = sum(by_source.values())
+        shares = {source: by_source[source] / count for source in sorted(by_source)}
+        found.append(Texts(name, shown["asked"], shares, shown["stand_ins"] / count, count))
+    return found
 
 
 def _architecture(model: dict[str, Any]) -> str:

@@ -7,9 +7,10 @@ from pydantic import Field, StringConstraints, model_validator
 from neuclip.foundation.config import RESERVED, Section, keyed_if_set, unkeyed
 from neuclip.launching.config import LaunchConfig
 from neuclip.loading.config import LoaderConfig
-from neuclip.loading.visits import MAIN
+from neuclip.loading.policies import Other, OwnCaptions, PerSource, Same, ViewCaptions
+from neuclip.loading.visits import MAIN, ViewName
 from neuclip.objectives.config import STATE_PER_SAMPLE, NeuClipConfig, ObjectiveConfig
-from neuclip.objectives.terms.config import TermConfig, ViewName
+from neuclip.objectives.terms.config import TermConfig
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.initial_config import InitialConfig
 from neuclip.towers.text_tokens.config import PlainConfig, TextTokensConfig
@@ -51,9 +52,9 @@ class ImageViewConfig(Section):
 class TextViewConfig(Section):
     """A further view of each sample's texts, for terms that read it."""
 
-    caption_sources: dict[str, float] | None = Field(
+    captions: ViewCaptions | None = Field(
         default=None,
-        description="caption source -> weight with which it is drawn; null is as `main`",
+        description="which of its texts a sample shows; null is the policy of `main`, by draws of its own",
     )
 
 
@@ -70,6 +71,9 @@ class PhaseConfig(Section):
     )
     crop_scale: tuple[float, float] | None = Field(
         default=None, description="least and most share of the image area a crop covers"
+    )
+    captions: OwnCaptions | None = keyed_if_set(
+        default=None, description="which of its texts a sample shows at each visit"
     )
     global_batch: int | None = Field(default=None, ge=2, description="pairs in an update")
     micro_batch: int | None = Field(
@@ -153,9 +157,8 @@ class TrainConfig(Section):
         ge=1,
         description="canonical streams of the data order; divides global_batch, is divided by the processes",
     )
-    caption_sources: dict[str, float] = Field(
-        default={"alt": 1.0},
-        description="caption source -> weight with which it is drawn at each visit",
+    captions: OwnCaptions = Field(
+        default=PerSource(), description="which of its texts a sample shows at each visit"
     )
     crop_scale: tuple[float, float] = Field(
         default=(0.9, 1.0), description="least and most share of the image area a crop covers"
@@ -310,10 +313,24 @@ class TrainConfig(Section):
 
     @property
     def all_caption_sources(self) -> list[str]:
-        """Return the caption sources that some view draws from."""
-        views = [self, *self.text_views.values()]
+        """Return the caption sources that some view names in some phase."""
         return list(
-            dict.fromkeys(source for view in views for source in view.caption_sources or ())
+            dict.fromkeys(
+                source
+                for flat in self.by_phase()
+                for view in (MAIN, *self.text_views)
+                for source in flat.captions_in(view).named()
+            )
+        )
+
+    def captions_in(self, view: str) -> ViewCaptions:
+        """Return the policy of a view of texts."""
+        return self.captions if view == MAIN else self.text_views[view].captions or self.captions
+
+    def describe_captions(self, view: str) -> str:
+        """Say in words which texts a view of them is to show, phase by phase where they differ."""
+        return "; then ".join(
+            dict.fromkeys(flat.captions_in(view).describe() for flat in self.by_phase())
         )
 
     def by_phase(self) -> "list[TrainConfig]":
@@ -370,7 +387,23 @@ class TrainConfig(Section):
                             f"terms.{name}.{side} names view {view!r}; views of {side} are {', '.join(views)}"
                         )
             term.check_views(term.images or known["images"], term.texts or known["texts"], name)
+        for name in self.text_views:
+            self._check_leaning(name, known["texts"])
         return self
+
+    def _check_leaning(self, name: str, known: list[str]) -> None:
+        """Refuse a view of texts that leans on one that is not there, or at last on itself."""
+        seen, policy = [name], self.captions_in(name)
+        while isinstance(policy, Same | Other):
+            where = f"text_views.{seen[-1]}.captions.view"
+            if policy.view not in known:
+                raise ValueError(
+                    f"{where} names view {policy.view!r}; views of texts are {', '.join(known)}"
+                )
+            if policy.view in seen:
+                raise ValueError(f"{where} is {policy.view}, which leans on it; take another view")
+            seen.append(policy.view)
+            policy = self.captions_in(policy.view)
 
 
 def _check_numbers(config: TrainConfig) -> None:
@@ -404,8 +437,3 @@ def _check_numbers(config: TrainConfig) -> None:
         if not 0 < low <= high <= 1:
             where = "" if name == MAIN else f"image_views.{name}."
             raise ValueError(f"{where}crop_scale {[low, high]} is not an increasing pair in (0, 1]")
-    for name, view in {MAIN: config, **config.text_views}.items():
-        sources = view.caption_sources or config.caption_sources
-        if not any(weight > 0 for weight in sources.values()):
-            where = "" if name == MAIN else f"text_views.{name}."
-            raise ValueError(f"{where}caption_sources gives no source a weight above 0")

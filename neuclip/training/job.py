@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from neuclip.loading.shown import Shown
 from neuclip.storage.cache_folder import cache_folder
 from neuclip.storage.uris import is_local, local_part
 from neuclip.training.config import TrainConfig
@@ -57,6 +58,8 @@ class TrainResult(BaseModel):
     """Steps (0-based) whose batches moved nothing."""
     never_used: int
     """Samples that decode and that only batches passed over have held."""
+    texts: dict[str, Shown]
+    """By view: the texts that were shown."""
     resumed_at: int
     final_loss: float | None
     """Nats; None if the last batch was passed over."""

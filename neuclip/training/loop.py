@@ -32,6 +32,7 @@ from neuclip.training.parts import Parts, check_shared_memory, does_not_fit, mak
 from neuclip.training.phases import phase_at, plan_phases
 from neuclip.training.probe import NormalizerProbe
 from neuclip.training.requested import RequestedSamples
+from neuclip.training.shown_texts import shares
 from neuclip.training.stopping import StopRequest
 
 _A_SIGNAL = "a signal"
@@ -186,6 +187,7 @@ class _Run:
                 probed.update(self.probe.measure(trainer, encoded))
 
         self.ids = batch.sample_ids
+        trainer.texts.note(batch.shown)
         self.requested.serve()
         try:
             done = trainer.update(batch, look)
@@ -261,10 +263,10 @@ class _Run:
 
     def _write_metrics(self, more: dict[str, float]) -> None:
         """Gather over ranks and write; every rank calls this."""
-        ids = all_gather(self.ids, self.world)
+        trainer = self.trainer
+        ids, shown = all_gather(self.ids, self.world), trainer.texts.total()
         if self.log is None:
             return
-        trainer = self.trainer
         measured = self.meter.close()
         digest = hashlib.sha256(ids.cpu().numpy().astype("<i8").tobytes()).hexdigest()
         self.log.write(
@@ -275,6 +277,7 @@ class _Run:
                 "loss": float(self.loss),
                 "sample_ids_sha256": digest,
                 **measured,
+                **shares(shown),
                 **more,
             }
         )
@@ -348,6 +351,7 @@ class _Run:
             corrupt=sorted(trainer.corrupt),
             passed_over=trainer.guard.passed_over,
             never_used=self._never_used(),
+            texts=trainer.texts.total(),
             resumed_at=self.begun_at,
             final_loss=last_loss(
                 self.job.run_folder

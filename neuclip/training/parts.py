@@ -12,6 +12,7 @@ from neuclip.foundation.errors import ConfigError
 from neuclip.index.reader import SampleTable
 from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
+from neuclip.loading.policies import Other, Same
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.shared_memory import require_shared_memory
@@ -126,7 +127,12 @@ def training_samples(
     images, texts = config.views_read
     text_tokens = build_text_tokens(config.text_tokens, towers.tokenize)
     crops = {MAIN: config, **config.image_views}
-    sources = {MAIN: config, **config.text_views}
+
+    def text_view(name: str) -> TextView:
+        policy = config.captions_in(name)
+        of = text_view(policy.view) if isinstance(policy, Same | Other) else None
+        return TextView(policy, text_tokens, name, of)
+
     return ShardSamples(
         ShardFiles(shard_uri, cache_gb=config.loader.cache_gb),
         table,
@@ -142,10 +148,7 @@ def training_samples(
             )
             for name in images
         ],
-        texts=[
-            TextView(sources[name].caption_sources or config.caption_sources, text_tokens, name)
-            for name in texts
-        ],
+        texts=[text_view(name) for name in texts],
         captions=Captions(index_uri, cache_gb=config.loader.cache_gb),
         seed=seed,
     )

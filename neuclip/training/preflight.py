@@ -91,10 +91,10 @@ class Preflight:
         for source in self._config.all_caption_sources:
             if source not in known:
                 raise DataError(
-                    f"train.caption_sources names {source!r}, which no sample has; sources of the samples: "
+                    f"train.captions names {source!r}, which no sample has; sources of the samples: "
                     f"{', '.join(known)}.{nearest(source, known)} A column of the table becomes a source by "
-                    "acquire.caption_columns, caption.imports and caption.derive make others; take the source out of "
-                    "train.caption_sources if its column was removed"
+                    "acquire.caption_columns; caption.imports, caption.derive and caption.generate make others. Take the "
+                    "source out of train.captions if its column was removed"
                 )
         return ", ".join(
             f"{source}: {known[source]} texts" for source in self._config.all_caption_sources

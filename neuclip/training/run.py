@@ -79,6 +79,8 @@ def run_train(
         },
     )
     summary = {**result.model_dump(mode="json"), "restarts": restarts.count, **start}
+    for view, shown in summary["texts"].items():
+        shown["asked"] = config.describe_captions(view)
     return Outcome(ledger=ledger, summary=summary)
 
 

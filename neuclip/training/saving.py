@@ -48,6 +48,7 @@ def take_snapshot(
     model, optimiser = trainer.model_state(), optimiser_state(trainer.optimiser)
     average = {} if trainer.average is None else trainer.average.state()
     statistics = {} if trainer.sample_statistics is None else trainer.sample_statistics.state()
+    texts = trainer.texts.state()
     if not trainer.world.is_main:
         return None
     # In the model's own form, which may be one element instead of a scalar.
@@ -63,6 +64,7 @@ def take_snapshot(
         "sample_statistics": statistics,
         "corrupt": torch.tensor(sorted(trainer.corrupt), dtype=torch.int64),
         "guard": trainer.guard.state(),
+        "texts": texts,
     }
     return Snapshot(
         record=CheckpointRecord(
@@ -111,6 +113,7 @@ def restore_trainer(trainer: Trainer, folder: Path) -> None:
         load_optimiser_state(trainer.optimiser, state["optimiser"])
         trainer.corrupt.update(state["corrupt"].tolist())
         trainer.guard.load_state(state["guard"])
+        trainer.texts.load_state(state.get("texts", {}))
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"the state in {folder} does not fit this recipe: {error}") from error
     trainer.step = record.step

@@ -29,6 +29,7 @@ from neuclip.training.layout import is_in_bf16, lay_out, set_float32_products
 from neuclip.training.optimiser import build_optimiser, hold_back, set_learning_rate
 from neuclip.training.phases import Phase
 from neuclip.training.sample_statistics import SampleStatistics
+from neuclip.training.shown_texts import ShownTexts
 
 _SEED_FACTOR = 1_000_003
 
@@ -79,6 +80,7 @@ class Trainer:
         self.phase, self.config, self.world, self._seed = phase, config, world, seed
         self.step = phase.first
         self.corrupt: set[int] = set()  # sample ids that did not decode so far
+        self.texts = ShownTexts(world)
         self.guard = LossGuard(config, world)
         still = freeze(towers.model, config.freeze)
         self.encoders = Encoders(towers, terms.views_with_states, still=still)

@@ -87,7 +87,8 @@ def journey(tmp_path_factory):
     sets = [classification_set(base, [m for n, c in enumerate(COLOURS) for m in labelled(c, n)])]
     train = make_config(epochs=1, probe=None, loader={"workers": 0}).model_dump(mode="json")
     train["objective"] = {"name": "openclip"}
-    train["caption_sources"] = {"alt": 1.0, "rewrite": 1.0}  # so that it reads every side file
+    # so that it reads every side file
+    train["captions"] = {"kind": "per_source", "weights": {"alt": 1.0, "rewrite": 1.0}}
     changes = {"evaluate.sets": sets, "train": train}
     changes["index.features"] = None
     recipe, fields = make_recipe(base, **changes)

@@ -284,7 +284,10 @@ class TestBadInput:
             ({"train__global_bach": 3}, ["train.global_bach", "Did you mean 'global_batch'?"]),
             ({"trian__lr": 3}, ["trian", "Did you mean 'train'?"]),
             ({"train__global_batch": "many"}, ["train.global_batch", "'many'"]),
-            ({"train__caption_sources": {"rewrit": 1}}, ["'rewrit'", "Did you mean 'rewrite'?"]),
+            (
+                {"train__captions": {"kind": "per_source", "weights": {"rewrit": 1}}},
+                ["'rewrit'", "Did you mean 'rewrite'?"],
+            ),
             ({"caption__sources": ["alt"]}, ["caption.sources"]),
             (
                 {"caption__derive": [{"kind": "sentences", "source": "told", "of": "rewrit"}]},

@@ -131,7 +131,9 @@ def test_a_derived_source_is_the_caption_stage_s_matter_alone(lake):
         stage for stage in NAMES[: NAMES.index("index")] if stage != "caption"
     ]
     weighed = lake.recipe(
-        caption__derive=derive, train__caption_sources={"alt": 1, "told": 1}, train__epochs=1
+        caption__derive=derive,
+        train__captions={"kind": "per_source", "weights": {"alt": 1, "told": 1}},
+        train__epochs=1,
     )
     asked = len(lake.asked)
     lake.run(weighed, (*DATA, "train"))
@@ -151,7 +153,7 @@ def test_changed_and_dropped_columns_fetch_nothing(lake):
     without = lake.recipe(
         lake.table("less", lambda table: table.drop_columns(["rewrite"])),
         acquire__caption_columns={},
-        train__caption_sources={"alt": 1.0, "rewrite": 1.0},
+        train__captions={"kind": "per_source", "weights": {"alt": 1.0, "rewrite": 1.0}},
     )
     lake.run(without)
     assert len(lake.asked) == asked

@@ -23,6 +23,7 @@ from neuclip.index.erase import erase_side_part, find_side_parts
 from neuclip.index.run import run_index
 from neuclip.index.side_files import count_texts, side_records
 from neuclip.loading.captions import Captions
+from neuclip.loading.policies import PerSource
 from neuclip.loading.views import TextView
 from neuclip.loading.visits import Visit
 from neuclip.shards.config import ShardConfig
@@ -51,7 +52,7 @@ def captions_of(packed):
 
 
 def choose(captions, shard, row, *, epoch, sample_id, weights):
-    view = TextView(weights, lambda *_: None)
+    view = TextView(PerSource(weights=weights), lambda *_: None)
     return view.choose(captions, shard, row, Visit(0, epoch, sample_id)).text
 
 

@@ -18,6 +18,7 @@ from training.runs import ARCHITECTURE
 from neuclip.loading.batches import load_batches
 from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
+from neuclip.loading.policies import PerSource
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.views import ImageView, TextView
@@ -47,7 +48,7 @@ def samples_of(shards: MadeShards, *, to_pixels, tokenize):
         ShardFiles(shards.uri, cache_gb=1),
         shards.table,
         images=[ImageView(to_pixels)],
-        texts=[TextView({"alt": 1.0}, lambda texts, *_: tokenize(texts))],
+        texts=[TextView(PerSource(), lambda texts, *_: tokenize(texts))],
         captions=Captions(shards.index, cache_gb=1),
         seed=1,
     )

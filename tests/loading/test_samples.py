@@ -22,6 +22,7 @@ from neuclip.index.reader import read_samples
 from neuclip.loading.batches import load_batches
 from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
+from neuclip.loading.policies import PerSource
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.views import ImageView, TextView
@@ -43,7 +44,7 @@ def tokens(texts):
 
 
 def text_view(sources=None):
-    return TextView(sources or {"alt": 1.0}, lambda texts, *_: tokens(texts))
+    return TextView(PerSource(weights=sources or {"alt": 1.0}), lambda texts, *_: tokens(texts))
 
 
 def samples_of(packed, sources=None, seed=0):

@@ -23,6 +23,7 @@ from neuclip.foundation.errors import ConfigError, IntegrityError, TransientStor
 from neuclip.loading.batches import load_batches
 from neuclip.loading.captions import Captions
 from neuclip.loading.order import BatchOrder
+from neuclip.loading.policies import PerSource
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.views import ImageView, TextView
@@ -63,7 +64,7 @@ def samples_of(shards, cache_gb):
         ShardFiles(shards.uri, cache_gb=cache_gb),
         shards.table,
         images=[ImageView(to_pixels)],
-        texts=[TextView({"alt": 1.0}, lambda texts, *_: tokens(texts))],
+        texts=[TextView(PerSource(), lambda texts, *_: tokens(texts))],
         captions=Captions(shards.index, cache_gb=cache_gb),
         seed=1,
     )

@@ -50,7 +50,7 @@ def make_config(**changes) -> TrainConfig:
         "global_batch": 16,
         "streams": 4,
         "epochs": 3,
-        "caption_sources": {"alt": 1, "rewrite": 1},
+        "captions": {"kind": "per_source", "weights": {"alt": 1, "rewrite": 1}},
         "warmup_steps": 3,
         "save_every_steps": 8,
         "keep_checkpoints": 10,

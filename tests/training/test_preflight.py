@@ -46,7 +46,7 @@ def test_a_sound_run_is_told_what_it_will_be(packed, tmp_path):
             "400 is more than the 169 training samples",
         ),
         (
-            {"caption_sources": {"rewrit": 1}},
+            {"captions": {"kind": "per_source", "weights": {"rewrit": 1}}},
             "captions",
             DataError,
             "'rewrit', which no sample has.*Did you mean 'rewrite'",

@@ -124,7 +124,9 @@ def test_a_checkpoint_of_another_recipe_is_refused(packed, tmp_path, whole_run):
 
 def test_a_caption_source_that_no_sample_has_is_refused_before_anything_runs(packed, tmp_path):
     with pytest.raises(DataError, match=r"'rewrit'.*alt, rewrite.*Did you mean 'rewrite'"):
-        train(tmp_path, packed, make_config(caption_sources={"rewrit": 1}))
+        train(
+            tmp_path, packed, make_config(captions={"kind": "per_source", "weights": {"rewrit": 1}})
+        )
 
 
 @pytest.mark.slow

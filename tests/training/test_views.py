@@ -23,7 +23,7 @@ CASES = Path(__file__).with_name("view_cases.py")
 QUICK = {"loader": {"workers": 0}, "probe": None, "keep_best": 0, "epochs": 1}
 VIEWS = {
     "image_views": {"second": {"crop_scale": [0.2, 1.0]}},
-    "text_views": {"second": {"caption_sources": {"rewrite": 1.0}}},
+    "text_views": {"second": {"captions": {"kind": "per_source", "weights": {"rewrite": 1.0}}}},
 }
 MVS = {"mvs": {"name": "multi_view", "weight": 0.4}}
 
@@ -176,7 +176,10 @@ def test_states_of_tokens_are_there_where_a_term_reads_them():
         ),
         ({"image_views": {"main": {}}}, "image_views are those beside `main`"),
         ({"image_views": {"x": {"crop_scale": [0.5, 0.1]}}}, r"image_views\.x\.crop_scale"),
-        ({"text_views": {"x": {"caption_sources": {"alt": 0}}}}, r"text_views\.x\.caption_sources"),
+        (
+            {"text_views": {"x": {"captions": {"kind": "per_source", "weights": {"alt": 0}}}}},
+            r"text_views\.x\.captions",
+        ),
         ({"terms": {"mvs": {"name": "multi_vieuw", "weight": 1}}}, "multi_view"),
         ({"terms": {"mvs": {"weight": -1}}}, "greater than or equal to 0"),
         ({"objective_weight": 0}, "greater than 0"),

@@ -3,11 +3,10 @@
 from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from neuclip.foundation.config import Section
-
-ViewName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
+from neuclip.loading.visits import ViewName
 
 
 class TermSection(Section):
