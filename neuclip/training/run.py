@@ -78,9 +78,12 @@ def run_train(
             "not_visited": result.samples - result.samples_visited,
         },
     )
-    summary = {**result.model_dump(mode="json"), "restarts": restarts.count, **start}
-    for view, shown in summary["texts"].items():
-        shown["asked"] = config.describe_captions(view)
+    said = result.model_dump(mode="json")
+    texts = {
+        view: {**shown, "asked": config.describe_captions(view)}
+        for view, shown in said["texts"].items()
+    }
+    summary = {**said, "texts": texts, "restarts": restarts.count, **start}
     return Outcome(ledger=ledger, summary=summary)
 
 

@@ -1,5 +1,6 @@
 """What a run has shown of its texts so far, by view and source, over all ranks and all processes of the run."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from neuclip.distributed.world import World
 from neuclip.loading.shown import Shown
 
 _NO_SOURCE = "none"
+_NOT_IN_NAMES = re.compile(r"[^\w.-]")
+"""What trackers take in no name of a number."""
 
 
 class ShownTexts:
@@ -66,6 +69,7 @@ def shares(total: Mapping[str, Shown]) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for view, found in total.items():
         for source, count in sorted(found.by_source.items()):
-            numbers[f"text_share_{view}_{source or _NO_SOURCE}"] = count / found.count
-        numbers[f"text_share_{view}_standing_in"] = found.stand_ins / found.count
+            name = _NOT_IN_NAMES.sub("_", source) or _NO_SOURCE
+            numbers[f"text_share_{view}_{name}"] = count / found.count
+        numbers[f"text_standing_in_{view}"] = found.stand_ins / found.count
     return numbers

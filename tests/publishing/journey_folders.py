@@ -37,6 +37,18 @@ LEDGERS = {
     "select": (3, 1, {"lower_score": 2}),
     "evaluate": (1_400, 1_398, {"undecodable_image": 2}),
 }
+TEXTS = {
+    "main": {
+        "by_source": {"alt": 150_400, "<i>vecap</i>": 49_600},
+        "stand_ins": 500,
+        "asked": "0.75 alt + 0.25 <i>vecap</i>",
+    },
+    "edited": {
+        "by_source": {"alt": 199_999, "": 1},
+        "stand_ins": 1,
+        "asked": "the text of main; edited by EDA",
+    },
+}
 RECIPE = "name: colours\nseed: 1\nacquire:\n  table: table.parquet\ntrain:\n  model:\n    name: ViT-B-32\n"
 
 
@@ -58,6 +70,7 @@ def make_journey(
             "started_at": f"2026-03-0{number + 1}T10:00:00+00:00",
             "wall_s": 3.7**number,
         }
+    committed["train"]["summary"] = {"texts": TEXTS}
     _write_curation(base, uris, caption, pictures)
     colours = list(pictures or COLOURS)
     _write_shards(Path(uris["shard"]), pictures or COLOURS, colours)

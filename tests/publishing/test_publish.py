@@ -135,6 +135,9 @@ def test_the_page_says_what_happened(elements):
         "0000c0ffee000000",
         "3fa9c1d2e4b5a697",
         "surface with fine grain",
+        "0.75 alt + 0.25 <i>vecap</i>",
+        "24.8 % <i>vecap</i> · 75.2 % alt",
+        "the text of main; edited by EDA",
     ):
         assert part in said, part
 
