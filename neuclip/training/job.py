@@ -59,7 +59,7 @@ class TrainResult(BaseModel):
     never_used: int
     """Samples that decode and that only batches passed over have held."""
     texts: dict[str, Shown]
-    """By view: the texts that were shown."""
+    """By view: the texts of the batches that moved the weights."""
     resumed_at: int
     final_loss: float | None
     """Nats; None if the last batch was passed over."""

@@ -187,7 +187,6 @@ class _Run:
                 probed.update(self.probe.measure(trainer, encoded))
 
         self.ids = batch.sample_ids
-        trainer.texts.note(batch.shown)
         self.requested.serve()
         try:
             done = trainer.update(batch, look)

@@ -1,4 +1,4 @@
-"""What a run has shown of its texts so far, by view and source, over all ranks and all processes of the run."""
+"""Which texts a run has learnt from so far, by view and source, over all ranks and all processes of the run."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ _NOT_IN_NAMES = re.compile(r"[^\w.-]")
 
 
 class ShownTexts:
-    """Counts the texts of each batch that is trained on.
+    """Counts the texts of each batch that moved the weights.
 
     The counts are in the checkpoints, so that a run which resumes has the numbers of one that nothing stopped.
     """

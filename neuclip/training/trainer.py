@@ -12,6 +12,7 @@ from neuclip.distributed.sharding import load_whole_, whole, whole_on_main
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import ConfigError
 from neuclip.loading.batch import Batch
+from neuclip.loading.shown import Shown
 from neuclip.loading.visits import MAIN
 from neuclip.objectives.encoded import Encoded
 from neuclip.objectives.loss_part import TrainableGroup
@@ -60,6 +61,7 @@ class _Open:
     verdict: Verdict
     sample_ids: Tensor
     result: ObjectiveResult
+    shown: dict[str, Shown]
 
 
 class Trainer:
@@ -170,7 +172,7 @@ class Trainer:
         for part in self._parts:
             part.advance(self.step)
         result = replace(result, loss=result.loss.detach())  # so that its graph goes
-        self._open = _Open(verdict, batch.sample_ids, result)
+        self._open = _Open(verdict, batch.sample_ids, result, batch.shown)
         return Update(loss, norm, rate, result.metrics)
 
     def settle(self) -> None:
@@ -182,6 +184,7 @@ class Trainer:
             return
         done, self._open = self._open, None
         self.guard.require_good(done.verdict)
+        self.texts.note(done.shown)
         step = done.verdict.step + 1
         if self.average is not None:
             self.average.update(step)
