@@ -45,13 +45,15 @@ _WORDS: dict[Relation, tuple[str, ...]] = {
     "inside": ("inside", "within"),
     "around": ("around",),
 }
-_OPPOSITE: dict[Relation, Relation] = {
+OPPOSITE: dict[Relation, Relation] = {
     "left of": "right of",
     "right of": "left of",
     "above": "below",
     "below": "above",
     "inside": "around",
 }
+TEMPLATES = (*_ALONE, *_PAIR, *_PAIR_REWRITE, *_ROW, *_ROW_REWRITE, *_ALONE_REWRITE)
+RELATION_WORDS = tuple(word for words in _WORDS.values() for word in words)
 _KEEP_SIZE, _KEEP_TEXTURE = 0.7, 0.85
 
 
@@ -72,17 +74,18 @@ def _fill(
 ) -> str:
     template = templates[int(random.integers(len(templates)))]
     bare = [_describe(thing, random, is_complete=is_complete) for thing in scene.things]
-    names = {letter: _with_article(text) for letter, text in zip("abc", bare, strict=False)}
+    names = {letter: with_article(text) for letter, text in zip("abc", bare, strict=False)}
     return template.format(
         **names,
         bare=bare[0],
         background=scene.background,
-        relation=_relation_words(scene.relation, random),
-        opposite=_relation_words(_OPPOSITE.get(scene.relation), random),
+        relation=relation_words(scene.relation, random),
+        opposite=relation_words(OPPOSITE.get(scene.relation), random),
     )
 
 
-def _relation_words(relation: Relation | None, random: np.random.Generator) -> str:
+def relation_words(relation: Relation | None, random: np.random.Generator) -> str:
+    """Return one of the ways in which captions name a relation."""
     words = _WORDS.get(relation, ("",)) if relation else ("",)
     return words[int(random.integers(len(words)))]
 
@@ -97,5 +100,6 @@ def _describe(thing: Thing, random: np.random.Generator, *, is_complete: bool) -
     return " ".join([*words, thing.colour, thing.shape])
 
 
-def _with_article(noun: str) -> str:
+def with_article(noun: str) -> str:
+    """Return a noun with its indefinite article."""
     return f"an {noun}" if noun[0] in "aeio" else f"a {noun}"
