@@ -42,7 +42,7 @@ _SIDE_PX, _PATCH_PX = 48, 24
 _MARGIN = 1.25
 """A thing is looked at in a square of this times its radius."""
 _LEAST_RADIUS = 0.05
-_LOOKS = 2
+_LOOKS = 3
 _SHIFT, _STRETCH = 0.4, 0.3
 """How far from its thing, in radii and in powers of e, the square may lie while the network learns."""
 _VIEW = 902
