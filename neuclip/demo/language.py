@@ -62,7 +62,7 @@ class TinyModels:
         return models
 
     @classmethod
-    def ready(cls, folder: Path, seed: int) -> Self:
+    def load_or_train(cls, folder: Path, seed: int = 0) -> Self:
         """Return the models of a folder; they are trained and saved there if there are none."""
         if (folder / WEIGHTS).is_file():
             return cls.load(folder)

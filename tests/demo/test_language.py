@@ -72,7 +72,7 @@ def test_a_short_training_is_a_function_of_its_seed(tmp_path):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert not all(torch.equal(value, weights[2][name]) for name, value in weights[0].items())
     one.save(tmp_path / "models")
-    again = TinyModels.ready(tmp_path / "models", seed=2)
+    again = TinyModels.load_or_train(tmp_path / "models", seed=2)
     picture = encode(draw(make_scene(generator(0)), 48))
     assert again.describe(picture) == one.describe(picture)
     assert again.rewrite("a red ring", 5, 1.0) == one.rewrite("a red ring", 5, 1.0)
