@@ -16,7 +16,7 @@ from neuclip.foundation.errors import DataError
 
 WEIGHTS = "language.safetensors"
 
-_REWRITER_STEPS, _DESCRIBER_STEPS = 250, 800
+_REWRITER_STEPS, _DESCRIBER_STEPS = 250, 600
 
 
 @dataclass(frozen=True)

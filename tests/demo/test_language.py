@@ -100,7 +100,7 @@ def test_an_image_that_does_not_decode_is_an_error():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_trained_models_keep_what_texts_say_and_see_what_pictures_show(capsys):
     began = time.process_time()
     models = TinyModels.train(0)
