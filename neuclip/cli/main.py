@@ -19,7 +19,7 @@ from neuclip.cli.console import (
 )
 from neuclip.cli.entry import main
 from neuclip.cli.failures import explained, print_json
-from neuclip.demo.settings import PAIRS, PORT, ROOT, WebSettings
+from neuclip.demo.settings import PORT, ROOT, WebSettings
 from neuclip.foundation.errors import ConfigError, NeuclipError
 from neuclip.journey import StageReport, plan, preflight, run_journey
 from neuclip.recipe import Recipe, load_recipe, parse_override
@@ -289,13 +289,25 @@ def takedown(
 def demo(
     variant: Annotated[str, typer.Argument(help="which recipe of the demo")] = "neuclip",
     root: Annotated[
-        str, typer.Option(help="where all stages write; pictures and recipe go to ROOT-web")
-    ] = ROOT,
+        str | None,
+        typer.Option(
+            help=f"where all stages write; pictures and recipe go to ROOT-web. Default {ROOT}, with another "
+            f"VARIANT {ROOT}-VARIANT"
+        ),
+    ] = None,
     pairs: Annotated[
-        int, typer.Option(min=100, max=1_000_000, help="rows of the URL table")
-    ] = PAIRS,
+        int | None,
+        typer.Option(
+            min=100, max=1_000_000, help="rows of the URL table; default 9000, with `captions` 2500"
+        ),
+    ] = None,
     port: Annotated[
-        int, typer.Option(min=1024, max=65535, help="loopback port of the picture server")
+        int,
+        typer.Option(
+            min=1024,
+            max=65534,
+            help="loopback port of the picture server; models have the next one",
+        ),
     ] = PORT,
     overrides: SetOption = None,
     *,
@@ -303,11 +315,12 @@ def demo(
     verbose: VerboseOption = False,
 ) -> None:
     """Run an example recipe on pictures that are drawn here and served on loopback."""
-    from neuclip.demo.variants import set_up, web_beside
+    from neuclip.demo.variants import pairs_of, root_of, set_up, web_beside
 
     set_up_logging(screen, verbose=verbose)
     with explained(screen, as_json=as_json):
-        settings = WebSettings(folder=web_beside(root), pairs=pairs, port=port)
+        root = root or root_of(variant)
+        settings = WebSettings(folder=web_beside(root), pairs=pairs or pairs_of(variant), port=port)
         changes = dict(parse_override(text) for text in overrides or [])
         with set_up(variant, settings, root=root, overrides=changes) as example:
             screen.print(f"recipe    {example.path}", markup=False, highlight=False, soft_wrap=True)

@@ -11,6 +11,8 @@ WEB = "./lake/demo-web"
 
 PAIRS = 9_000
 PORT = 8765
+MODELS = "http://127.0.0.1:8766"
+"""Where recipes have the demo's model server: one port above that of the pictures."""
 WEB_VERSION = 1
 """Raised when the same settings give other pictures or texts."""
 

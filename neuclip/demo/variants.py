@@ -5,14 +5,14 @@ default folder of the web; with another root both are replaced.
 """
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, cast
 
-from neuclip.demo.server import serving
-from neuclip.demo.settings import ROOT, WEB, WebSettings
+from neuclip.demo.server import HOST, serving
+from neuclip.demo.settings import MODELS, PAIRS, PORT, ROOT, WEB, WebSettings
 from neuclip.demo.web import is_drawn, prepare
 from neuclip.foundation.errors import ConfigError, nearest
 from neuclip.foundation.names import in_known_case
@@ -24,6 +24,8 @@ from neuclip.storage.uris import is_local, local_part
 
 _RECIPES = files("neuclip.demo") / "recipes"
 _SUFFIX = ".yaml"
+_FIRST = "neuclip"
+_FEW_PAIRS = 2_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +54,64 @@ def web_beside(root: str) -> Path:
 
 
 def load_variant(
-    name: str, *, root: str, web: Path, overrides: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    root: str,
+    web: Path,
+    port: int = PORT,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Read the recipe of a variant with another root and web, then apply overrides.
+    """Read the recipe of a variant with another root, web and port, then apply overrides.
 
     Raises: ConfigError: if there is no such variant; and as load_recipe does.
     """
     file = _RECIPES / f"{_known(name)}{_SUFFIX}"
     content = cast("dict[str, Any]", parse_yaml(file.read_bytes()))
-    moved = _moved(content, {WEB: str(web), ROOT: root})
+    moved = _moved(content, {WEB: str(web), ROOT: root, MODELS: models_at(port)})
     with as_file(file) as path:
         return load_recipe(str(path), {**moved, **(overrides or {})})
+
+
+def root_of(name: str) -> str:
+    """Return where a variant writes unless another root is given: each draws a web of its own."""
+    return ROOT if _known(name) == _FIRST else f"{ROOT}-{_known(name)}"
+
+
+def pairs_of(name: str) -> int:
+    """Return how many pairs a variant is made for: tiny models on a CPU write a few hundred captions a second."""
+    return PAIRS if _known(name) == _FIRST else _FEW_PAIRS
+
+
+def models_at(port: int) -> str:
+    """Return where the model server of a demo is, given the port of its pictures."""
+    return f"http://{HOST}:{port + 1}"
 
 
 @contextmanager
 def set_up(
     name: str, settings: WebSettings, *, root: str, overrides: Mapping[str, Any] | None = None
 ) -> Generator[Example]:
-    """Draw the web unless it is there, write the recipe into its folder, and serve it unless acquire is done.
+    """Draw the web unless it is there, write the recipe into its folder, and serve what stages ask that are not done.
 
-    Raises: ConfigError: if the port is taken, before anything is drawn; and as load_variant and prepare do.
+    Pictures are served unless acquire is done; a recipe whose captions models write has a server of tiny models unless
+    caption is.
+
+    Raises: ConfigError: if a port is taken, before anything is drawn; and as load_variant and prepare do.
     """
     name, folder = _known(name), settings.folder
-    recipe = load_variant(name, root=root, web=folder, overrides=overrides)
-    is_fetched = is_drawn(settings) and is_committed(identify(recipe)["acquire"].uri)
+    recipe = load_variant(name, root=root, web=folder, port=settings.port, overrides=overrides)
+    done: set[str] = set()
+    if is_drawn(settings):
+        done = {stage for stage, at in identify(recipe).items() if is_committed(at.uri)}
     folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if is_fetched else serving(folder, settings.port):
+    with ExitStack() as servers:
+        if "acquire" not in done:
+            servers.enter_context(serving(folder, settings.port))
         prepare(settings)
+        if recipe.caption.generate and "caption" not in done:
+            from neuclip.demo.model_server import model_server
+
+            servers.enter_context(model_server(folder / "models", settings.port + 1))
         path = folder / f"{name}{_SUFFIX}"
         path.write_text(recipe.to_yaml(), encoding="utf-8")
         yield Example(recipe, path)

@@ -93,8 +93,8 @@ class Preflight:
                 raise DataError(
                     f"train.captions names {source!r}, which no sample has; sources of the samples: "
                     f"{', '.join(known)}.{nearest(source, known)} A column of the table becomes a source by "
-                    "acquire.caption_columns; caption.imports, caption.derive and caption.generate make others. Take the "
-                    "source out of train.captions if its column was removed"
+                    "acquire.caption_columns; caption.imports, caption.derive and caption.generate make others. Take "
+                    "the source out of train.captions if its column was removed"
                 )
         return ", ".join(
             f"{source}: {known[source]} texts" for source in self._config.all_caption_sources

@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from neuclip.captions.config import CaptionConfig
 from neuclip.captions.run import run_caption
-from neuclip.scoring.caption_stage import CAPTION
 from neuclip.curate.config import CurateConfig
 from neuclip.curate.rules import CaptionCharacters
 from neuclip.curate.run import run_curate
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.foundation.progress import silent
+from neuclip.scoring.caption_stage import CAPTION
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import StageIdentity, commit_stage
 
