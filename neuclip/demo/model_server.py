@@ -30,7 +30,7 @@ REQUESTS = "requests.jsonl"
 MODEL = "demo"
 _SOURCE = re.compile(r'<source id="(\w+)">(.*?)</source>')
 _ID = re.compile(r'The id is "(\w+)"')
-_START_S = 180.0
+_START_S = 600.0
 _POLL_S = 0.1
 
 
