@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from neuclip.curate.uids import SubsetFile
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.ids import as_integers
 from neuclip.stages.committed import committed_file
+from neuclip.stages.manifest import Manifest
 from neuclip.storage.tables import ArrowTable
 from neuclip.storage.uris import name_of
 
@@ -57,6 +58,21 @@ class KeptImage:
     uid: str
     content_id: str
     read: Callable[[], bytes]
+
+
+@dataclass
+class Gathered:
+    """A partition, and the parts with the texts of its kept pairs, by source.
+
+    Args:
+        pairs: how many are kept.
+        kept: names them.
+    """
+
+    place: Place
+    pairs: int
+    kept: str
+    parts: dict[str, Manifest] = field(default_factory=dict[str, Manifest])
 
 
 def read_uids(place: Place) -> list[str]:

@@ -2,47 +2,32 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuclip.acquired.partitions import partition_folders, text_folders
-from neuclip.acquired.texts import ALT, count_texts
+from neuclip.acquired.texts import count_texts
 from neuclip.captions.config import CaptionConfig
 from neuclip.captions.derived import DerivedSource
 from neuclip.captions.files import PARTS_FILE, PARTS_SCHEMA
-from neuclip.captions.generated import STAGE, Task, Writing, part_identity, write_answers
+from neuclip.captions.generated import STAGE, Writing
 from neuclip.captions.import_join import ImportedTexts
 from neuclip.captions.imported import read_imports, summary_of
-from neuclip.captions.kept import KeptTexts, Place, read_texts
+from neuclip.captions.kept import Gathered, KeptTexts, Place, read_texts
+from neuclip.captions.models import Models
 from neuclip.captions.parts import PartSettings, commit_part, read_part
 from neuclip.curate.files import SUBSET
 from neuclip.curate.uids import SubsetFile
 from neuclip.foundation.errors import ConfigError, IntegrityError, nearest
 from neuclip.foundation.progress import Progress
-from neuclip.generation.journal import spent_in
-from neuclip.generation.spending import Cost, Spending, cost_of, rest_of
 from neuclip.stages.committed import committed_file
 from neuclip.stages.keys import digest
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import PARTS, Manifest, read_manifest
-from neuclip.stages.part_work import Part, do_parts
 from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.storage.uris import join
-
-
-@dataclass
-class _Partition:
-    """A partition, and the parts with the texts of its kept pairs, by source."""
-
-    place: Place
-    pairs: int
-    kept: str
-    """Names its kept pairs."""
-    parts: dict[str, Manifest] = field(default_factory=dict[str, Manifest])
 
 
 def run_caption(
@@ -83,14 +68,8 @@ def run_caption(
         progress=progress,
     )
     partitions = _gather(places, kept, imported, settings, progress)
-    pairs = sum(partition.pairs for partition in partitions)
-    expected = read_manifest(curate_uri).ledger.out
-    if pairs != expected:
-        raise IntegrityError(
-            f"{curate_uri} keeps {expected} pairs, of which {pairs} are in the partitions of {acquire_uri}; "
-            "run `--from curate --force`"
-        )
-    models = _Models(config, root, writings, pool, progress, force=force)
+    pairs = _count_all(partitions, curate_uri)
+    models = Models(config, root, writings, pool, progress, force=force)
     for one in config.made:
         if isinstance(one, DerivedSource):
             for partition in partitions:
@@ -98,19 +77,27 @@ def run_caption(
         else:
             models.write(one.source, partitions)
     _list_parts(partitions, config, workspace)
-    sources = _summary(partitions)
     told = [f"{one.source}: {one.ledger.describe()}" for one in imported]
     note = "; ".join([f"{pairs} pairs", *told])
     progress(STAGE, done=len(partitions), total=len(partitions), note=note)
+    sources = _summary(partitions)
     summary: dict[str, object] = {"sources": sources, **models.summary()}
     if imported:
         summary["imports"] = {one.source: summary_of(one, sources, pairs) for one in imported}
-    parts = [part for partition in partitions for part in partition.parts.values()]
-    return Outcome(
-        ledger=make_ledger(pairs, pairs, {}),
-        summary=summary,
-        parts=[part.key for part in parts],
-    )
+    parts = [part.key for partition in partitions for part in partition.parts.values()]
+    return Outcome(make_ledger(pairs, pairs, {}), summary, parts)
+
+
+def _count_all(partitions: Sequence[Gathered], curate_uri: str) -> int:
+    """Return the pairs of all partitions, which must be those that curate keeps."""
+    pairs = sum(partition.pairs for partition in partitions)
+    expected = read_manifest(curate_uri).ledger.out
+    if pairs != expected:
+        raise IntegrityError(
+            f"{curate_uri} keeps {expected} pairs, of which {pairs} are in the partitions of acquire; "
+            "run `--from curate --force`"
+        )
+    return pairs
 
 
 def _gather(
@@ -119,13 +106,13 @@ def _gather(
     imported: Sequence[ImportedTexts],
     settings: PartSettings,
     progress: Progress,
-) -> list[_Partition]:
+) -> list[Gathered]:
     """Make the parts with the texts of the table, and those that were imported."""
-    partitions: list[_Partition] = []
+    partitions: list[Gathered] = []
     for number, place in enumerate(places):
         progress(STAGE, done=number, total=len(places), note="gathering texts")
         texts = read_texts(place, kept)
-        partition = _Partition(place, len(texts.uids), digest(texts.uids))
+        partition = Gathered(place, len(texts.uids), digest(texts.uids))
         for source in sorted({*texts.unusable, *(s for row in texts.captions for s in row)}):
             partition.parts[source] = _of_table(source, texts, place, settings)
         for one in imported:
@@ -155,7 +142,7 @@ def _of_table(source: str, texts: KeptTexts, place: Place, settings: PartSetting
     )
 
 
-def _derive(derived: DerivedSource, partition: _Partition, settings: PartSettings) -> None:
+def _derive(derived: DerivedSource, partition: Gathered, settings: PartSettings) -> None:
     """Make the part of a derived source, if the partition has one that it reads."""
     read = {s: partition.parts[s] for s in derived.reads() if s in partition.parts}
     if not read:
@@ -171,99 +158,6 @@ def _derive(derived: DerivedSource, partition: _Partition, settings: PartSetting
         made_of={"derived": derived.key(), "of": {s: part.key for s, part in read.items()}},
         pairs=[(uid, derived.texts(of_pair)) for uid, of_pair in texts.items()],
     )
-
-
-class _Models:
-    """Has models write sources, within the budget."""
-
-    def __init__(
-        self,
-        config: CaptionConfig,
-        root: str,
-        writings: Sequence[Writing],
-        pool: Pool,
-        progress: Progress,
-        *,
-        force: bool,
-    ) -> None:
-        self._root, self._pool, self._progress, self._force = root, pool, progress, force
-        self._writings = {writing.step.source: writing for writing in writings}
-        self._budget = config.budget
-        self._spent = Cost()
-        self._done: dict[str, list[Manifest]] = {}
-        if self._budget != type(self._budget)():
-            for writing in {digest(one.asked): one for one in writings}.values():
-                self._spent += spent_on(writing, root)
-
-    def write(self, source: str, partitions: Sequence[_Partition]) -> None:
-        """Make the parts of a source; partitions without what it reads have none."""
-        writing = self._writings[source]
-        tasks = {
-            number: self._task(writing, partition)
-            for number, partition in enumerate(partitions)
-            if writing.step.sees or all(s in partition.parts for s in writing.step.reads())
-        }
-        shared = self._spending(writing, 1.0)
-        sizes = {number: self._size(writing, partitions[number]) for number in tasks}
-        total = sum(sizes.values())
-        parts = [
-            Part(
-                part_identity(task, partitions[number].kept),
-                partial(
-                    write_answers,
-                    task,
-                    shared
-                    if self._pool.is_here
-                    else self._spending(writing, sizes[number] / max(total, 1)),
-                ),
-                note=f"{source}: part {number + 1} of {len(partitions)}",
-                size=sizes[number],
-            )
-            for number, task in tasks.items()
-        ]
-        done = do_parts(parts, pool=self._pool, progress=self._progress, force=self._force)
-        self._spent += shared.spent
-        self._done[source] = done
-        for number, manifest in zip(tasks, done, strict=True):
-            partitions[number].parts[source] = manifest
-
-    def summary(self) -> dict[str, object]:
-        """Return what the answers of each source have cost when they were asked for."""
-        if not self._done:
-            return {}
-        names = ("asked", "prompt_tokens", "completion_tokens", "money", "seconds")
-        return {
-            "generated": {
-                source: {
-                    "model": self._writings[source].model.keyed(),
-                    **{name: round(sum(part.summary[name] for part in done), 6) for name in names},
-                }
-                for source, done in self._done.items()
-            }
-        }
-
-    def _task(self, writing: Writing, partition: _Partition) -> Task:
-        uris = {s: join(self._root, STAGE, PARTS, p.key) for s, p in partition.parts.items()}
-        of = {source: uris[source] for source in writing.step.reads()}
-        return Task(writing, self._root, partition.place, of, uris.get(ALT))
-
-    def _size(self, writing: Writing, partition: _Partition) -> int:
-        """Return about how many questions a part has."""
-        pairs = [partition.parts[s].summary["pairs"] for s in writing.step.reads()]
-        return writing.step.each * min(pairs, default=partition.pairs)
-
-    def _spending(self, writing: Writing, share: float) -> Spending:
-        return Spending(
-            rest_of(self._budget, self._spent, share=share),
-            writing.price,
-            most_tokens=writing.step.sampling.max_tokens,
-        )
-
-
-def spent_on(writing: Writing, root: str) -> Cost:
-    """Return what the answers of a model have cost at a root, those included that are of no use by now."""
-    spent = spent_in(join(root, STAGE), writing.asked)
-    return cost_of(spent.prompt, spent.completion, writing.price)
 
 
 def _check_sources(config: CaptionConfig, of_table: Mapping[str, object]) -> None:
@@ -297,7 +191,7 @@ def _place(config: CaptionConfig, source: str) -> str:
 
 
 def _list_parts(
-    partitions: Sequence[_Partition], config: CaptionConfig, workspace: Workspace
+    partitions: Sequence[Gathered], config: CaptionConfig, workspace: Workspace
 ) -> None:
     """Write PARTS_FILE: sources of the table by name, then imported ones, then those that are made, in their order."""
     made = [one.source for one in [*config.imports, *config.made]]
@@ -317,7 +211,7 @@ def _list_parts(
     pq.write_table(pa.Table.from_pylist(rows, schema=PARTS_SCHEMA), workspace.output / PARTS_FILE)
 
 
-def _summary(partitions: Sequence[_Partition]) -> dict[str, dict[str, int]]:
+def _summary(partitions: Sequence[Gathered]) -> dict[str, dict[str, int]]:
     """Return for every source its pairs and texts, and the texts that were dropped by reason."""
     sources: dict[str, Counter[str]] = {}
     for partition in partitions:

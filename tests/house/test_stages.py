@@ -10,7 +10,7 @@ from neuclip.stage_list import NAMES, STAGES
 
 REPOSITORY = Path(__file__).parents[2]
 LONGEST_FUNCTION = 60
-OBJECTS = ("stage.py", "stages.py")
+OBJECTS = ("stage.py", "stages.py", "caption_stage.py")
 FILES = [
     path
     for room in ("neuclip", "flows", "tasks")

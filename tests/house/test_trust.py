@@ -14,6 +14,9 @@ WORDS = {
     *("caption.imports.source", "caption.imports.key", "caption.imports.columns"),
     *("caption.imports.key_column", "caption.imports.caption_column"),
     *("caption.imports.key_field", "caption.imports.text_field", "caption.imports.text_columns"),
+    *("caption.generate.source", "caption.generate.model", "caption.generate.of"),
+    *("caption.generate.seen", "caption.generate.instruction"),
+    *("caption.models", "caption.models.model", "caption.models.revision", "caption.models.body"),
     *("train.probe.observers", "curate.rules.source", "train.image_views", "train.text_views"),
     *("train.captions.weights", "train.captions.schedule.weights", "train.captions.sources"),
     *("train.phases.captions.weights", "train.phases.captions.schedule.weights"),
@@ -31,6 +34,7 @@ WORDS = {
 RESERVED_PLACES = {
     *("acquire.egress.allow_hosts", "acquire.egress.contact", "acquire.egress.dns_servers"),
     *("acquire.scale.address", "score.scale.address", "shard.scale.address"),
+    *("caption.scale.address", "caption.models.address", "caption.models.api_key"),
     *("index.scale.address", "evaluate.scale.address", "train.launch"),
 }
 PLACES = {
@@ -39,6 +43,7 @@ PLACES = {
     *("index.features.model", "evaluate.sets", "train.initial.model"),
     *("train.model.tokenizer", "train.model.text.folder"),
     *("caption.imports.table", "caption.imports.files"),
+    *("caption.models.folder", "caption.similarity.model"),
 }
 
 
