@@ -1,4 +1,4 @@
-"""The demo's tiny models, which write texts as large ones would; each trains for seconds, on drawings made for it."""
+"""The demo's tiny models, which write texts as large ones would; they train in about a minute, on drawings made for it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from neuclip.foundation.errors import DataError
 
 WEIGHTS = "language.safetensors"
 
-_REWRITER_STEPS, _DESCRIBER_STEPS = 250, 600
+_REWRITER_STEPS, _DESCRIBER_STEPS = 500, 600
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,9 @@ _WIDTH = 64
 _VIEW = 901
 """Of the keyed random numbers: no scene of the demo's web is one that was learned from."""
 _BATCH, _RATE = 64, 6e-3
-_RENAMED = 0.3
+_LEAST_WEIGHT = 0.2
+"""Words that are less likely than this share of the likeliest one are not drawn."""
+_RENAMED = 0.2
 _UNKNOWN = ("zebra", "lamp", "Anna", "B52", "Paris", "1984")
 
 _Source = Int64[Tensor, "B S"]
@@ -165,5 +167,6 @@ def _drawn(likely: np.ndarray, share: float, temperature: float) -> int:
     if temperature == 0:
         return int(likely.argmax())
     weights = (likely / likely.max()) ** (1 / temperature)
+    weights[weights < _LEAST_WEIGHT] = 0
     ends = weights.cumsum()
-    return int(np.searchsorted(ends, share * ends[-1]))
+    return int(np.searchsorted(ends, share * ends[-1], side="right"))

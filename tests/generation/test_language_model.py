@@ -70,12 +70,12 @@ def status(caption, reply):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_fifty_rewrites_of_a_real_language_model(tmp_path, capsys):
     config = LocalModel(
         folder=str(language_model(tmp_path / "model")), precision="float32", batch=25
     )
-    chat = LocalChat(config, Sampling(temperature=0.7, top_p=0.9, max_tokens=48))
+    chat = LocalChat(config, Sampling(temperature=0.7, top_p=0.9, max_tokens=32))
     replies = {}
     chat.ask(questions(50), lambda question, reply: replies.__setitem__(question.item, reply))
     found = [(CAPTIONS[int(item) % len(CAPTIONS)], reply) for item, reply in replies.items()]
