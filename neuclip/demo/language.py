@@ -1,4 +1,4 @@
-"""The demo's tiny models, which write texts as large ones would; they train in about a minute, on drawings made for it."""
+"""The demo's tiny models, which write texts as large ones would; they train in a minute, on drawings made for them."""
 
 from dataclasses import dataclass
 from pathlib import Path
