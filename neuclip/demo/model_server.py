@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -104,9 +105,12 @@ def model_server(folder: Path, port: int) -> Generator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     address = f"http://{HOST}:{port}/v1"
     command = [sys.executable, "-m", "neuclip.demo.model_server", str(folder), str(port)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # more of them wait for each other
     with (
         (folder / "server.log").open("ab") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as child,  # noqa: S603
+        subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, env=environment
+        ) as child,  # noqa: S603
     ):
         try:
             _wait_for(address, child, folder / "server.log")
