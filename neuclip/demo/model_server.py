@@ -8,9 +8,7 @@ import argparse
 import asyncio
 import base64
 import json
-import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -25,6 +23,7 @@ from aiohttp import web
 
 from neuclip.demo.language import TinyModels
 from neuclip.demo.server import HOST
+from neuclip.foundation.children import Child, die_with_parent, running
 from neuclip.foundation.errors import ConfigError
 
 REQUESTS = "requests.jsonl"
@@ -100,41 +99,36 @@ def application(chat: Chat, log: Path) -> web.Application:
 def model_server(folder: Path, port: int) -> Generator[str]:
     """Serve the models of a folder by another process while the block runs; yield the address.
 
-    Raises: ConfigError: if the port is taken, or the server does not begin.
+    Raises: ChildError: if the server ends, since its port is taken for example. ConfigError: if it does not answer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     address = f"http://{HOST}:{port}/v1"
     command = [sys.executable, "-m", "neuclip.demo.model_server", str(folder), str(port)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # more of them wait for each other
-    with (
-        (folder / "server.log").open("ab") as log,
-        subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, env=environment
-        ) as child,  # noqa: S603
-    ):
-        try:
-            _wait_for(address, child, folder / "server.log")
-            yield address
-        finally:
-            child.terminate()
+    one_thread = {"OMP_NUM_THREADS": "1"}  # more of them wait for each other
+    log = folder / "server.log"
+    with running(command, name="model server", log_path=log, environment=one_thread) as child:
+        _wait_for(address, child)
+        yield address
 
 
-def _wait_for(address: str, child: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_for(address: str, child: Child) -> None:
     ends = time.monotonic() + _START_S
-    while time.monotonic() < ends and child.poll() is None:
+    while time.monotonic() < ends and child.is_running:
         try:
             with urlopen(f"{address}/models", timeout=5):  # noqa: S310  # loopback
                 return
         except (URLError, ConnectionError):
             time.sleep(_POLL_S)
+    child.check()
     raise ConfigError(
-        f"the demo's model server did not begin at {address}; what it said is in {log}. If another program listens "
-        "there, choose another port with --port"
+        f"the demo's model server does not answer at {address}; if another program listens there, choose another port "
+        "with --port"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
+    """Serve until SIGTERM or Ctrl-C, or until whoever began it is gone."""
+    die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m neuclip.demo.model_server")
     parser.add_argument("folder", type=Path, help="where the models lie, and the log of requests")
     parser.add_argument("port", type=int)
