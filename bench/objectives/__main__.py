@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bench.objectives import estimation, gpu, plots, quality
+from bench.objectives import captions, estimation, gpu, plots, quality
 from bench.objectives.records import run_missing
 from bench.objectives.training import train
 
@@ -15,6 +15,7 @@ STUDIES = {
     "sources": (estimation.sources_grid, estimation.SOURCE_RECORDS),
     "quality": (quality.grid, quality.RECORDS),
     "long": (quality.long_grid, quality.LONG_RECORDS),
+    "captions": (captions.grid, captions.RECORDS),
     "gpu": (gpu.grid, gpu.RECORDS),
     "gpu-tiny": (gpu.tiny_grid, gpu.TINY_RECORDS),
 }
@@ -37,6 +38,7 @@ def write_reports(out: Path) -> None:
         ("estimation", estimation.report),
         ("quality", quality.report),
         ("long", quality.long_report),
+        ("captions", captions.report),
         ("gpu", gpu.report),
     ):
         text = report(out)

@@ -11,7 +11,7 @@ be told apart by colour and shape.
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,12 @@ class DataSet:
     """Prompts of each class, as many for each."""
     class_images: Tensor
     class_targets: Tensor
+    more_captions: list[list[str]] = field(default_factory=list)
+    """Further texts of each training sample; an empty list where there are none."""
+
+    def texts_of(self, sample: int, source: str) -> list[str]:
+        """Return the texts of a training sample by source: its caption is `alt`, all others are `extra`."""
+        return [self.captions[sample]] if source == "alt" else self.more_captions[sample]
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -125,4 +131,5 @@ def _pairs(folder: Path, image_px: int) -> DataSet:
         class_prompts=[[name] for name in names],
         class_images=images[products],
         class_targets=torch.tensor([names.index(rows[i]["caption"]) for i in products]),
+        more_captions=[list(rows[i]["captions_extra"]) for i in train],
     )

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 PARTS = ("train", "retrieval", "products")
-_COLUMNS = ["archive", "path", "caption", "split", "test_kind"]
+_COLUMNS = ["archive", "path", "caption", "captions_extra", "split", "test_kind"]
 _BACKGROUND = "white"
 
 

@@ -3,11 +3,14 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from bench.objectives import data
@@ -17,6 +20,8 @@ from bench.objectives.records import Record, Settings
 from bench.objectives.towers import SMALL, Encoders, make_encoders
 from neuclip.foundation.randomness import permutation
 from neuclip.index.draws import draw_uniform
+from neuclip.loading.policies import OwnCaptions, draw
+from neuclip.loading.visits import Visit
 from neuclip.objectives.objective import Objective
 from neuclip.objectives.registry import build
 from neuclip.towers.recall import groups_of, recall_both_ways
@@ -37,6 +42,8 @@ class Run:
     objective: Objective
     device: torch.device
     tokens: Tensor
+    captions: OwnCaptions | None = None
+    """Draws a text of each sample at each visit; None shows all their captions."""
     curve: list[list[float]] = field(default_factory=list)
     num_clipped: int = 0
 
@@ -47,6 +54,18 @@ class Run:
     @property
     def total_steps(self) -> int:
         return self.settings["samples"] // self.batch
+
+    def tokens_of(self, ids: Tensor, step: int) -> Tensor:
+        """Return the tokens of what samples show in a step."""
+        if self.captions is None:
+            return self.tokens[ids]
+        epoch = step // (len(self.data) // self.batch)
+        return self.encoders.tokenize([self._text(sample, epoch) for sample in ids.tolist()])
+
+    def _text(self, sample: int, epoch: int) -> str:
+        groups = self.captions.groups(partial(self.data.texts_of, sample), epoch)
+        visit = Visit(self.settings["seed"], epoch, sample)
+        return draw(groups, partial(visit.draws, "caption")).text
 
     def encode(self, images: Tensor, captions: list[str] | Tensor) -> tuple[Tensor, Tensor]:
         """Return features by the present weights, without gradient."""
@@ -68,7 +87,8 @@ def train(settings: Settings, *, pairs_folder: Path | None = None) -> Record:
 
     Args:
         settings: `data`, `count`, `image_px`, `architecture`, `objective`, `lr`, `seed`, `batch`,
-            `samples`, and, for estimators that watch, `observers`, `checkpoints`, `anchors`, `eps`.
+            `samples`; for estimators that watch, `observers`, `checkpoints`, `anchors`, `eps`; and, to train on further
+        texts, `captions`: a policy of the package.
     """
     device = torch.device(settings.get("device", "cpu"))
     found = data.load(
@@ -78,13 +98,15 @@ def train(settings: Settings, *, pairs_folder: Path | None = None) -> Record:
         folder=pairs_folder,
     )
     seed = settings["seed"]
-    encoders = make_encoders(
-        settings.get("architecture", SMALL), found.captions, seed=seed, device=device
-    )
+    policy = settings.get("captions")
+    known = [*found.captions, *chain.from_iterable(found.more_captions if policy else [])]
+    encoders = make_encoders(settings.get("architecture", SMALL), known, seed=seed, device=device)
     objective = build(
         settings["objective"], feature_dim=encoders.feature_dim, num_samples=len(found), seed=seed
     ).to(device)
-    run = Run(settings, found, encoders, objective, device, encoders.tokenize(found.captions))
+    tokens = encoders.tokenize(found.captions)
+    shown = None if policy is None else TypeAdapter(OwnCaptions).validate_python(policy)
+    run = Run(settings, found, encoders, objective, device, tokens, shown)
     observers = Observers(settings, objective, encoders.feature_dim, len(found), device)
     seconds = _steps(run, observers)
     return {
@@ -148,7 +170,8 @@ def _steps(run: Run, observers: Observers) -> float:
     for step in range(run.total_steps):
         start = time.process_time()
         ids = next(order)
-        features = run.encoders(run.data.images[ids].to(run.device), run.tokens[ids].to(run.device))
+        images, tokens = run.data.images[ids], run.tokens_of(ids, step)
+        features = run.encoders(images.to(run.device), tokens.to(run.device))
         ids = ids.to(run.device)
         paused = _serve(run, observers)
         observers.watch(*features, ids, step + 1)
