@@ -17,6 +17,9 @@ POLICIES: dict[str, Settings] = {
 OBJECTIVES: dict[str, Settings] = {
     "neuclip": {"name": "neuclip", **FIXED, "estimator": NETWORK},
 }
+_NOTE = """The extras are what people wrote of the same things for other ends: lists of keywords, shortcodes, product
+descriptions. All scores are of names, which are the alt texts.
+"""
 METRICS = {
     "image_to_text": "image to text R@1, %",
     "text_to_image": "text to image R@1, %",
@@ -47,8 +50,9 @@ def grid() -> Iterator[Settings]:
 
 def report(folder: Path) -> str:
     """Return a table a size of run: each policy, and what it gains over the alt text alone, seed by seed."""
-    parts: list[str] = []
-    for (samples,), records in grouped(read(folder / RECORDS), "samples").items():
+    found = grouped(read(folder / RECORDS), "samples")
+    parts = [_NOTE] if found else []
+    for (samples,), records in found.items():
         title = f"## pairs: n {COUNT}, batch {BATCH}, {samples} samples seen"
         parts.append(f"{title}\n\n{_table(records)}")
     return "\n".join(parts)

@@ -71,7 +71,7 @@ def _erasures(stage_uri: str, uids: Collection[str]) -> Erasures:
     from neuclip.acquire.erase import erase_texts, find_texts
 
     return {
-        part: partial(erase_texts, join(stage_uri, PARTS, part), uids)
+        (uri := join(stage_uri, PARTS, part)): partial(erase_texts, uri, uids)
         for part in find_texts(stage_uri, uids)
     }
 

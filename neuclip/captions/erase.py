@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from neuclip.captions.files import TEXTS
-from neuclip.generation.journal import ANSWERS, erase_answers, journals_with
+from neuclip.generation.journal import erase_answers, journals_with
 from neuclip.stages.manifest import PARTS, is_committed, read_manifest
 from neuclip.stages.open_folder import OpenFolder, blank_rows, uids_in
 from neuclip.stages.stage import Erasures
@@ -20,11 +20,11 @@ def find_texts(stage_uri: str, uids: Collection[str]) -> Erasures:
         for part in list_folders(join(stage_uri, PARTS))
         if is_committed(uri := join(stage_uri, PARTS, part)) and uids_in(join(uri, TEXTS), uids)
     ]
-    in_parts = {part: partial(erase_part, join(stage_uri, PARTS, part), uids) for part in parts}
-    return in_parts | {
-        journal: partial(_erase_journal, join(stage_uri, ANSWERS, journal), uids)
-        for journal in journals_with(stage_uri, uids)
+    in_parts = {
+        (uri := join(stage_uri, PARTS, part)): partial(erase_part, uri, uids) for part in parts
     }
+    journals = journals_with(stage_uri, uids)
+    return in_parts | {uri: partial(_erase_journal, uri, uids) for uri in journals}
 
 
 def erase_part(uri: str, uids: Collection[str], takedown: int, scratch: Path) -> None:

@@ -130,7 +130,7 @@ def write_answers(
     asked = list(_questions(task))
     uri = journal_uri(parent_of(parent_of(workspace.uri)), writing.asked, read_uids(task.place))
     with (
-        leased(task.root, STAGE, f"answers-{name_of(parent_of(uri))}-{name_of(uri)}"),
+        leased(task.root, STAGE, name_of(uri), part=True),
         Journal(uri) as journal,
     ):
         answers = answer_all(

@@ -1,6 +1,6 @@
 """The answers that were paid for, kept beside the parts: an answer that stands here is not asked for again.
 
-    <root>/caption/answers/<model and sampling>/<rows>/*.jsonl
+    <root>/caption/answers/<model and sampling>-<rows>/*.jsonl
 
 What is guaranteed: once an answer is in the journal, it is asked for never again, whatever is killed; an answer that
 was on its way when the process died may be asked for twice. At a local root a line is written with one call for each
@@ -31,7 +31,7 @@ from neuclip.storage.files import (
     remove,
     write_bytes,
 )
-from neuclip.storage.uris import is_local, join, local_part
+from neuclip.storage.uris import is_local, join, local_part, name_of
 
 ANSWERS = "answers"
 """Folder of the caption stage with all journals."""
@@ -132,17 +132,12 @@ def journal_uri(stage_uri: str, asked: object, uids: Collection[str]) -> str:
         uids: all rows of the partition, whether they are kept or not: curate may change its mind.
     """
     rows = hashlib.sha256("".join(uids).encode()).hexdigest()[:16]
-    return join(stage_uri, ANSWERS, digest({"asked": asked}), rows)
+    return join(stage_uri, ANSWERS, f"{_prefix(asked)}{rows}")
 
 
 def journals_with(stage_uri: str, uids: Collection[str]) -> list[str]:
-    """Return the folders below `answers` of journals with an answer about one of the pairs."""
-    return [
-        f"{asked}/{rows}"
-        for asked in list_folders(join(stage_uri, ANSWERS))
-        for rows in list_folders(join(stage_uri, ANSWERS, asked))
-        if any(line["uid"] in uids for line in _lines(join(stage_uri, ANSWERS, asked, rows)))
-    ]
+    """Return the folders of journals with an answer about one of the pairs."""
+    return [uri for uri in _journals(stage_uri) if any(line["uid"] in uids for line in _lines(uri))]
 
 
 def erase_answers(uri: str, uids: Collection[str]) -> None:
@@ -172,10 +167,15 @@ class Spent:
 
 def spent_in(stage_uri: str, asked: object) -> Spent:
     """Return what is in the journals of one model and sampling; parts at once count their seconds each."""
-    folder = join(stage_uri, ANSWERS, digest({"asked": asked}))
     total = Spent()
-    for name in list_files(folder):
-        lines = list(_lines_of(join(folder, name)))
+    files = (
+        join(uri, name)
+        for uri in _journals(stage_uri)
+        if name_of(uri).startswith(_prefix(asked))
+        for name in list_files(uri)
+    )
+    for file in files:
+        lines = list(_lines_of(file))
         total = Spent(
             total.answers + len(lines),
             total.prompt + sum(line["prompt"] for line in lines),
@@ -183,6 +183,15 @@ def spent_in(stage_uri: str, asked: object) -> Spent:
             total.seconds + (lines[-1]["at"] - lines[0]["at"] if lines else 0.0),
         )
     return total
+
+
+def _prefix(asked: object) -> str:
+    return f"{digest({'asked': asked})}-"
+
+
+def _journals(stage_uri: str) -> list[str]:
+    folder = join(stage_uri, ANSWERS)
+    return [join(folder, name) for name in list_folders(folder)]
 
 
 def _lines(folder: str) -> Iterator[dict[str, Any]]:

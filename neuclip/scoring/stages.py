@@ -105,7 +105,7 @@ def _index_erasures(stage_uri: str, uids: Collection[str]) -> Erasures:
     from neuclip.index.erase import erase_side_part, find_side_parts
 
     return {
-        part: partial(erase_side_part, join(stage_uri, PARTS, part), rows)
+        (uri := join(stage_uri, PARTS, part)): partial(erase_side_part, uri, rows)
         for part, rows in find_side_parts(stage_uri, uids).items()
     }
 

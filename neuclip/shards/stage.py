@@ -35,7 +35,7 @@ def _erasures(stage_uri: str, uids: Collection[str]) -> Erasures:
     from neuclip.shards.erase import erase_from_shards, find_shards
 
     return {
-        part: partial(erase_from_shards, join(stage_uri, PARTS, part), tars)
+        (uri := join(stage_uri, PARTS, part)): partial(erase_from_shards, uri, tars)
         for part, tars in find_shards(stage_uri, uids).items()
     }
 

@@ -27,7 +27,7 @@ Checks = dict[str, Callable[[], str]]
 Estimate = dict[str, dict[str, float]]
 """What -> unit -> how much."""
 Erasures = Mapping[str, Callable[[int, Path], None]]
-"""Part -> what erases its pairs of a takedown, given the takedown's number and a scratch folder."""
+"""Folder -> what erases its pairs of a takedown, given the takedown's number and a scratch folder."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class Stage(Generic[Config]):
         preflight: checks of this machine before it is run.
         estimate: what running it now would ask of others, in numbers by name, as far as it can be told.
         trace: None for the stage where a takedown begins.
-        erasures: finds the committed parts that hold images or texts of pairs, given the stage's folder at the root
-            and their uids. Nothing of a pair that is not erased so may stay without being told by `trace`.
+        erasures: finds the committed parts and other folders that hold images or texts of pairs, given the stage's
+            folder at the root and their uids. Nothing of a pair that is not erased so may stay without being told by `trace`.
         views: tables for SQL.
         tell: looks a pair up in the stage's folder.
     """

@@ -16,7 +16,7 @@ from neuclip.stages.plans import remove_all_plans
 from neuclip.stages.revisions import revise
 from neuclip.stages.scratch import scratch_folder
 from neuclip.storage.files import list_folders, write_bytes
-from neuclip.storage.uris import join
+from neuclip.storage.uris import join, name_of
 from neuclip.takedown.lists import Wanted
 from neuclip.takedown.spread import Place, find_places, unfinished_folders
 
@@ -137,11 +137,11 @@ def _complete(
     for stage in stages_with(acquire_uri, [part.part for part in found]):
         with leased(root, "acquire", stage.key):
             update_stage(acquire_uri, stage, record.found, takedown=record.number, scratch=scratch)
-    for done, (stage, part, erase) in enumerate(others, start=len(found)):
+    for done, (stage, uri, erase) in enumerate(others, start=len(found)):
         progress(STAGE, done=done, total=total, note=f"erasing what {stage} made of them")
-        with leased(root, stage, part, part=True):
+        with leased(root, stage, name_of(uri), part=True):
             erase(record.number, scratch)
-        report.erased.append(join(root, stage, PARTS, part))
+        report.erased.append(uri)
     _write(root, record.model_copy(update={"is_finished": True}))
     report.records.append(join(root, TAKEDOWNS, record.name))
 
@@ -149,11 +149,11 @@ def _complete(
 def _erasures(
     root: str, uids: Collection[str]
 ) -> Iterator[tuple[str, str, Callable[[int, Path], None]]]:
-    """Yield stage, part and what erases the pairs there, for all stages below the first."""
+    """Yield stage, folder and what erases the pairs there, for all stages below the first."""
     for stage in STAGES:
         if stage.erasures is not None:
-            for part, erase in stage.erasures(join(root, stage.name), uids).items():
-                yield stage.name, part, erase
+            for uri, erase in stage.erasures(join(root, stage.name), uids).items():
+                yield stage.name, uri, erase
 
 
 def _sort_entries(

@@ -44,7 +44,7 @@ BEFORE_THE_GUARD = dict.fromkeys(
 
 
 class MemoryWatch:
-    """Looks at the processes below this one all the time, and keeps the highest peak of each."""
+    """Looks at the processes that begin below this one, all the time, and keeps the highest peak of each."""
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
@@ -53,6 +53,7 @@ class MemoryWatch:
 
     @contextmanager
     def watching(self) -> Generator[None]:
+        self._before = {child.pid for child in psutil.Process().children(recursive=True)}
         self._thread.start()
         try:
             yield
@@ -63,6 +64,8 @@ class MemoryWatch:
     def _look(self) -> None:
         while not self._ended.wait(0.1):
             for child in psutil.Process().children(recursive=True):
+                if child.pid in self._before:
+                    continue
                 try:
                     name = f"{child.pid} {' '.join(child.cmdline()[1:4])}"
                     peak = peak_memory_bytes(child.pid)

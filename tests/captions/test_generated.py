@@ -9,6 +9,7 @@ from made import packed
 from made.acquired import Pair, png
 from made.writers import MODEL, Writer, section, writings
 
+from neuclip.captions.erase import find_texts
 from neuclip.curate.config import CurateConfig
 from neuclip.curate.rules import CaptionCharacters
 from neuclip.foundation.errors import BudgetError, DataError
@@ -169,3 +170,19 @@ def test_an_answer_given_to_many_questions_is_no_answer(tmp_path):
     caption = gather(tmp_path, section(step), Writer(dull), partitions=[PAIRS])
     statuses = [texts_of(caption, "rewrite")[pair.uid, 0][1] for pair in PAIRS]
     assert statuses == ["repeated"] * 10 + ["ok"] * 2
+
+
+def test_a_takedown_finds_what_models_wrote_and_the_answers_in_the_journal(tmp_path):
+    caption = gather(tmp_path, section(REWRITE), Writer(says))
+    stage, gone = str(Path(caption).parent), PAIRS[3].uid
+    erasures = find_texts(stage, {gone})
+    assert sorted(Path(uri).parent.name for uri in erasures) == ["answers", "parts", "parts"]
+    for erase in erasures.values():
+        erase(1, tmp_path)
+    assert find_texts(stage, {gone}) == {}
+    left = b"".join(path.read_bytes() for path in Path(stage).rglob("*.jsonl"))
+    assert gone.encode() not in left
+    assert PAIRS[4].uid.encode() in left
+    texts = texts_of(caption, "rewrite")
+    assert texts[gone, 0] == texts[gone, 1] == (None, None)
+    assert texts[PAIRS[4].uid, 0][1] == "ok"
