@@ -120,7 +120,8 @@ class Stage(Generic[Config]):
         estimate: what running it now would ask of others, in numbers by name, as far as it can be told.
         trace: None for the stage where a takedown begins.
         erasures: finds the committed parts and other folders that hold images or texts of pairs, given the stage's
-            folder at the root and their uids. Nothing of a pair that is not erased so may stay without being told by `trace`.
+            folder at the root and their uids. Nothing of a pair that is not erased so may stay without being told by
+            `trace`.
         views: tables for SQL.
         tell: looks a pair up in the stage's folder.
     """
