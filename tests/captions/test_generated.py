@@ -14,6 +14,7 @@ from neuclip.curate.config import CurateConfig
 from neuclip.curate.rules import CaptionCharacters
 from neuclip.foundation.errors import BudgetError, DataError
 from neuclip.generation.config import Price
+from neuclip.stages.loaded import Loaded
 from neuclip.stages.manifest import read_manifest
 
 PAIRS = [Pair(n, {"alt": [f"the number {n} is drawn in Paris by Anna"]}) for n in range(12)]
@@ -170,6 +171,33 @@ def test_an_answer_given_to_many_questions_is_no_answer(tmp_path):
     caption = gather(tmp_path, section(step), Writer(dull), partitions=[PAIRS])
     statuses = [texts_of(caption, "rewrite")[pair.uid, 0][1] for pair in PAIRS]
     assert statuses == ["repeated"] * 10 + ["ok"] * 2
+
+
+class Longer:
+    """Finds the longer text nearer to an image; one image it cannot read."""
+
+    model = "by length"
+
+    def cosines(self, images, texts):
+        lengths = [len(text) / 1000 for text in texts]
+        unread = png(PAIRS[5].number, (24, 24))
+        return [None if image == unread else n for image, n in zip(images, lengths, strict=True)]
+
+
+@pytest.mark.parametrize(("margin", "low"), [(0.0, True), (0.02, False)])
+def test_an_answer_that_fits_worse_than_the_alt_text_is_told(tmp_path, margin, low):
+    """Every second answer is some ten letters shorter than the alt text."""
+
+    def short(texts, question):
+        return texts[0][:30] if int(texts[0].split()[2]) % 2 else says(texts, question)
+
+    config = section({**REWRITE, "texts": 1, "max_bad": 1.0})
+    similarity = Loaded(Longer)
+    caption = gather(tmp_path, config, Writer(short), similarity=similarity, margin=margin)
+    found = texts_of(caption, "rewrite")
+    for pair in PAIRS:
+        is_low = low and pair.number % 2 == 1 and pair.number != 5
+        assert found[pair.uid, 0][1] == ("low_similarity" if is_low else "ok")
 
 
 def test_a_takedown_finds_what_models_wrote_and_the_answers_in_the_journal(tmp_path):

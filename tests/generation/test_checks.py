@@ -53,6 +53,8 @@ HOSTILE = {
         "We cannot write about people.",
         "This goes against my guidelines and content policy.",
         "I am unable to view the picture you mention.",
+        "I must decline to describe people.",
+        "We apologize, this picture was not shown to us.",
     ],
     Status.ECHO: [
         TEXT,
@@ -77,16 +79,21 @@ HOSTILE = {
         "&lt;b&gt; boats in the harbour",
         "def caption(image): return boats",
         "[boats](javascript:alert) in the harbour",
+        "boats &#x3c;b&#x3e; in the harbour",
+        "boats in the harbour; } ; { and water",
+        "<|im_end|> boats in the harbour => more",
         "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichen im Hafen",
         "q" * 500,
     ],
-    Status.TOO_SHORT: ["boats", "Bergen.", "«Boote»"],
+    Status.TOO_SHORT: ["boats", "Bergen.", "«Boote»", "¡barco!", "船"],
     Status.TOO_LONG: [" ".join(f"boat{n} and water" for n in range(60)), "sea and sky " * 9000],
     Status.REPEATED: [
         "boats boats boats boats in the harbour",
         "a red boat and a red boat and a red boat and a red boat and a red boat",
         "sooooooooo many boats in the harbour",
         "boats in the harbour !!!!!!!!!!!!",
+        "ha ha ha ha ha",
+        "a boat, " * 12,
     ],
     Status.MALFORMED: ["", " ", "\x00\x01", "\u200b"],
 }
@@ -127,7 +134,7 @@ def test_a_reply_without_the_answer_gets_its_status(status, reply):
 
 
 def test_at_least_sixty_hostile_answers_are_tried():
-    assert sum(map(len, HOSTILE.values())) + sum(map(len, UNMARKED.values())) >= 55
+    assert sum(map(len, HOSTILE.values())) + sum(map(len, UNMARKED.values())) >= 60
     assert len({s for group in (HOSTILE, UNMARKED) for s in group}) >= 8
 
 

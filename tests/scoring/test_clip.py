@@ -14,10 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from towers.tiny import picture
 
-from neuclip.curate.scores import ClipScore, Embedding
+from neuclip.curate.scores import ClipScore, Embedding, ModelScore
 from neuclip.foundation.errors import CheckpointError, NumericsError
 from neuclip.foundation.progress import silent
 from neuclip.scoring.pool_scores import run_scores
+from neuclip.scoring.similarity import ImageTextSimilarity
 from neuclip.stages.manifest import read_manifest
 
 
@@ -221,3 +222,17 @@ def test_the_same_model_elsewhere_is_the_same_score_and_another_is_not(tmp_path,
 def test_a_folder_without_a_model_is_refused(tmp_path, partitions):
     with pytest.raises(CheckpointError, match=r"has no open_clip_config.json"):
         score(tmp_path, ClipScore(kind="clip_score", model=str(tmp_path / "none")), partitions)
+
+
+def test_what_models_write_is_compared_by_open_clips_cosine(model, partitions, features):
+    pairs = [pair for pairs in partitions for pair in pairs if has_both(pair)]
+    files = [pair.content for pair in pairs]
+    files.insert(1, b"not a picture")
+    texts = [pair.captions["alt"][0] for pair in pairs]
+    texts.insert(1, "any text")
+    compared = ImageTextSimilarity(ModelScore(model=str(model), batch_size=4))
+    found = compared.cosines(files, texts)
+    assert found.pop(1) is None
+    expected = [float(image @ text) for image, text in map(features, pairs)]
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert len(compared.model) == 64
