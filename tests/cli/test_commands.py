@@ -44,7 +44,7 @@ def test_plan_prints_one_object_with_every_stage(small_web, tmp_path):
     plan = json.loads(result.stdout)
     assert len(plan["stages"]) == len(NAMES)
     assert plan["stages"]["train"]["state"] == "missing"
-    assert set(plan["stages"]["train"]) == {"stage", "key", "uri", "state", "why"}
+    assert set(plan["stages"]["train"]) == {"stage", "key", "uri", "state", "why", "estimate"}
 
 
 def test_show_of_nothing_says_so(tmp_path):

@@ -64,6 +64,6 @@ def test_a_flow_has_models_write_and_a_second_one_asks_nothing(tmp_path, monkeyp
             found[text["uid"], text["source"], text["k"]] = text["text"]
     for n in range(PAIRS):
         seen = found[uid(n), "vlm", 0]
-        assert seen.startswith("a picture of ")
+        assert seen.startswith("a picture of what is called ")
         assert found[uid(n), "wordings", 1] == f"one can see the number {n} in ink"
         assert found[uid(n), "vecap", 0] == f"one can see the number {n} in ink with {seen}"

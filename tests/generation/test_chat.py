@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from neuclip.generation import chat
 from neuclip.generation.backend import Ended, Message, Question, Reply
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+)
 NAMES = st.sampled_from(["choices", "message", "content", "text", "refusal", "finish_reason"])
 NAMES |= st.sampled_from(["usage", "prompt_tokens", "completion_tokens", "error", "code", "detail"])
 JSON = st.recursive(

@@ -46,6 +46,7 @@ packed = make_packed(Path(sys.argv[1]) / "lake")
 """
 
 
+@pytest.mark.slow
 def test_a_term_is_its_module_and_its_section(tmp_path):
     changed = {
         "objectives/terms/config.py": {

@@ -63,6 +63,7 @@ def test_no_update_without_weights_is_refused():
         make_config(epochs=0)
 
 
+@pytest.mark.slow
 def test_the_stage_logs_what_was_fitted_and_its_manifest_what_it_started_from(tmp_path, packed):
     half = published(tmp_path / "half")
     weights = {f"module.{n}": x.half() for n, x in load_file(half / WEIGHTS_FILE).items()}
