@@ -11,7 +11,7 @@ from neuclip.generation.backend import Ended, Reply
 from neuclip.generation.config import Checks, Step
 from neuclip.generation.inert import inert
 from neuclip.generation.names import share_kept
-from neuclip.generation.prompts import answer_in, example_sets, known_phrases
+from neuclip.generation.prompts import answer_in, known_phrases
 
 MOST_CHARACTERS = 600
 """Of a text that is kept, whatever its status."""
@@ -151,9 +151,8 @@ def _is_echo(text: str, texts: Mapping[str, str]) -> bool:
 @cache
 def _leaks() -> tuple[str, ...]:
     """Return what tells that the question was said back: parts of its instructions, and answers of its examples."""
-    sentences = [s for text in known_phrases() for s in re.split(r"[.:]\s", text)]
-    targets = [target for pairs in example_sets().values() for _, target in pairs]
-    plain = {_plain(text) for text in (*sentences, *targets)}
+    sentences = (s for text in known_phrases() for s in re.split(r"[.:]\s", text))
+    plain = {_plain(text) for text in sentences}
     return tuple(
         sorted(text for text in plain if len(text.split()) >= 5)
     )  # a shorter one may be chance

@@ -26,7 +26,7 @@ _RULES = (
     '<answer id="ID">your caption</answer>, with the id you are given, and nothing else.'
 )
 _REWRITE = (
-    "Write the last caption in other words, in the manner of these examples. Keep names and numbers, and add nothing "
+    "Write each caption in other words, in the manner of the answers so far. Keep names and numbers, and add nothing "
     "that it does not say."
 )
 _DESCRIBE = (
@@ -37,12 +37,19 @@ _FUSE = (
     "Two sentences tell of the same image: what its page says, and what can be seen. Write one short sentence out of "
     "both. Keep the names and numbers of either, leave out what has nothing to do with the image, and add nothing."
 )
+_FUSED = (
+    "D-AIKO A330 landing at Zurich 2014",
+    "A white airplane with a blue tail is about to touch down on a runway.",
+    "The white A330 D-AIKO with its blue tail is about to land on a runway at Zurich in 2014.",
+)
+"""An example: of the page, what is seen, and both in one."""
 _ANSWER = re.compile(r'<answer id="?(?P<id>\w+)"?>(?P<text>.*?)(?:</answer>|(?=<answer )|\Z)', re.S)
 
 
 def known_phrases() -> tuple[str, ...]:
-    """Return what an answer must not repeat: the instructions."""
-    return (_RULES, _REWRITE, _DESCRIBE, _FUSE)
+    """Return what an answer must not repeat: the instructions, and the answers of examples."""
+    targets = (target for pairs in example_sets().values() for _, target in pairs)
+    return (_RULES, _REWRITE, _DESCRIBE, _FUSE, _FUSED[-1], *targets)
 
 
 @cache
@@ -68,19 +75,18 @@ def messages(step: Step, uid: str, k: int, texts: Mapping[str, str]) -> tuple[Me
     own = question_id(uid, step.source, k)
     match step:
         case Rewrite():
-            lines = [
-                step.instruction or _REWRITE,
-                *_examples(step, uid, k),
-                _source(own, texts[step.of]),
-            ]
+            told, shown = _REWRITE, _examples(step, uid, k)
+            asked = _source(own, texts[step.of])
         case Describe():
-            lines = [step.instruction or _DESCRIBE, f'The id is "{own}".']
+            told, shown = _DESCRIBE, []
+            asked = f'The id is "{own}".'
         case Fuse():
-            lines = [step.instruction or _FUSE, f"page: {_source(own, texts[step.of])}"]
-            lines += [f"seen: {_source(own, texts[step.seen])}"]
+            told, shown = _FUSE, _fused(uid)
+            asked = _both(own, texts[step.of], texts[step.seen])
         case _:
             raise TypeError(f"no question is known for {type(step).__name__}")
-    return (Message("system", _RULES), Message("user", "\n".join(lines)))
+    system = Message("system", f"{_RULES} {step.instruction or told}")
+    return (system, *shown, Message("user", asked))
 
 
 def prompt_id(step: Step) -> str:
@@ -101,17 +107,33 @@ def answer_in(reply: str, uid: str, source: str, k: int) -> tuple[str, bool]:
     return answer, bool(found) and not any(name == own for name, _ in found)
 
 
-def _examples(step: Rewrite, uid: str, k: int) -> list[str]:
+def _examples(step: Rewrite, uid: str, k: int) -> list[Message]:
     """Draw examples from the set of the k-th rewrite; which ones depends on the pair, k and the seed alone."""
     pairs = example_sets()[step.examples[k % len(step.examples)]]
     key = int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=8).digest(), "big")
     draws = generator(step.sampling.seed, sample_id=key, view=k)
     drawn = draws.permutation(len(pairs))[: step.shown]
-    lines: list[str] = []
+    turns: list[Message] = []
     for number, (source, target) in enumerate(pairs[place] for place in drawn):
         name = question_id(f"example {number}", uid, k)
-        lines += [_source(name, source), f'<answer id="{name}">{target}</answer>']
-    return lines
+        turns += _turn(name, _source(name, source), target)
+    return turns
+
+
+def _fused(uid: str) -> list[Message]:
+    name = question_id("example", uid, 0)
+    page, seen, target = _FUSED
+    return _turn(name, _both(name, page, seen), target)
+
+
+def _turn(name: str, asked: str, answer: str) -> list[Message]:
+    """Return an example as a turn of the chat: small models follow what they seem to have said themselves."""
+    said = f'<answer id="{name}">{answer}</answer>'
+    return [Message("user", asked), Message("assistant", said)]
+
+
+def _both(name: str, page: str, seen: str) -> str:
+    return f"page: {_source(name, page)}\nseen: {_source(name, seen)}"
 
 
 def _source(name: str, text: str) -> str:
