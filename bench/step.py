@@ -280,9 +280,10 @@ def print_data_wait(folder: Path) -> None:
 def run_ours(job_path: str) -> None:
     """Train as the stage's ranks do."""
     from neuclip.training.loop import train
+    from neuclip.training.stopping import StopRequest
 
     world = World.from_environment()
-    train(TrainJob.model_validate_json(Path(job_path).read_bytes()), world)
+    train(TrainJob.model_validate_json(Path(job_path).read_bytes()), world, StopRequest())
     world.close()
     print("@done", flush=True)
 
