@@ -25,7 +25,7 @@ from neuclip.stages.lease import leased
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.loaded import Loaded
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace
-from neuclip.storage.uris import name_of, parent_of
+from neuclip.storage.uris import join, name_of
 
 STAGE = "caption"
 _AT_ONCE = 256
@@ -128,7 +128,7 @@ def write_answers(
     """
     writing = task.writing
     asked = list(_questions(task))
-    uri = journal_uri(parent_of(parent_of(workspace.uri)), writing.asked, read_uids(task.place))
+    uri = journal_uri(join(task.root, STAGE), writing.asked, read_uids(task.place))
     with (
         leased(task.root, STAGE, name_of(uri), part=True),
         Journal(uri) as journal,

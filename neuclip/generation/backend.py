@@ -45,7 +45,8 @@ class Ended(StrEnum):
     MALFORMED = "malformed"
     """An answer came, and is not what the protocol says; the text says how. Not asked again: it may have been paid."""
     NO_ANSWER = "no_answer"
-    """None came in all tries, while others were answered; the text says why. Asked again by the next run."""
+    """None came in all tries, while others were answered; the text says why. It is in no journal, so a
+    forced run asks again."""
 
 
 @dataclass(frozen=True)

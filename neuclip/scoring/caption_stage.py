@@ -40,11 +40,12 @@ def _run(job: Job[CaptionConfig], workspace: Workspace) -> Outcome:
 def _writings(config: CaptionConfig) -> "list[Writing]":
     from neuclip.captions.generated import Similarity, Writing
     from neuclip.generation.backends import make_backend
-    from neuclip.scoring.similarity import ImageTextSimilarity
 
     asked = config.similarity
     similarity: Loaded[Similarity] | None = None
     if asked is not None:
+        from neuclip.scoring.similarity import ImageTextSimilarity  # loads torch
+
         similarity = Loaded(partial(ImageTextSimilarity, asked))
     weights = _inputs(config)
     return [
