@@ -110,12 +110,18 @@ def _chosen(
 
 
 def plan(recipe: Recipe) -> list[StagePlan]:
-    """Say for every stage whether it is done, and if not, what has changed since the last time."""
+    """Say for every stage whether it is done, and if not, what has changed since the last time.
+
+    Raises: NeuclipError: what would fail a stage that is not done.
+    """
     identities = identify(recipe)
     plans: list[StagePlan] = []
     for name, identity in identities.items():
         state, why = state_of(identity)
-        estimate = {} if state == "done" else _estimate(recipe, stage_called(name), identities)
+        stage = stage_called(name)
+        if state != "done" and stage.check is not None:
+            stage.check(recipe.section(name))
+        estimate = {} if state == "done" else _estimate(recipe, stage, identities)
         plans.append(
             StagePlan(
                 stage=name,

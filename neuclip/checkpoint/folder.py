@@ -48,6 +48,8 @@ class CheckpointRecord(BaseModel):
     """Saved at a step the recipe names, so kept for selection; else only there to resume from."""
     score: float | None = None
     """Recall@1 on held-out pairs, 0..1, where it was measured: what the best checkpoint is best in."""
+    positions: tuple[str, ...] = ()
+    """What was done to tables of positions on the way here, in words."""
     files: dict[str, FileDigest] = {}
 
 

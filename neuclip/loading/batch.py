@@ -10,6 +10,9 @@ from torch import Tensor
 from neuclip.loading.shown import Shown
 from neuclip.loading.visits import MAIN
 
+Inputs = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""What both towers read: images, texts, and the patches that are kept, by view."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -28,6 +31,8 @@ class Batch:
     """`sample_ids` in main memory, wherever the batch is: to name samples without a wait for the device."""
     shown: dict[str, Shown] = field(default_factory=dict[str, Shown])
     """By view: of which sources the texts are."""
+    patches: dict[str, Int64[Tensor, "B n"]] = field(default_factory=dict[str, Tensor])
+    """By view of images: which patches the tower reads, ascending; a view that is not here has all of them."""
 
     @classmethod
     def of_pairs(
@@ -60,13 +65,21 @@ class Batch:
             tensor.share_memory_()
         return self
 
+    def inputs(self, *, rows: slice = slice(None), view: str | None = None) -> Inputs:
+        """Return what the towers read of some samples, and of one view of each side or of all."""
+
+        def of(views: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: x[rows] for name, x in views.items() if view in (None, name)}
+
+        return of(self.images), of(self.texts), of(self.patches)
+
     @property
     def num_bytes(self) -> int:
         """Size of the tensors."""
         return sum(tensor.nbytes for tensor in self._tensors())
 
     def _tensors(self) -> Iterator[Tensor]:
-        for views in (self.images, self.texts, self.text_ids):
+        for views in (self.images, self.texts, self.text_ids, self.patches):
             yield from views.values()
         yield self.sample_ids
 
@@ -76,5 +89,6 @@ class Batch:
             images={view: do(tensor) for view, tensor in self.images.items()},
             texts={view: do(tensor) for view, tensor in self.texts.items()},
             text_ids={view: do(tensor) for view, tensor in self.text_ids.items()},
+            patches={view: do(tensor) for view, tensor in self.patches.items()},
             sample_ids=do(self.sample_ids),
         )

@@ -117,6 +117,7 @@ class ShardSamples(Dataset[Batch]):
         sample_ids = [visit.sample_id for visit in visits]
         captions = {view.name: [one.captions[view.name] for one in samples] for view in self._texts}
         ids = torch.tensor(sample_ids)
+        patches = {view.name: view.patches(visits) for view in self._images}
         return Batch(
             images={
                 view.name: torch.stack([sample.images[view.name] for sample in samples])
@@ -136,6 +137,7 @@ class ShardSamples(Dataset[Batch]):
             corrupt=corrupt,
             cpu_ids=ids,
             shown={name: Shown.of(chosen) for name, chosen in captions.items()},
+            patches={name: kept for name, kept in patches.items() if kept is not None},
         )
 
     def _read(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
+import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from neuclip.loading.policies import (
 from neuclip.loading.visits import MAIN, Visit, view_number
 
 ToPixels = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
+ChoosePatches = Callable[[np.random.Generator], Int64[np.ndarray, " n"]]
 Tokenize = Callable[[list[str], Sequence[Visit], str], Int64[Tensor, "B context"]]
 """Makes tokens of the texts of a batch: texts, the visits that its draws are keyed by, name of the view."""
 
@@ -35,14 +37,23 @@ class ImageView:
 
     Args:
         to_pixels: makes pixels of an image file and a random generator; raises DataError for a corrupt one.
+        choose_patches: says which patches the tower reads, by a random generator; None is all.
     """
 
     to_pixels: ToPixels
     name: str = MAIN
+    choose_patches: ChoosePatches | None = None
 
     def of(self, content: bytes, visit: Visit) -> UInt8[Tensor, "3 H W"]:
         """Return the pixels of one visit."""
         return self.to_pixels(content, visit.draws("image", self.name))
+
+    def patches(self, visits: Sequence[Visit]) -> Int64[Tensor, "B n"] | None:
+        """Return the patches of visits that the tower reads, None for all of them."""
+        if self.choose_patches is None:
+            return None
+        kept = [self.choose_patches(visit.draws("patches", self.name)) for visit in visits]
+        return torch.from_numpy(np.stack(kept))
 
 
 @dataclass(frozen=True)

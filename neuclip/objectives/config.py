@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from neuclip.foundation.config import Section
+from neuclip.foundation.config import Section, keyed_if_set
 
 Reduction = Literal["gather", "two_role"]
 IndexStrategy = Literal["uniform", "stratified", "kmeans++"]
@@ -355,6 +355,12 @@ class NeuClipConfig(LearnedTemperature):
         description="Passes over the data after which a queue's features are negatives too; "
         "needs a queue estimator; early they collapse training. None = never.",
     )
+    warm_steps: int = keyed_if_set(
+        default=0,
+        ge=0,
+        description="Steps at the start of each phase but the first in which the estimator alone "
+        "learns: it gets to know the features of other tokens before they teach the encoders.",
+    )
 
     @model_validator(mode="after")
     def _queue_negatives_need_a_queue(self) -> "NeuClipConfig":
@@ -375,6 +381,3 @@ ObjectiveConfig = Annotated[
     | NeuClipConfig,
     Field(discriminator="name"),
 ]
-
-STATE_PER_SAMPLE = ("sogclr", "isogclr", "fastclip")
-"""Objectives that keep numbers for every sample."""

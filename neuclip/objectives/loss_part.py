@@ -64,6 +64,11 @@ class LossPart(nn.Module, ABC):
         self.phase_start = self.completed_steps
 
     @property
+    def is_warming(self) -> bool:
+        """Tell whether the next update is for the inner state of this part alone: no weight of the run moves."""
+        return False
+
+    @property
     def steps_of_phase(self) -> int:
         """Return the number of completed steps in this phase."""
         return self.completed_steps - self.phase_start

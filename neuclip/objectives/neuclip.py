@@ -90,6 +90,11 @@ class NeuClip(Objective):
                 self.estimator.update(batch, constant, log_batch_SB.detach(), alpha_SB.detach())
             return result
 
+    @property
+    def is_warming(self) -> bool:
+        """Tell whether the estimator alone learns, as it does for a while after a switch of phase."""
+        return self.phase_start > 0 and self.steps_of_phase < self.config.warm_steps
+
     @torch.no_grad()
     def predict(
         self,

@@ -17,7 +17,7 @@ from neuclip.foundation.errors import CheckpointError, ConfigError
 from neuclip.storage.cache import local_folder
 from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE, require_model_files
 from neuclip.towers.initial_config import InitialConfig
-from neuclip.towers.positions import IMAGE_TABLES, TEXT_TABLES, resized
+from neuclip.towers.positions import FIXED_TABLE, IMAGE_TABLES, TEXT_TABLES, resized
 from neuclip.towers.towers import Towers
 
 _PREFIX = "module."
@@ -46,12 +46,14 @@ class Start:
     Args:
         log_scale: the model's log(1 / temperature), and `bias` what it adds to logits; None = the objective's own.
         notes: what was changed on the way, for the log.
+        positions: what was done to tables of positions.
     """
 
     towers: Towers
     log_scale: Tensor | None
     bias: Tensor | None
     notes: list[str]
+    positions: list[str]
 
 
 def start_from(towers: Towers, config: InitialConfig) -> Start:
@@ -71,16 +73,18 @@ def start_from(towers: Towers, config: InitialConfig) -> Start:
     names = [name for name in own if _is_asked(name, config)]
     found = {name: tensor for name, tensor in tensors.items() if _is_asked(name, config)}
     _require_towers(tensors, config)
-    for name in (*IMAGE_TABLES, *TEXT_TABLES):
-        if name in found and name in names and found[name].shape != own[name].shape:
-            notes.append(_fit_positions(found, name, towers, config))
+    positions = [
+        _fit_positions(found, name, towers, config)
+        for name in (*IMAGE_TABLES, *TEXT_TABLES)
+        if name in found and name in names and found[name].shape != own[name].shape
+    ]
     _require_same_tensors(found, {name: own[name] for name in names}, config.model)
     _require_same_function(theirs["model_cfg"], towers.architecture, config)
     notes += _load(found, own)
     if config.towers != "text":
         preprocess = {**towers.preprocess, **theirs["preprocess_cfg"]}
         towers = replace(towers, preprocess={**preprocess, "size": towers.preprocess["size"]})
-    return Start(towers, *_logits(tensors, config), notes)
+    return Start(towers, *_logits(tensors, config), notes, positions)
 
 
 def _read_config(folder: Path, where: str) -> dict[str, dict[str, Any]]:
@@ -139,7 +143,7 @@ def _require_towers(tensors: Mapping[str, Tensor], config: InitialConfig) -> Non
 
 def _require_fixed_positions(towers: Towers, config: InitialConfig) -> None:
     """Refuse to make positions anew that are learned, or that are not there."""
-    table = dict(towers.model.named_parameters()).get(IMAGE_TABLES[0])
+    table = dict(towers.model.named_parameters()).get(FIXED_TABLE)
     if config.towers != "text" and table is not None and not table.requires_grad:
         return
     what = (
@@ -161,14 +165,14 @@ def _fit_positions(
     before = found[name]
     if (
         config.positions == "regenerate"
-        and name == IMAGE_TABLES[0]
+        and name == FIXED_TABLE
         and before.shape[1:] == own.shape[1:]
     ):
         found[name], how = own.clone(), "made anew"
     else:
         fitted = resized(name, before.float(), towers.model)
         found[name], how = (before if fitted is None else fitted), "interpolated"
-    return f"{name} was {how}: {list(before.shape)} became {list(own.shape)}"
+    return f"{name} was {how}, {list(before.shape)} became {list(own.shape)}"
 
 
 def _require_same_tensors(

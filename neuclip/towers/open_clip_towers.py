@@ -1,9 +1,13 @@
-"""The two towers of one module under open_clip's names, as what training and scoring ask of a tower."""
+"""The two towers of one module under open_clip's names, as what training and scoring ask of a tower.
+
+Legend: B batch, D embedding width, L text length, W width of a tower, P tokens before the N patches, n of these kept.
+"""
 
 from dataclasses import dataclass
 from typing import Any, cast
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from neuclip.foundation.errors import ConfigError
@@ -18,9 +22,29 @@ class ImageOf:
     model: nn.Module
     exports: frozenset[Export] = ANYWHERE
 
-    def __call__(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Return raw embeddings."""
-        return cast("Any", self.model).encode_image(pixels, normalize=False)
+    def __call__(
+        self, pixels: Float[Tensor, "B 3 H W"], patches: Int64[Tensor, "B n"] | None = None
+    ) -> Float[Tensor, "B D"]:
+        """Return raw embeddings, of some patches of each image if they are named.
+
+        The others are left out where open_clip and timm drop patches: after the positions are added, before the blocks.
+
+        Raises: ConfigError: if the tower has no such place.
+        """
+        encode = cast("Any", self.model).encode_image
+        if patches is None:
+            return encode(pixels, normalize=False)
+        place, num_prefix = place_of_patches(self.model)
+
+        def keep(module: nn.Module, inputs: object, tokens: Tensor) -> Tensor:
+            del module, inputs
+            return _kept(tokens, patches, num_prefix=num_prefix)
+
+        hook = place.register_forward_hook(keep)
+        try:
+            return encode(pixels, normalize=False)
+        finally:
+            hook.remove()
 
 
 @dataclass(frozen=True)
@@ -53,6 +77,32 @@ class TextOf:
         finally:
             hook.remove()
         return embeddings, heard[-1]
+
+
+def place_of_patches(model: nn.Module) -> tuple[nn.Module, int]:
+    """Return the module by which an image tower drops patches, and how many tokens stand before them.
+
+    Raises: ConfigError: if it has none: it is no plain ViT.
+    """
+    visual = cast("Any", model).visual
+    trunk = getattr(visual, "trunk", None)
+    if isinstance(getattr(visual, "patch_dropout", None), nn.Module):
+        return visual.patch_dropout, 1
+    if isinstance(getattr(trunk, "patch_drop", None), nn.Module):
+        return cast("Any", trunk).patch_drop, int(cast("Any", trunk).num_prefix_tokens)
+    raise ConfigError(
+        f"train.image_tokens leaves patches out before the blocks of a ViT, and the image tower "
+        f"({type(trunk or visual).__name__}) has no place for it; set train.image_tokens to {{name: resize}} and train "
+        "at a smaller image_px"
+    )
+
+
+def _kept(
+    tokens: Float[Tensor, "B P+N W"], patches: Int64[Tensor, "B n"], *, num_prefix: int
+) -> Float[Tensor, "B P+n W"]:
+    """Return the tokens in front, and the patches that are kept in the order in which they are named."""
+    places = patches[..., None].expand(-1, -1, tokens.shape[-1])
+    return torch.cat([tokens[:, :num_prefix], tokens[:, num_prefix:].gather(1, places)], dim=1)
 
 
 def _last_with_states(model: nn.Module) -> nn.Module:

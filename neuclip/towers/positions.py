@@ -15,6 +15,8 @@ IMAGE_TABLES = (
     "visual.attnpool.positional_embedding",
     "visual.trunk.pos_embed",
 )
+FIXED_TABLE = IMAGE_TABLES[0]
+"""The one that is a fixed sin-cos table where `pos_embed_type` says so."""
 TEXT_TABLES = ("positional_embedding", "text.positional_embedding")
 
 
@@ -68,6 +70,11 @@ def resized_text(table: Float[Tensor, "L W"], length: int) -> Float[Tensor, "M W
         return table
     rows = interpolate(table.T[None], size=length, mode="linear", align_corners=False)
     return rows[0].T.contiguous()
+
+
+def learn_fixed(model: nn.Module) -> None:
+    """Let the image tower's fixed positions be trained as other weights are."""
+    model.get_parameter(FIXED_TABLE).requires_grad_(True)  # noqa: FBT003  # torch's own signature
 
 
 def _prefix_rows(name: str, own: Tensor, model: nn.Module) -> int:

@@ -1,6 +1,6 @@
 """What an image tower and a text tower are to training, scoring and publishing.
 
-Legend: B batch, D embedding width, L text length, W width of the text tower, F width of cached features.
+Legend: B batch, D embedding width, L text length, W width of the text tower, F width of cached features, n patches.
 """
 
 from typing import Protocol
@@ -22,8 +22,14 @@ class ImageTower(Protocol):
         """What the tower can be exported as."""
         ...
 
-    def __call__(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Return raw embeddings, not of unit norm."""
+    def __call__(
+        self, pixels: Float[Tensor, "B 3 H W"], patches: Int64[Tensor, "B n"] | None = None
+    ) -> Float[Tensor, "B D"]:
+        """Return raw embeddings, not of unit norm.
+
+        Args:
+            patches: the only ones the blocks read, by their place in the grid row by row; None is all.
+        """
         ...
 
 

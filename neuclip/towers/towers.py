@@ -53,9 +53,11 @@ class Towers:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Encode images to raw embeddings, not of unit norm."""
-        return self.image(pixels)
+    def encode_image(
+        self, pixels: Float[Tensor, "B 3 H W"], patches: Int64[Tensor, "B n"] | None = None
+    ) -> Float[Tensor, "B D"]:
+        """Encode images, or some patches of each, to raw embeddings, not of unit norm."""
+        return self.image(pixels, patches)
 
     def encode_text(self, inputs: TextInputs) -> Float[Tensor, "B D"]:
         """Encode tokens, or what else the text tower reads, to raw embeddings, not of unit norm."""

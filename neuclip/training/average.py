@@ -23,7 +23,7 @@ class WeightAverage:
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self._model = model
         learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._names = list(learned)
+        self.names = list(learned)
         self._weights: list[Tensor] = list(learned.values())
         self._averages = [p.detach().clone() for p in self._weights]
         self._decay = decay
@@ -38,13 +38,13 @@ class WeightAverage:
         """Return the averages by the model's names; every rank calls it, the main rank's are whole."""
         return {
             name: whole_on_main(average)
-            for name, average in zip(self._names, self._averages, strict=True)
+            for name, average in zip(self.names, self._averages, strict=True)
         }
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take the averages back."""
-        for name, average in zip(self._names, self._averages, strict=True):
+        for name, average in zip(self.names, self._averages, strict=True):
             average.copy_(like(average, state[name]))
 
     @contextmanager

@@ -1,20 +1,28 @@
 """The `train` section of a recipe."""
 
-from typing import Annotated, Literal, Self
+import math
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from neuclip.foundation.config import RESERVED, Section, keyed_if_set, unkeyed
+from neuclip.foundation.errors import ConfigError
 from neuclip.launching.config import LaunchConfig
 from neuclip.loading.config import LoaderConfig
 from neuclip.loading.policies import Other, OwnCaptions, PerSource, Same, ViewCaptions
 from neuclip.loading.visits import MAIN, ViewName
-from neuclip.objectives.config import STATE_PER_SAMPLE, NeuClipConfig, ObjectiveConfig
+from neuclip.objectives.config import NeuClipConfig, ObjectiveConfig
 from neuclip.objectives.terms.config import TermConfig
+from neuclip.tokens.config import (
+    ImageTokensConfig,
+    ResizeConfig,
+    TextTokensConfig,
+    TruncateConfig,
+)
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.initial_config import InitialConfig
-from neuclip.towers.text_tokens.config import PlainConfig, TextTokensConfig
 from neuclip.training.freezing_config import FreezeConfig
+from neuclip.training.tokens import check_tokens
 
 STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
@@ -65,9 +73,18 @@ class PhaseConfig(Section):
         gt=0, description="length of the phase in passes over the training samples"
     )
     image_px: int | None = Field(default=None, ge=1, description="side of the images in pixels")
-    context_length: int | None = Field(default=None, ge=4, description="tokens of a text")
+    context_length: int | None = Field(default=None, ge=3, description="tokens of a text")
+    image_tokens: ImageTokensConfig | None = keyed_if_set(
+        default=None, description="which patches of an image the tower reads"
+    )
     text_tokens: TextTokensConfig | None = Field(
-        default=None, description="how texts become tokens"
+        default=None, description="which tokens of a text that is too long it keeps"
+    )
+    positions: Literal["interpolate", "regenerate"] | None = keyed_if_set(
+        default=None, description="how positions come from the phase before"
+    )
+    learn_positions: bool | None = keyed_if_set(
+        default=None, description="whether fixed positions of images are trained"
     )
     crop_scale: tuple[float, float] | None = Field(
         default=None, description="least and most share of the image area a crop covers"
@@ -167,10 +184,24 @@ class TrainConfig(Section):
         default=None, ge=1, description="side of the images in pixels; null is the architecture's"
     )
     context_length: int | None = keyed_if_set(
-        default=None, ge=4, description="tokens of a text; null is the architecture's"
+        default=None, ge=3, description="tokens of a text; null is the architecture's"
+    )
+    image_tokens: ImageTokensConfig = keyed_if_set(
+        default=ResizeConfig(),
+        description="which patches of an image the tower reads in training; evaluation reads all",
     )
     text_tokens: TextTokensConfig = keyed_if_set(
-        default=PlainConfig(), description="how texts become tokens in training"
+        default=TruncateConfig(),
+        description="which tokens of a text that is too long it keeps in training; evaluation keeps the first",
+    )
+    positions: Literal["interpolate", "regenerate"] = keyed_if_set(
+        default="interpolate",
+        description="how positions of another image size come from the phase before: between the rows that are there; "
+        "or made anew, for a fixed sin-cos table. Those of texts are interpolated",
+    )
+    learn_positions: bool = keyed_if_set(
+        default=False,
+        description="whether the image tower's fixed sin-cos positions are trained as other weights are",
     )
     image_views: dict[ViewName, ImageViewConfig] = keyed_if_set(
         default={}, description="views of each image beside `main`, by name, for `terms`"
@@ -345,6 +376,20 @@ class TrainConfig(Section):
             for phase in self.phases
         ]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_long_as_its_phases(cls, fields: Any) -> Any:  # noqa: ANN401  # what stands in a recipe
+        """Let the phases say how long a run is that does not say it."""
+        if not isinstance(fields, dict) or not fields.get("phases") or "epochs" in fields:
+            return fields
+        lengths = [
+            phase.epochs if isinstance(phase, PhaseConfig) else phase.get("epochs", 0)
+            for phase in fields["phases"]
+            if isinstance(phase, PhaseConfig | dict)
+        ]
+        is_known = all(isinstance(length, int | float) for length in lengths)
+        return {**fields, "epochs": sum(lengths)} if is_known else fields
+
     @model_validator(mode="after")
     def _has_weights(self) -> Self:
         if self.epochs == 0 and self.initial is None:
@@ -355,20 +400,18 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Self:
-        if self.phases and self.epochs != type(self).model_fields["epochs"].default:
-            raise ValueError("epochs is the length of a run without phases; give it in each phase")
+        total = sum(phase.epochs for phase in self.phases)
+        if self.phases and not math.isclose(self.epochs, total):
+            raise ValueError(
+                f"epochs is {self.epochs:g}, and the phases are {total:g} epochs together; leave epochs out"
+            )
         for number, flat in enumerate(self.by_phase()):
             try:
                 _check_numbers(flat)
-            except ValueError as error:
+                check_tokens(flat, is_first=number == 0)
+            except (ValueError, ConfigError) as error:
                 where = f"phases[{number}]: " if self.phases else ""
                 raise ValueError(f"{where}{error}") from error
-        sizes = {flat.global_batch for flat in self.by_phase()}
-        if len(sizes) > 1 and self.objective.name in STATE_PER_SAMPLE:
-            raise ValueError(
-                f"phases have global batches {sorted(sizes)}, and objective {self.objective.name} keeps numbers for "
-                "each sample that are means over others of its batch; use one global_batch, or another objective"
-            )
         return self
 
     @model_validator(mode="after")

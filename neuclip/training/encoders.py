@@ -1,9 +1,10 @@
 """Both towers as one module that encodes all views of a batch.
 
-Legend: B local batch, D embedding width, L tokens, W width of a tower.
+Legend: B local batch, D embedding width, L tokens, W width of a tower, n patches that are kept.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Self
 
 import torch
@@ -53,23 +54,27 @@ class Encoders(nn.Module):
         return self
 
     def forward(
-        self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]
+        self,
+        images: Mapping[str, Tensor],
+        texts: Mapping[str, Tensor],
+        patches: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> tuple[Views, Views]:
         """Return the embeddings of images and of texts by view.
 
         Args:
             images: [B, 3, H, W]; 8-bit images are normalised here, on the device.
             texts: tokens [B, L], or features for a tower that reads them.
+            patches: of the views of which the tower reads some patches alone, which [B, n].
         """
         return (
-            {name: self._image(pixels) for name, pixels in images.items()},
+            {name: self._image(pixels, patches.get(name)) for name, pixels in images.items()},
             {name: self._text(name, tokens) for name, tokens in texts.items()},
         )
 
-    def _image(self, pixels: Tensor) -> View:
+    def _image(self, pixels: Tensor, patches: Tensor | None) -> View:
         if pixels.dtype == torch.uint8:
             pixels = (pixels * self.pixel_scale).sub_(self.pixel_shift)
-        raw = self._towers.encode_image(pixels)
+        raw = self._towers.encode_image(pixels, patches)
         return View(raw, normalize(raw, dim=-1))
 
     def _text(self, name: str, tokens: Tensor) -> View:

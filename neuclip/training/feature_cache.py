@@ -3,7 +3,7 @@
 Legend: B local batch, D embedding width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from neuclip.loading.batch import Batch
+from neuclip.loading.batch import Batch, Inputs
 from neuclip.objectives.encoded import View
 from neuclip.training.encoders import Views
 
 Sides = tuple[Views, Views]
-Inputs = Mapping[str, Tensor]
-Encode = Callable[[Callable[[Inputs, Inputs], Sides], Inputs, Inputs, int], Sides]
+Encode = Callable[[Callable[..., Sides], Inputs, int], Sides]
 
 
 class FeatureCache:
@@ -32,7 +31,7 @@ class FeatureCache:
     Args:
         encoders: both towers as one module.
         parallel: what gradients are taken through: the encoders, or DDP around them.
-        encode: calls a module with images and texts by view. Random numbers inside must depend on nothing
+        encode: calls a module with the inputs of a batch. Random numbers inside must depend on nothing
             that changes between the passes; the micro-batch's number tells them apart.
         micro_batch: image-text pairs that have a graph at once.
 
@@ -51,12 +50,12 @@ class FeatureCache:
         # Running statistics are for `backward` to update; what this pass makes of them is dropped.
         buffers = {name: buffer.clone() for name, buffer in self._encoders.named_buffers()}
 
-        def encoders(images: Inputs, texts: Inputs) -> Sides:
-            return functional_call(self._encoders, buffers, (images, texts))
+        def encoders(*inputs: dict[str, Tensor]) -> Sides:
+            return functional_call(self._encoders, buffers, inputs)
 
         parts = [
-            self._encode(encoders, images, texts, number)
-            for number, (images, texts) in enumerate(self._split(batch))
+            self._encode(encoders, inputs, number)
+            for number, inputs in enumerate(self._split(batch))
         ]
         image_parts, text_parts = zip(*parts, strict=True)
         return _joined(image_parts), _joined(text_parts)
@@ -65,11 +64,11 @@ class FeatureCache:
         """Carry the gradient that the leaves have received on to the encoders' weights."""
         gradients = [leaf.grad for leaf in tensors_of(leaves)]
         count = -(-len(batch.sample_ids) // self._micro_batch)
-        for number, (images, texts) in enumerate(self._split(batch)):
+        for number, inputs in enumerate(self._split(batch)):
             # DDP averages over ranks what has been summed up so far: once is enough, at the end.
             ddp = self._parallel if isinstance(self._parallel, DistributedDataParallel) else None
             with ddp.no_sync() if ddp and number < count - 1 else nullcontext():
-                features = tensors_of(self._encode(self._parallel, images, texts, number))
+                features = tensors_of(self._encode(self._parallel, inputs, number))
                 rows = slice(number * self._micro_batch, (number + 1) * self._micro_batch)
                 used = [
                     (feature, gradient[rows])
@@ -80,13 +79,9 @@ class FeatureCache:
                     [feature for feature, _ in used], [gradient for _, gradient in used]
                 )
 
-    def _split(self, batch: Batch) -> Iterator[tuple[Inputs, Inputs]]:
+    def _split(self, batch: Batch) -> Iterator[Inputs]:
         for first in range(0, len(batch.sample_ids), self._micro_batch):
-            rows = slice(first, first + self._micro_batch)
-            yield (
-                {view: tensor[rows] for view, tensor in batch.images.items()},
-                {view: tensor[rows] for view, tensor in batch.texts.items()},
-            )
+            yield batch.inputs(rows=slice(first, first + self._micro_batch))
 
 
 def tensors_of(sides: Sides) -> list[Tensor]:

@@ -60,6 +60,8 @@ class TrainResult(BaseModel):
     """Samples that decode and that only batches passed over have held."""
     texts: dict[str, Shown]
     """By view: the texts of the batches that moved the weights."""
+    positions: list[str]
+    """What was done to tables of positions, in words."""
     resumed_at: int
     final_loss: float | None
     """Nats; None if the last batch was passed over."""

@@ -23,6 +23,7 @@ from neuclip.loading.batches import load_batches
 from neuclip.objectives.encoded import Encoded
 from neuclip.objectives.objective import ObjectiveResult
 from neuclip.training.checkpointing import Checkpoints, latest_step, restore_latest
+from neuclip.training.example_batch import example_batch
 from neuclip.training.held_out import HeldOut
 from neuclip.training.job import PROGRESS_MARK, TrainJob, TrainResult
 from neuclip.training.meter import Meter, forward_flops
@@ -249,12 +250,8 @@ class _Run:
 
     def _forward_flops(self) -> int:
         """Count the FLOPs of one sample's forward pass in all views; the features are thrown away."""
-        px, (images, texts) = self.trainer.towers.image_px, self.config.views_read
-        pixels = torch.zeros(1, 3, px, px, device=self.world.device)
-        tokens = self.trainer.towers.tokenize([""]).to(self.world.device)
-        return forward_flops(
-            self.trainer.encoders, dict.fromkeys(images, pixels), dict.fromkeys(texts, tokens)
-        )
+        batch = example_batch(self.config, self.trainer.towers, pairs=1).to(self.world.device)
+        return forward_flops(self.trainer.encoders, batch.inputs())
 
     def _is_due_to_log(self) -> bool:
         step = self.trainer.step
@@ -351,6 +348,7 @@ class _Run:
             passed_over=trainer.guard.passed_over,
             never_used=self._never_used(),
             texts=trainer.texts.total(),
+            positions=trainer.positions,
             resumed_at=self.begun_at,
             final_loss=last_loss(
                 self.job.run_folder

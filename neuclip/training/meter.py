@@ -1,5 +1,6 @@
 """What a run achieves and costs: samples per second, waiting for data, FLOP/s, memory, device hours."""
 
+import os
 import resource
 import time
 
@@ -8,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from neuclip.distributed.world import World
+from neuclip.loading.batch import Inputs
 from neuclip.training.config import TelemetryConfig
 
 PASSING = frozenset(
@@ -56,7 +58,7 @@ class Meter:
     ) -> None:
         self._config, self._world = config, world
         self._flops = flops_per_sample * (1 + _BACKWARD_COST)
-        self._peak = _peak_flops(config, world.device, in_bf16=in_bf16)
+        self._peak = peak_flops(config, world.device, in_bf16=in_bf16)
         self._earlier_hours, self._begun = device_hours, time.perf_counter()
         self.open()
 
@@ -111,19 +113,25 @@ def memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def forward_flops(
-    encoders: nn.Module, images: dict[str, torch.Tensor], texts: dict[str, torch.Tensor]
-) -> int:
+def available_bytes(device: torch.device) -> int:
+    """Return the memory that is free: of the GPU, or of this machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def forward_flops(encoders: nn.Module, inputs: Inputs) -> int:
     """Count the FLOPs of a forward pass over all views, a multiply-add as two, divided by the batch."""
     was_training = encoders.training
     encoders.eval()  # batch statistics stay as they are
     with FlopCounterMode(display=False) as counter:
-        encoders(images, texts)
+        encoders(*inputs)
     encoders.train(was_training)
+    images, _, _ = inputs
     return counter.get_total_flops() // len(next(iter(images.values())))
 
 
-def _peak_flops(config: TelemetryConfig, device: torch.device, *, in_bf16: bool) -> float | None:
+def peak_flops(config: TelemetryConfig, device: torch.device, *, in_bf16: bool) -> float | None:
     """Return what the device can do, FLOP/s, if the recipe or its name says it."""
     if config.peak_tflops is not None:
         return config.peak_tflops * 1e12

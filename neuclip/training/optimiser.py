@@ -17,7 +17,7 @@ from neuclip.training.schedule import learning_rate
 
 OptimiserState = dict[str, dict[str, dict[str, Tensor]]]
 _WITHOUT_DECAY = ("bn", "ln", "bias")
-_SHARE = "lr_share"
+_SHARE, _NAMES = "lr_share", "names"
 
 
 def build_optimiser(
@@ -37,11 +37,19 @@ def build_optimiser(
     for share in sorted({share_of[name] for name, _ in learned}, reverse=True):
         own = [(name, p) for name, p in learned if share_of[name] == share]
         for decay, is_for in ((config.weight_decay, True), (0.0, False)):
-            params = [p for name, p in own if decays(name, p) == is_for]
-            groups.append({"params": params, "weight_decay": decay, _SHARE: share})
-    for group in others:
+            chosen = [(name, p) for name, p in own if decays(name, p) == is_for]
+            groups.append(
+                {
+                    "params": [p for _, p in chosen],
+                    _NAMES: [name for name, _ in chosen],
+                    "weight_decay": decay,
+                    _SHARE: share,
+                }
+            )
+    for number, group in enumerate(others):
         decay = config.weight_decay if group.decays else 0.0
-        groups.append({"params": group.parameters, "weight_decay": decay})
+        names = [f"loss.{number}.{place}" for place in range(len(group.parameters))]
+        groups.append({"params": group.parameters, _NAMES: names, "weight_decay": decay})
     # A group may be empty, which torch accepts; the order of groups is part of the state.
     lr, betas, eps = config.lr, config.betas, config.adam_eps
     match config.optimiser:
@@ -128,15 +136,24 @@ def _known(rate: Tensor, optimiser: torch.optim.Optimizer) -> Tensor | float:
     return rate.float() if rate.is_cuda else rate  # torch's kernels for CUDA read a float32
 
 
+def named_parameters(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return what the optimiser updates by name, in its order."""
+    return {
+        name: parameter
+        for group in optimiser.param_groups
+        for name, parameter in zip(group[_NAMES], group["params"], strict=True)
+    }
+
+
 def optimiser_state(optimiser: torch.optim.Optimizer) -> OptimiserState:
-    """Return the moments of every parameter by number, and the clocks of groups.
+    """Return the moments of every parameter by name, and the clocks of groups.
 
     Every rank calls it; what is shared out is whole on the main rank alone. Rates follow from the step and
     are left out.
     """
-    state = optimiser.state_dict()
+    state, names = optimiser.state_dict(), list(named_parameters(optimiser))
     moments = {
-        str(number): {name: whole_on_main(x) for name, x in own.items() if isinstance(x, Tensor)}
+        names[number]: {name: whole_on_main(x) for name, x in own.items() if isinstance(x, Tensor)}
         for number, own in state["state"].items()
     }
     clocks = {
@@ -148,12 +165,19 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> OptimiserState:
 
 
 def load_optimiser_state(optimiser: torch.optim.Optimizer, state: OptimiserState) -> None:
-    """Take the state back, cut as the parameters are."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    """Take the state back, cut as the parameters are.
+
+    Raises: ValueError: if it is of a parameter that is not learned here.
+    """
+    parameters = named_parameters(optimiser)
+    number_of = {name: number for number, name in enumerate(parameters)}
     all_state = optimiser.state_dict()
+    moments = state.get("moments", {})
+    if unknown := sorted(moments.keys() - number_of.keys()):
+        raise ValueError(f"the optimiser's state has moments of {unknown[0]}, which is not learned")
     all_state["state"] = {
-        int(number): {name: like(parameters[int(number)], x) for name, x in own.items()}
-        for number, own in state.get("moments", {}).items()
+        number_of[of]: {name: like(parameters[of], x) for name, x in own.items()}
+        for of, own in moments.items()
     }
     for number, clock in state.get("clocks", {}).items():
         all_state["param_groups"][int(number)]["step"] = clock["step"]

@@ -22,14 +22,16 @@ from neuclip.loading.workers import PREFETCH
 from neuclip.objectives.objective import Objective
 from neuclip.objectives.registry import build
 from neuclip.objectives.terms.weighted import WeightedTerms
+from neuclip.tokens.texts.policy import build_text_tokens
 from neuclip.towers.initial import Start, start_from
 from neuclip.towers.model import create_towers
-from neuclip.towers.text_tokens.policy import build_text_tokens
+from neuclip.towers.positions import FIXED_TABLE, learn_fixed
 from neuclip.towers.towers import Towers
 from neuclip.towers.transforms import training_pixels
 from neuclip.training.config import TrainConfig
 from neuclip.training.job import TrainJob
-from neuclip.training.phases import Phase, architecture_in
+from neuclip.training.phases import Phase
+from neuclip.training.tokens import patch_policy, sized
 from neuclip.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -58,24 +60,45 @@ def make_parts(job: TrainJob, world: World, phase: Phase, table: SampleTable) ->
 
     Raises: ConfigError: if batch, streams or model do not fit. DataError: if there are no samples.
     """
-    config = phase.config
     order = make_order(job, phase, table)
+    trainer = make_trainer(job, world, phase, num_samples=order.count)
+    samples = training_samples(
+        phase.config,
+        table,
+        trainer.towers,
+        shard_uri=job.shard_uri,
+        index_uri=job.index_uri,
+        seed=job.seed,
+    )
+    return Parts(order, trainer, samples)
+
+
+def make_trainer(job: TrainJob, world: World, phase: Phase, *, num_samples: int) -> Trainer:
+    """Put towers and losses of a phase together.
+
+    Args:
+        num_samples: pairs in the training set.
+    Raises: ConfigError: if the model does not fit.
+    """
+    config = phase.config
     towers = create_towers(
         config.model,
         seed=job.seed,
         device=world.device,
-        change=partial(architecture_in, config=config),
+        change=partial(sized, config=config),
     )
     start = start_from(towers, config.initial) if config.initial else None
     towers = start.towers if start else towers
+    if config.learn_positions:
+        learn_fixed(towers.model)
     about = _About(
-        feature_dim=towers.embed_dim, num_samples=order.count, seed=job.seed, world=world
+        feature_dim=towers.embed_dim, num_samples=num_samples, seed=job.seed, world=world
     )
     objective = build(config.objective, **about)
     if start:
         begin_objective(objective, start)
         if world.is_main and phase.number == 0:
-            for note in start.notes:
+            for note in (*start.notes, *start.positions):
                 log.info("train.initial: %s", note)
     trainer = Trainer(
         towers,
@@ -85,15 +108,11 @@ def make_parts(job: TrainJob, world: World, phase: Phase, table: SampleTable) ->
         seed=job.seed,
         world=world,
     )
-    samples = training_samples(
-        config,
-        table,
-        towers,
-        shard_uri=job.shard_uri,
-        index_uri=job.index_uri,
-        seed=job.seed,
-    )
-    return Parts(order, trainer, samples)
+    if phase.number == 0:
+        carried = start.positions if start else []
+        learned = [f"{FIXED_TABLE} is learned from here on"] * config.learn_positions
+        trainer.positions = [f"step 0: {note}" for note in (*carried, *learned)]
+    return trainer
 
 
 def begin_objective(objective: Objective, start: Start) -> None:
@@ -126,6 +145,7 @@ def training_samples(
     """Return the training samples in the views that a recipe's losses read."""
     images, texts = config.views_read
     text_tokens = build_text_tokens(config.text_tokens, towers.tokenize)
+    patches = patch_policy(towers.architecture, config)
     crops = {MAIN: config, **config.image_views}
 
     def text_view(name: str) -> TextView:
@@ -145,6 +165,7 @@ def training_samples(
                     scaled_decode=config.loader.scaled_decode,
                 ),
                 name,
+                patches,
             )
             for name in images
         ],
@@ -167,11 +188,14 @@ def check_shared_memory(config: TrainConfig) -> str:
     images, texts = config.views_read
     most = 0
     for flat in config.by_phase():
-        architecture = architecture_in(flat.model.model_cfg(), flat)
+        architecture = sized(flat.model.model_cfg(), flat)
         size = architecture.get("vision_cfg", {}).get("image_size", 224)
         height, width = (size, size) if isinstance(size, int) else size
         tokens = architecture.get("text_cfg", {}).get("context_length", 77)
-        pair_bytes = len(images) * 3 * height * width + len(texts) * (8 * tokens + 8) + 8
+        policy = patch_policy(architecture, flat)
+        patches = 8 * policy.num_kept if policy else 0
+        pair_bytes = len(images) * (3 * height * width + patches)
+        pair_bytes += len(texts) * (8 * tokens + 8) + 8
         most = max(most, flat.global_batch // flat.launch.world_size * pair_bytes)
     return require_shared_memory(most, batches=(PREFETCH * workers + 2) * ranks)
 

@@ -2,11 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
-from neuclip.foundation.errors import ConfigError
 from neuclip.training.config import TrainConfig
 
 
@@ -53,23 +50,3 @@ def plan_phases(config: TrainConfig, num_samples: int) -> list[Phase]:
 def phase_at(phases: Sequence[Phase], step: int) -> Phase:
     """Return the phase of update `step`; after the last update the last phase."""
     return next((phase for phase in phases if step < phase.last), phases[-1])
-
-
-def architecture_in(architecture: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Return an open_clip `model_cfg` with the image size and the text length of a phase.
-
-    Raises: ConfigError: if the patches do not divide the image.
-    """
-    changed = deepcopy(architecture)
-    if config.image_px is not None:
-        changed["vision_cfg"]["image_size"] = config.image_px
-    if config.context_length is not None:
-        changed["text_cfg"]["context_length"] = config.context_length
-    vision = changed["vision_cfg"]
-    size, patch = vision.get("image_size", 224), vision.get("patch_size")
-    if isinstance(size, int) and isinstance(patch, int) and size % patch:
-        raise ConfigError(
-            f"train.image_px {size} is not a multiple of the image tower's patches of {patch} pixels; take "
-            f"{size // patch * patch or patch} or {(size // patch + 1) * patch}"
-        )
-    return changed

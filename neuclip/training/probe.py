@@ -92,7 +92,7 @@ def encode_samples(
     for start in range(0, len(ids), _CHUNK):
         batch = samples.__getitems__([(0, sample_id) for sample_id in ids[start : start + _CHUNK]])
         batch = batch.to(device)
-        images, texts = encoders({MAIN: batch.images[MAIN]}, {MAIN: batch.texts[MAIN]})
+        images, texts = encoders(*batch.inputs(view=MAIN))
         parts.append((images[MAIN].unit, texts[MAIN].unit, batch.sample_ids))
     encoders.train(was_training)
     return Features(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))

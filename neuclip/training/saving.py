@@ -1,5 +1,6 @@
 """What a checkpoint of a trainer holds, and how a trainer takes it back, or the trainer of the next phase."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from torch import Tensor
 
 from neuclip.checkpoint.folder import STATE, CheckpointRecord, read_record, write_checkpoint
 from neuclip.checkpoint.state import copy_state, load_state, save_state
+from neuclip.distributed.sharding import whole
 from neuclip.foundation.errors import CheckpointError
 from neuclip.towers.folder import write_towers
-from neuclip.towers.positions import IMAGE_TABLES, TEXT_TABLES, resized
+from neuclip.towers.positions import FIXED_TABLE, IMAGE_TABLES, TEXT_TABLES, resized
 from neuclip.towers.towers import Towers
-from neuclip.training.optimiser import load_optimiser_state, optimiser_state
+from neuclip.training.optimiser import load_optimiser_state, named_parameters, optimiser_state
 from neuclip.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def take_snapshot(
             train_key=train_key,
             scheduled=scheduled,
             score=score,
+            positions=tuple(trainer.positions),
         ),
         towers=trainer.towers,
         weights=copy_state(model | average | logits),
@@ -98,6 +103,7 @@ def restore_trainer(trainer: Trainer, folder: Path) -> None:
     """
     record, state = read_record(folder), load_state(folder / STATE)
     is_next_phase = record.phase < trainer.phase.number
+    trainer.positions = list(record.positions)
     if is_next_phase:
         state = _carried_over(state, trainer)
     try:
@@ -119,36 +125,58 @@ def restore_trainer(trainer: Trainer, folder: Path) -> None:
     trainer.step = record.step
     if is_next_phase:
         trainer.start_phase()
+        for note in trainer.positions[len(record.positions) :] if trainer.world.is_main else ():
+            log.info("phase %d, %s", trainer.phase.number, note)
 
 
 def _carried_over(state: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
     """Return a checkpoint's state as the next phase's trainer takes it.
 
-    Positions are interpolated where image size or text length differ, in the weights and in their averages; the
-    optimiser's moments of such a table begin anew, since those of other places say nothing. All else stays.
+    Positions are interpolated or made anew where image size or text length differ, in the weights and in their
+    averages; the optimiser's moments of such a table begin anew, since those of other places say nothing. Averages of
+    what is learned from here on begin with its weights. All else stays.
 
     Raises: CheckpointError: if a table cannot be interpolated.
     """
-    state = {**state, "model": _fitted(state["model"], trainer)}
-    if "average" in state:
-        state["average"] = _fitted(state["average"], trainer)
-    parameters = [p for group in trainer.optimiser.param_groups for p in group["params"]]
+    model = _fitted(state["model"], trainer, trainer.positions)
+    state = {**state, "model": model}
+    if trainer.average is not None:
+        average = _fitted(state.get("average", {}), trainer, [])
+        state["average"] = {name: average.get(name, model[name]) for name in trainer.average.names}
+    moments_of = state["optimiser"].get("moments", {})
+    if trainer.config.learn_positions and FIXED_TABLE not in moments_of:
+        trainer.positions.append(
+            f"step {trainer.phase.first}: {FIXED_TABLE} is learned from here on"
+        )
     moments = {
-        number: _zeroed(found, parameters[int(number)].shape)
-        for number, found in state["optimiser"].get("moments", {}).items()
+        name: _zeroed(moments_of[name], parameter.shape)
+        for name, parameter in named_parameters(trainer.optimiser).items()
+        if name in moments_of
     }
     return {**state, "optimiser": {**state["optimiser"], "moments": moments}}
 
 
-def _fitted(tensors: dict[str, Tensor], trainer: Trainer) -> dict[str, Tensor]:
-    """Return tensors by the model's names with tables of positions of its size."""
-    fitted = dict(tensors)
-    for name in {*IMAGE_TABLES, *TEXT_TABLES} & tensors.keys():
-        table = resized(name, tensors[name], trainer.towers.model)
+def _fitted(tensors: dict[str, Tensor], trainer: Trainer, notes: list[str]) -> dict[str, Tensor]:
+    """Return tensors by the model's names with tables of positions of its size; add to the notes what was done."""
+    fitted, step = dict(tensors), trainer.phase.first
+    for name in (*IMAGE_TABLES, *TEXT_TABLES):
+        if name not in tensors:
+            continue
+        own = trainer.towers.model.get_parameter(name)
+        is_anew = trainer.config.positions == "regenerate" and name == FIXED_TABLE
+        if is_anew and own.shape != tensors[name].shape:
+            table = whole(own.detach()).cpu()
+        else:
+            table = resized(name, tensors[name], trainer.towers.model)
         if table is None:
             raise CheckpointError(
                 f"{name} is of shape {list(tensors[name].shape)}, which cannot be interpolated to the next phase's; "
                 "use square images, and the same towers in all phases"
+            )
+        if table.shape != tensors[name].shape:
+            how = "made anew" if is_anew else "interpolated"
+            notes.append(
+                f"step {step}: {name} was {how}, {list(tensors[name].shape)} became {list(table.shape)}"
             )
         fitted[name] = table
     return fitted

@@ -8,6 +8,7 @@ from neuclip.stages.stage import Checks, Job, Stage, Trace, Views
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.training.config import STAGE_VERSION, TrainConfig
 from neuclip.training.starting import began_with, choose_initial, initial_inputs, initial_record
+from neuclip.training.tokenizer_check import check_tokenizer, table_inputs
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,18 +31,18 @@ def _run(job: Job[TrainConfig], workspace: Workspace) -> Outcome:
 
 
 def _inputs(config: TrainConfig) -> dict[str, str]:
-    return initial_inputs(config) | config.model.inputs()
+    return initial_inputs(config) | config.model.inputs() | table_inputs(config)
 
 
 def _check(config: TrainConfig) -> None:
-    """Refuse a tokenizer or a text tower that could not be used."""
+    """Refuse a tokenizer, a text tower or tokens that could not be used."""
     text = config.model.text
     if text is not None and not text.reads_texts:
         raise ConfigError(
             f"train.model.text.kind {text.kind} reads no texts, and training feeds texts alone; take another kind, or "
             "leave train.model.text out"
         )
-    config.model.files()
+    check_tokenizer(config, config.model.files())
 
 
 def _preflight(job: Job[TrainConfig]) -> Checks:

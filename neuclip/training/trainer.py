@@ -11,7 +11,7 @@ from neuclip.distributed.collectives import all_reduce_mean_, average_gradients
 from neuclip.distributed.sharding import load_whole_, whole, whole_on_main
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import ConfigError
-from neuclip.loading.batch import Batch
+from neuclip.loading.batch import Batch, Inputs
 from neuclip.loading.shown import Shown
 from neuclip.loading.visits import MAIN
 from neuclip.objectives.encoded import Encoded
@@ -23,7 +23,7 @@ from neuclip.towers.towers import Towers
 from neuclip.training.average import WeightAverage
 from neuclip.training.config import TrainConfig
 from neuclip.training.encoders import Encoders
-from neuclip.training.feature_cache import FeatureCache, Inputs, Sides, tensors_of
+from neuclip.training.feature_cache import FeatureCache, Sides, tensors_of
 from neuclip.training.freezing import freeze
 from neuclip.training.guard import LossGuard, Verdict
 from neuclip.training.layout import is_in_bf16, lay_out, set_float32_products
@@ -82,6 +82,7 @@ class Trainer:
         self.phase, self.config, self.world, self._seed = phase, config, world, seed
         self.step = phase.first
         self.corrupt: set[int] = set()  # sample ids that did not decode so far
+        self.positions: list[str] = []  # what was done to tables of positions on the way here
         self.texts = ShownTexts(world)
         self.guard = LossGuard(config, world)
         still = freeze(towers.model, config.freeze)
@@ -134,7 +135,7 @@ class Trainer:
         for part in (self._parallel, *self._parts):
             part.train()
         leaves = self._cache.fill(batch) if self._cache else None
-        sides = leaves or self._encode(self._parallel, batch.images, batch.texts)
+        sides = leaves or self._encode(self._parallel, batch.inputs())
         encoded = Encoded(*sides, batch.sample_ids, batch.text_ids)
         images, texts = encoded.images[MAIN].unit, encoded.texts[MAIN].unit
         if self.config.on_bad_batch != "stop":  # else the rank that finds it ends the run for all
@@ -161,12 +162,12 @@ class Trainer:
         norm = numbers["gradient norm"] = gradient_norm(self._learned)
 
         is_bad, verdict = self.guard.judge(numbers, loss, batch.cpu_ids, step=self.step)
-        if self.config.grad_clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self._learned, self.config.grad_clip_norm, norm)
+        _clip(self._learned, norm, most=self.config.grad_clip_norm)
         rate = set_learning_rate(self.optimiser, self.trainable(), self.phase, step=self.step)
         if not hold_back(self.optimiser, is_bad):
             self.guard.require_good(verdict)
-        self.optimiser.step()
+        if not self.objective.is_warming:  # else its estimator alone has learnt from this batch
+            self.optimiser.step()
 
         self.step += 1
         for part in self._parts:
@@ -193,11 +194,12 @@ class Trainer:
 
     @torch.no_grad()
     def features_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return a batch's unit-norm features by the present weights, in evaluation mode and without gradient."""
+        """Return a batch's unit-norm features by the present weights, in evaluation mode and without gradient.
+
+        They are of the tokens that training sees.
+        """
         self.encoders.eval()
-        images, texts = self._encode(
-            self.encoders, {MAIN: batch.images[MAIN]}, {MAIN: batch.texts[MAIN]}
-        )
+        images, texts = self._encode(self.encoders, batch.inputs(view=MAIN))
         self.encoders.train()
         return images[MAIN].unit, texts[MAIN].unit
 
@@ -251,9 +253,8 @@ class Trainer:
 
     def _encode(
         self,
-        encoders: Callable[[Inputs, Inputs], Sides],
-        images: Inputs,
-        texts: Inputs,
+        encoders: Callable[..., Sides],
+        inputs: Inputs,
         micro: int = 0,
     ) -> Sides:
         """Return features. Random numbers inside (dropout) depend on step, rank and micro-batch alone."""
@@ -262,12 +263,17 @@ class Trainer:
             draws = draws * _SEED_FACTOR + number
         torch.manual_seed(draws % 2**64)
         with self._autocast:
-            return encoders(images, texts)
+            return encoders(*inputs)
 
 
 def gradient_norm(tensors: Iterable[Tensor]) -> Tensor:
     """Return the norm of all gradients that are there, of whole tensors where they are shared out."""
     return whole(nn.utils.get_total_norm([x.grad for x in tensors if x.grad is not None]))
+
+
+def _clip(parameters: list[nn.Parameter], norm: Tensor, *, most: float | None) -> None:
+    if most is not None:
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
 
 
 def _observers(

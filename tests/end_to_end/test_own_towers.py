@@ -8,7 +8,7 @@ import pytest
 import torch
 from end_to_end.adopted_journey import NAMES, Trial, make_inputs
 from PIL import Image
-from towers.hub_folders import SMALL_SIGLIP, text_folder, tokenizer_folder
+from towers.hub_folders import SMALL_CLIPA, SMALL_SIGLIP, text_folder, tokenizer_folder
 from towers.tiny import TINY, picture
 from training.runs import kill_rank_when, weights
 
@@ -16,6 +16,16 @@ from neuclip.foundation.errors import NeuclipError
 from neuclip.journey import identify
 from neuclip.towers.encode import encode_images, encode_texts
 from neuclip.towers.folder import load_towers
+
+FEW_THEN_ALL = {
+    "epochs": 2,
+    "positions": "regenerate",
+    "phases": [
+        {"epochs": 1, "image_px": 16, "context_length": 5, "text_tokens": {"name": "block"}},
+        {"epochs": 1, "image_tokens": {"name": "random", "keep": "7/10", "rounding": "floor"}},
+    ],
+}
+"""CLIPA's phases."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +44,7 @@ def folders(tmp_path_factory):
 def model_of(kind, folders):
     return {
         "siglip": {"architecture": SMALL_SIGLIP, "tokenizer": str(folders / "words")},
+        "clipa": {"architecture": SMALL_CLIPA, "tokenizer": str(folders / "words")},
         "hugging_face": {
             "architecture": TINY,
             "text": {"kind": "hugging_face", "folder": str(folders / "text")},
@@ -76,6 +87,7 @@ def check_scores(trial, monkeypatch):
     ("kind", "layout"),
     [
         ("siglip", {"objective": {"name": "siglip"}}),
+        ("clipa", FEW_THEN_ALL),
         ("hugging_face", {}),
         ("hugging_face", {"parallel": "fsdp", "launch": {"processes": 2, "max_restarts": 0}}),
     ],

@@ -77,7 +77,7 @@ assert not torch.equal(states[0], states[-1])
 BACKWARDS = '''
 """Reverses the words of a text now and then, by a keyed draw."""
 
-from neuclip.towers.text_tokens.policy import TextTokens
+from neuclip.tokens.texts.policy import TextTokens
 
 
 class Backwards(TextTokens):
@@ -98,12 +98,12 @@ def test_a_policy_of_text_tokens_is_its_module_and_its_section(tmp_path):
 
 """
     changed = {
-        "towers/text_tokens/config.py": {
+        "tokens/config.py": {
             "TextTokensConfig = Annotated": section + "TextTokensConfig = Annotated",
-            "[PlainConfig": "[PlainConfig | BackwardsConfig",
+            "TruncateConfig | RandomTextConfig": "BackwardsConfig | TruncateConfig | RandomTextConfig",
         }
     }
-    with_changes(tmp_path, new={"towers/text_tokens/backwards.py": BACKWARDS}, changed=changed)
+    with_changes(tmp_path, new={"tokens/texts/backwards.py": BACKWARDS}, changed=changed)
     use(
         tmp_path,
         RUN
@@ -119,7 +119,7 @@ def samples_of(**tokens):
 
 pairs = [(epoch, sample_id) for epoch in range(3) for sample_id in range(20)]
 plain, off, half, whole = (samples_of(**tokens).__getitems__(pairs).texts["main"] for tokens in (
-    {"name": "plain"}, {"name": "backwards", "share": 0}, {"name": "backwards"}, {"name": "backwards", "share": 1}))
+    {"name": "truncate"}, {"name": "backwards", "share": 0}, {"name": "backwards"}, {"name": "backwards", "share": 1}))
 assert torch.equal(plain, off)
 turned = (half != plain).any(dim=1)
 assert 15 < turned.sum() < 45

@@ -42,6 +42,7 @@ PLACES = {
     *("curate.rules.file", "curate.rules.metadata", "curate.rules.target", "score.scores.model"),
     *("index.features.model", "evaluate.sets", "train.initial.model"),
     *("train.model.tokenizer", "train.model.text.folder"),
+    *("train.text_tokens.table", "train.phases.text_tokens.table"),
     *("caption.imports.table", "caption.imports.files"),
     *("caption.models.folder", "caption.similarity.model"),
 }

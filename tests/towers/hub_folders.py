@@ -115,6 +115,29 @@ SMALL_SIGLIP = {
 }
 """open_clip's ViT-B-16-SigLIP, made small."""
 
+SMALL_CLIPA = {
+    "embed_dim": 64,
+    "vision_cfg": {
+        **TINY["vision_cfg"],
+        "pos_embed_type": "sin_cos_2d",
+        "no_ln_pre": True,
+        "pool_type": "avg",
+        "final_ln_after_pool": True,
+    },
+    "text_cfg": {
+        "context_length": 12,
+        "vocab_size": 128,
+        "hf_tokenizer_name": "bert-base-uncased",
+        "tokenizer_kwargs": {"strip_sep_token": True},
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+        "pool_type": "last",
+        "no_causal_mask": True,
+    },
+}
+"""open_clip's ViT-L-14-CLIPA, made small, with CLIPA's fixed positions."""
+
 CLIP_WITH_WORDS = {
     **TINY,
     "text_cfg": {**TINY["text_cfg"], "vocab_size": 64, "pool_type": "last"},

@@ -94,9 +94,9 @@ def test_positions_of_other_sizes_are_those_that_open_clip_loads(tmp_path, custo
     expected = open_clip.create_model(f"local-dir:{folder}").state_dict()
     for name, tensor in begun.towers.model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-    assert [note.split(" was ")[1] for note in begun.notes] == [
-        "interpolated: [17, 32] became [37, 32]",
-        "interpolated: [16, 32] became [24, 32]",
+    assert [note.split(" was ")[1] for note in begun.positions] == [
+        "interpolated, [17, 32] became [37, 32]",
+        "interpolated, [16, 32] became [24, 32]",
     ]
     assert begun.towers.image_px == 48
 
@@ -130,7 +130,7 @@ def test_fixed_tables_are_made_anew_and_texts_interpolated(tmp_path):
     assert torch.equal(
         begun.towers.model.state_dict()[name], towers_of(larger).model.state_dict()[name]
     )
-    assert ["made anew" in note for note in begun.notes] == [True, False]
+    assert ["made anew" in note for note in begun.positions] == [True, False]
 
 
 def test_a_fixed_table_may_become_a_learned_one(tmp_path):

@@ -97,7 +97,7 @@ def test_the_temperature_is_kept_or_the_sections(temperature):
     objective = build(config.objective, feature_dim=16, num_samples=9)
     new = objective.logit_scale_and_bias()[0].clone()
     kept = torch.tensor(3.25) if temperature == "keep" else None
-    begin_objective(objective, Start(None, kept, None, []))
+    begin_objective(objective, Start(None, kept, None, [], []))
     expected = kept if kept is not None else new
     assert torch.equal(objective.logit_scale_and_bias()[0], expected)
 

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 from made.kills import FEW_KILLS, KILLS
-from training.runs import make_config, metrics, ranks, train, weights
+from training.runs import ARCHITECTURE, SMALL_NETWORK, make_config, metrics, ranks, train, weights
 
 QUICK = {
     "epochs": 6,
@@ -19,6 +19,20 @@ QUICK = {
     "probe": None,
 }
 DEADLINE_S = 800
+FEW_TOKENS_THEN_ALL = {
+    "model": {
+        "architecture": {
+            **ARCHITECTURE,
+            "vision_cfg": {**ARCHITECTURE["vision_cfg"], "pos_embed_type": "sin_cos_2d"},
+        }
+    },
+    "phases": [
+        {"epochs": 2, "image_px": 8, "context_length": 5, "text_tokens": {"name": "random"}},
+        {"epochs": 2, "image_tokens": {"name": "random", "keep": "1/2"}, "positions": "regenerate"},
+        {"epochs": 2, "learn_positions": True},
+    ],
+    "objective": {"name": "neuclip", "estimator": SMALL_NETWORK, "warm_steps": 3},
+}
 
 
 class Killer(threading.Thread):
@@ -82,9 +96,16 @@ def digests(folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("processes", "kills"), [(1, KILLS), (2, FEW_KILLS)])
-def test_a_run_killed_again_and_again_ends_with_the_same_bits(packed, tmp_path, processes, kills):
-    config = make_config(**QUICK, launch={"processes": processes, "max_restarts": kills})
+@pytest.mark.parametrize(
+    ("processes", "kills", "changes"),
+    [(1, KILLS, {}), (2, FEW_KILLS, {}), (1, FEW_KILLS, FEW_TOKENS_THEN_ALL)],
+    ids=["one", "two", "phases"],
+)
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(
+    packed, tmp_path, processes, kills, changes
+):
+    launch = {"processes": processes, "max_restarts": kills}
+    config = make_config(**{**QUICK, **changes}, launch=launch)
     whole, manifest = train(tmp_path / "whole", packed, config)
     steps = manifest.summary["steps"]
     cut = tmp_path / "cut"

@@ -21,14 +21,15 @@ class TwoLayers(nn.Module):
         self.images, self.tokens = nn.Linear(12, 5, bias=False), nn.Linear(7, 3, bias=False)
         self.norm = nn.BatchNorm1d(5)
 
-    def forward(self, images, tokens):
+    def forward(self, images, tokens, patches):
+        assert patches == {}
         return self.norm(self.images(images["main"])), self.tokens(tokens["main"])
 
 
 def test_flops_of_a_forward_pass_are_those_of_its_products_and_leave_the_model_as_it_was():
     encoders = TwoLayers()
     before = {name: tensor.clone() for name, tensor in encoders.state_dict().items()}
-    found = forward_flops(encoders, {"main": torch.ones(4, 12)}, {"main": torch.ones(4, 7)})
+    found = forward_flops(encoders, ({"main": torch.ones(4, 12)}, {"main": torch.ones(4, 7)}, {}))
     assert found == 2 * (12 * 5 + 7 * 3)
     assert encoders.training
     assert all(torch.equal(before[name], tensor) for name, tensor in encoders.state_dict().items())

@@ -183,7 +183,7 @@ def test_states_of_tokens_are_there_where_a_term_reads_them():
         ({"terms": {"mvs": {"name": "multi_vieuw", "weight": 1}}}, "multi_view"),
         ({"terms": {"mvs": {"weight": -1}}}, "greater than or equal to 0"),
         ({"objective_weight": 0}, "greater than 0"),
-        ({"text_tokens": {"name": "shuffle"}}, "plain"),
+        ({"text_tokens": {"name": "shuffle"}}, "truncate"),
     ],
 )
 def test_views_and_terms_that_do_not_fit_are_refused(changes, message):

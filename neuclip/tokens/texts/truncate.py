@@ -1,4 +1,4 @@
-"""Tokens as the model's tokenizer makes them."""
+"""The first tokens of a text, as the model's tokenizer takes them."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from neuclip.loading.visits import Visit
-from neuclip.towers.text_tokens.policy import TextTokens
+from neuclip.tokens.texts.policy import TextTokens
 
 
-class Plain(TextTokens):
+class Truncate(TextTokens):
     """Draws nothing."""
 
     def __call__(

@@ -1,0 +1,1 @@
+"""Which patches of an image the tower reads."""

@@ -1,0 +1,42 @@
+"""A batch of the size that a recipe trains with, of noise: to count what the towers do, and to measure it."""
+
+import numpy as np
+import torch
+
+from neuclip.loading.batch import Batch
+from neuclip.loading.visits import Visit
+from neuclip.tokens.images.policy import PatchPolicy
+from neuclip.towers.towers import Towers
+from neuclip.training.config import TrainConfig
+from neuclip.training.tokens import patch_policy
+
+_TEXT = "a photo of a cat " * 100
+
+
+def example_batch(config: TrainConfig, towers: Towers, *, pairs: int, first_id: int = 0) -> Batch:
+    """Return a batch in all views that the recipe's losses read, with as many tokens as in training.
+
+    Args:
+        config: of one phase.
+        first_id: sample ids count from it.
+    """
+    images, texts = config.views_read
+    ids = torch.arange(first_id, first_id + pairs)
+    draws = np.random.default_rng(first_id)
+    pixels = draws.integers(256, size=(pairs, 3, towers.image_px, towers.image_px), dtype=np.uint8)
+    tokens = towers.tokenize([_TEXT]).expand(pairs, -1)
+    policy = patch_policy(towers.architecture, config)
+    return Batch(
+        images={view: torch.from_numpy(pixels) for view in images},
+        texts={view: tokens.contiguous() for view in texts},
+        sample_ids=ids,
+        text_ids=dict.fromkeys(texts, ids),
+        corrupt=[],
+        cpu_ids=ids,
+        patches={} if policy is None else {view: _drawn(policy, ids, view) for view in images},
+    )
+
+
+def _drawn(policy: PatchPolicy, ids: torch.Tensor, view: str) -> torch.Tensor:
+    visits = [Visit(0, 0, sample_id) for sample_id in ids.tolist()]
+    return torch.from_numpy(np.stack([policy(visit.draws("patches", view)) for visit in visits]))
