@@ -82,12 +82,38 @@ def run(
 
 @app.command(name="plan")
 def show_plan(
-    recipe: RecipeArgument, overrides: SetOption = None, *, as_json: JsonOption = False
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=2, help="with --budget: training samples; default those of the index"),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="with --budget: time to measure each phase for")
+    ] = 10.0,
+    tflops: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6,
+            help="with --budget: what a device achieves, 1e12 FLOP/s, in place of measuring this one",
+        ),
+    ] = None,
+    *,
+    with_budget: Annotated[
+        bool,
+        typer.Option(
+            "--budget", help="say what training costs, and which models the same hours would train"
+        ),
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Say for every stage whether it is done, and why not. Touches no data."""
+    """Say for every stage whether it is done, and why not. Touches no data, but with --budget."""
     set_up_logging(screen, verbose=False)
     with explained(screen, as_json=as_json):
         loaded = _load(recipe, overrides)
+        if with_budget:
+            _show_budget(loaded, samples=samples, seconds=seconds, tflops=tflops, as_json=as_json)
+            return
         plans = plan(loaded)
         if as_json:
             print_json(
@@ -410,6 +436,21 @@ def normalizers(
             print_json(report.model_dump(mode="json"))
         else:
             Console().print(normalizers_table(report))
+
+
+def _show_budget(
+    recipe: Recipe, *, samples: int | None, seconds: float, tflops: float | None, as_json: bool
+) -> None:
+    from neuclip.budget import plan_budget
+    from neuclip.cli.budget import alternatives_table, budget_lines, budget_table
+
+    found = plan_budget(recipe, samples=samples, seconds=seconds, tflops=tflops)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    Console().print(budget_table(found))
+    _print_lines(budget_lines(found))
+    Console().print(alternatives_table(found))
 
 
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:
