@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bench.objectives import captions, estimation, gpu, plots, quality
+from bench.objectives import captions, estimation, gpu, plots, quality, tokens
 from bench.objectives.records import run_missing
 from bench.objectives.training import train
 
@@ -16,6 +16,7 @@ STUDIES = {
     "quality": (quality.grid, quality.RECORDS),
     "long": (quality.long_grid, quality.LONG_RECORDS),
     "captions": (captions.grid, captions.RECORDS),
+    "tokens": (tokens.grid, tokens.RECORDS),
     "gpu": (gpu.grid, gpu.RECORDS),
     "gpu-tiny": (gpu.tiny_grid, gpu.TINY_RECORDS),
 }
@@ -27,7 +28,8 @@ def main() -> None:
     if arguments.command in STUDIES:
         torch.set_num_threads(1)  # threads that wait for a busy core would be what is measured
         grid, name = STUDIES[arguments.command]
-        run = functools.partial(train, pairs_folder=arguments.pairs)
+        how = tokens.run if arguments.command == "tokens" else train
+        run = functools.partial(how, pairs_folder=arguments.pairs)
         run_missing(grid(), run, out / name, share=arguments.share)
     write_reports(out)
 
@@ -39,6 +41,7 @@ def write_reports(out: Path) -> None:
         ("quality", quality.report),
         ("long", quality.long_report),
         ("captions", captions.report),
+        ("tokens", tokens.report),
         ("gpu", gpu.report),
     ):
         text = report(out)

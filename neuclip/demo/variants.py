@@ -25,7 +25,8 @@ from neuclip.storage.uris import is_local, local_part
 _RECIPES = files("neuclip.demo") / "recipes"
 _SUFFIX = ".yaml"
 _FIRST = "neuclip"
-_FEW_PAIRS = 2_500
+_PAIRS_OF = {"captions": 2_500}
+"""Tiny models on a CPU write a few hundred captions a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,8 @@ def root_of(name: str) -> str:
 
 
 def pairs_of(name: str) -> int:
-    """Return how many pairs a variant is made for: tiny models on a CPU write a few hundred captions a second."""
-    return PAIRS if _known(name) == _FIRST else _FEW_PAIRS
+    """Return how many pairs a variant is made for."""
+    return _PAIRS_OF.get(_known(name), PAIRS)
 
 
 def models_at(port: int) -> str:
