@@ -324,7 +324,9 @@ def demo(
     pairs: Annotated[
         int | None,
         typer.Option(
-            min=100, max=1_000_000, help="rows of the URL table; default 9000, with `captions` 2500"
+            min=100,
+            max=1_000_000,
+            help="rows of the URL table; default 9000, with `captions` 2500, with `tokens` 6000",
         ),
     ] = None,
     port: Annotated[

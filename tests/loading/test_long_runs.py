@@ -2,6 +2,7 @@
 
 import json
 import logging
+import mmap
 import multiprocessing
 import shutil
 from functools import partial
@@ -183,7 +184,9 @@ class TestMemory:
         shards = make_shards(tmp_path, [5_000] * 4, lambda sample_id: content)
 
         def leaking(content, draw):
-            kept.append(bytearray(1000))
+            # Pages of its own: what the tests before have left free in the heap would swallow a small leak.
+            kept.append(mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            kept[-1][0] = 1
             return training_pixels(content, draw, image_px=8)
 
         samples = samples_of(shards, to_pixels=leaking, tokenize=lengths)
