@@ -51,8 +51,9 @@ def main() -> None:
         f"ViT-B/16, batch {CPU_BATCH}, one thread, processor seconds of an update, best of {CPU_UPDATES}"
     )
     tell_updates("ViT-B-16", CPU_BATCH, CPU_UPDATES, time.process_time)
-    with tempfile.TemporaryDirectory() as folder:
-        tell_loading(commit_shards(folder, photographs()))
+    for side_px in (256, 512):
+        with tempfile.TemporaryDirectory() as folder:
+            tell_loading(commit_shards(folder, photographs(side_px)), side_px)
 
 
 def on_gpu() -> None:
@@ -81,9 +82,9 @@ def tell_updates(name: str, batch: int, updates: int, clock: Callable[[], float]
         )
 
 
-def tell_loading(data: Data) -> None:
+def tell_loading(data: Data, side_px: int) -> None:
     """Print what a core loads a second at each number of tokens, with decode at full and at a smaller scale."""
-    print("loading, photographs of 256 px, samples/s a core, best of 3")
+    print(f"loading, photographs of {side_px} px, samples/s a core, best of 3")
     all_rate = 0.0
     for tokens, settings in TOKENS.items():
         for is_scaled in (False, True):

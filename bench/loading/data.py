@@ -114,9 +114,9 @@ def caption_of(sample_id: int) -> str:
     return " ".join(np.random.default_rng(sample_id).choice(_WORDS, 12))
 
 
-def photographs() -> list[bytes]:
-    """Return JPEG files: photographs of the pairs enlarged to 256 px where they are at hand, else made ones."""
-    return [_encoded(image) for image, _ in zip(_images(), range(SAMPLES), strict=False)]
+def photographs(side_px: int = SIDE_PX) -> list[bytes]:
+    """Return JPEG files: photographs of the pairs enlarged to a shorter side where they are at hand, else made ones."""
+    return [_encoded(image, side_px) for image, _ in zip(_images(), range(SAMPLES), strict=False)]
 
 
 def _images() -> Iterator[Image.Image]:
@@ -133,8 +133,8 @@ def _images() -> Iterator[Image.Image]:
         number += 1
 
 
-def _encoded(image: Image.Image) -> bytes:
-    factor = SIDE_PX / min(image.size)
+def _encoded(image: Image.Image, side_px: int) -> bytes:
+    factor = side_px / min(image.size)
     size = (round(image.width * factor), round(image.height * factor))
     buffer = io.BytesIO()
     image.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=QUALITY)
