@@ -23,8 +23,8 @@ from neuclip.training.tokens import sized
 MODELS = ("ViT-S-16", "ViT-B-32", "ViT-B-16", "ViT-L-16", "ViT-L-14", "ViT-H-14")
 """Architectures that are held against the recipe's own."""
 _FORWARD_AND_BACKWARD = 3  # a backward pass takes two products for each of the forward pass
-_SIDES = (1.0, 1 / 2, 3 / 8)
-"""Shares of the image's side: with patches of 16 at 224 pixels 196, 49 and 36 or 25 tokens, as CLIPA has them."""
+_SIDES = (1.0, 0.5, 0.4)
+"""Shares of the image's side: of 224 pixels 112, and 96 or 84 by patches of 16 or 14, as CLIPA has them."""
 _TEXTS = (77, 16, 8)
 
 
@@ -133,7 +133,7 @@ def plan_budget(
     hours = sum(phase.hours for phase in phases)
     whole = None if price is None else hours * devices * price
     return Budget(
-        device=_device_name(world),
+        device=_device_name(world) if tflops is None else f"{tflops:g} TFLOP/s",
         devices=devices,
         training_samples=count,
         phases=phases,
