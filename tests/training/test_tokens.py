@@ -230,7 +230,14 @@ def stopped_at(monkeypatch, at):
     monkeypatch.setattr(loop._Run, "_step", step)
 
 
-@pytest.mark.parametrize(("switch", "distance"), [(0, -2), (0, -1), (0, 0), (1, -1), (1, 1)])
+@pytest.mark.parametrize(
+    ("switch", "distance"),
+    [
+        (0, -1),
+        (1, 0),
+        *(pytest.param(*at, marks=pytest.mark.slow) for at in [(0, -2), (0, 0), (0, 1), (1, -1)]),
+    ],
+)
 def test_a_run_stopped_around_a_switch_goes_on_to_the_same_bits(
     packed, tmp_path, monkeypatch, switch, distance, whole_phased
 ):
