@@ -1,5 +1,6 @@
 """What a recipe's training will cost, and what else the same hours would buy: other models, fewer tokens."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 
@@ -246,4 +247,4 @@ def _device_name(world: World) -> str:
 
     if world.device.type == "cuda":
         return torch.cuda.get_device_name(world.device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"CPU with {os.cpu_count()} cores"

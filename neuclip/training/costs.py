@@ -26,6 +26,7 @@ from neuclip.training.phases import Phase
 from neuclip.training.requested import RequestedSamples
 from neuclip.training.tokens import sized
 from neuclip.training.trainer import Trainer
+from neuclip.training.worker import threads_of_a_rank
 
 _META = torch.device("meta")
 _FIRST_PAIRS = 4
@@ -99,8 +100,19 @@ def measure(
         table: of the training samples; None measures with noise, without loading.
     Raises: ConfigError: if the towers do not fit into this device's memory.
     """
-    whole = phase.config.global_batch // phase.config.launch.world_size
     _require_room(phase.config, world)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_of_a_rank(phase.config))
+    try:
+        return _measure(job, phase, table, seconds=seconds, world=world)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure(
+    job: TrainJob, phase: Phase, table: SampleTable | None, *, seconds: float, world: World
+) -> Speed:
+    whole = phase.config.global_batch // phase.config.launch.world_size
     pairs, times = min(_FIRST_PAIRS, whole), list[tuple[int, float]]()
     while True:
         times.append(
