@@ -151,7 +151,7 @@ class TestDemo:
     def test_a_wrong_field_or_variant_draws_nothing(self, again, tmp_path):
         for options, told in (
             (("--set", "train.epoch=3"), "Did you mean 'epochs'?"),
-            (("neuclap",), "neuclip. Did you mean 'neuclip'?"),
+            (("neuclap",), "neuclip, tokens. Did you mean 'neuclip'?"),
         ):
             answer = again(tmp_path / "new", *options)
             assert answer.exit_code == 2

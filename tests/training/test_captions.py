@@ -197,7 +197,7 @@ def test_one_rank_two_ranks_and_killed_ones_show_the_same_texts(packed, tmp_path
 
 def test_a_phase_has_a_policy_of_its_own(packed, tmp_path):
     phases = [{"epochs": 0.5}, {"epochs": 0.5, **per_source(rewrite=1)}]
-    settings = {**QUICK, "epochs": 30}
+    settings = {**QUICK, "epochs": 1}
     config = make_config(**settings | per_source(alt=1), phases=phases)
     assert config.all_caption_sources == ["alt", "rewrite"]
     result = train_here(tmp_path, packed, config)
