@@ -15,6 +15,7 @@ from neuclip.index.reader import SampleTable
 from neuclip.launching.config import LaunchConfig
 from neuclip.loading.batch import Batch
 from neuclip.loading.batches import load_batches
+from neuclip.tokens.patch_grid import patches_a_side
 from neuclip.towers.model import create_towers
 from neuclip.training.config import TrainConfig
 from neuclip.training.encoders import Encoders
@@ -81,8 +82,9 @@ def forward_cost(config: TrainConfig) -> ForwardCost:
     with torch.device("cpu"):
         batch = example_batch(config, towers, pairs=1)
     patches = [kept.shape[1] for kept in batch.patches.values()]
+    side = patches_a_side(towers.architecture["vision_cfg"])
     return ForwardCost(
-        image_tokens=patches[0] if patches else _patches(towers.architecture),
+        image_tokens=patches[0] if patches else side and side * side,
         text_tokens=next(iter(batch.texts.values())).shape[1],
         multiply_adds=forward_flops(encoders, batch.to(_META).inputs()) // 2,
         weights=sum(weight.numel() for weight in encoders.parameters()),
@@ -130,13 +132,6 @@ def _measure(
     slope = (update_s - before) / (pairs - fewer) if pairs > fewer else update_s / pairs
     extended = update_s + max(slope, 0.0) * (whole - pairs)
     return Speed(extended, pairs, is_whole=False, is_loaded=False)
-
-
-def _patches(architecture: dict[str, object]) -> int | None:
-    from neuclip.tokens.patch_grid import patches_a_side
-
-    side = patches_a_side(architecture["vision_cfg"])  # pyright: ignore[reportArgumentType]
-    return side and side * side
 
 
 def _require_room(config: TrainConfig, world: World) -> None:
