@@ -86,19 +86,15 @@ CASES = {
 }
 OWN_WAY = (
     "openclip",
-    "siglip",
     "siglip, an architecture with a bias",
     "siglip, fsdp",
-    "sogclr",
     "isogclr",
-    *(f"fastclip {version}" for version in ("v0", "v1", "v2", "v3")),
-    "amorlip",
+    "fastclip v3",
     "amorlip, micro-batches",
     "network, index",
-    "queue",
     "aged queue",
 )
-"""Once each: three starts of training take a while."""
+"""One of each kind of state: three starts of training take a while."""
 QUICK = ("amorlip", "siglip", "isogclr", "network, index")
 
 

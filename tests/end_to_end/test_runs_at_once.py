@@ -24,8 +24,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 _MOST_S = 1200
 
 
-@pytest.mark.parametrize("runs", [2, 4])
-@pytest.mark.parametrize("place", ["folder", pytest.param("bucket", marks=pytest.mark.s3)])
+@pytest.mark.parametrize(
+    ("place", "runs"), [("folder", 4), pytest.param("bucket", 2, marks=pytest.mark.s3)]
+)
 def test_one_works_and_the_others_wait(place, runs, tmp_path, small_web, request):
     root = str(tmp_path / "root") if place == "folder" else request.getfixturevalue("s3_bucket")
     (tmp_path / "tmp").mkdir()

@@ -235,6 +235,7 @@ def test_a_shard_that_the_manifest_does_not_list_is_named(here_and_there):
         ShardFiles(there.uri, cache_gb=1).fetch(f"{PART}/shard-000099.tar")
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again(here_and_there, s3_environment, monkeypatch):
     """The first eight requests for shards are answered 503, more than the client itself would stand."""
     here, there = here_and_there

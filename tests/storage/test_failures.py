@@ -194,6 +194,7 @@ def test_a_full_disk_by_quota(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.s3
 def test_an_upload_that_breaks_off_leaves_the_old_object(s3_bucket, s3_environment, monkeypatch):
     """A relay that hangs up in the middle of a body stands between; the server keeps what it had."""

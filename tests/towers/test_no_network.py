@@ -258,6 +258,7 @@ for name in sys.argv[2:]:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_few_architectures_are_built_from_folders_without_a_question(watched, tmp_path):
     heard, printed = watched(FROM_FOLDERS, str(tmp_path), *A_FEW)
     assert heard == []

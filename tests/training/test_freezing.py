@@ -74,6 +74,7 @@ def test_every_objective_trains_beside_a_frozen_tower(name):
         require_frozen(found, lambda n, t=tower: is_image(n) == (t == "image") and "logit" not in n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 @pytest.mark.parametrize("freeze", [{"image": "all"}, {"image": {"all_but_last": 2}}], ids=str)
 def test_frozen_weights_are_in_no_message_between_ranks(parallel, freeze):

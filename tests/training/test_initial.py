@@ -64,6 +64,7 @@ def test_no_update_without_weights_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_stage_logs_what_was_fitted_and_its_manifest_what_it_started_from(tmp_path, packed):
     half = published(tmp_path / "half")
     weights = {f"module.{n}": x.half() for n, x in load_file(half / WEIGHTS_FILE).items()}
