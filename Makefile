@@ -4,10 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
-# Two test processes, three with the slow tests, which wait for their children;
-# the tests of a file share its servers, so they stay together.
+# Two test processes; the tests of a file share its servers, so they stay together.
 PARALLEL ?= --numprocesses 2 --dist loadfile
-PARALLEL_SLOW ?= --numprocesses 3 --dist loadfile --timeout 300
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
@@ -36,7 +34,7 @@ test: $(STAMP) ## the tests, without the slow ones
 	$(RUN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
 
 test-all: $(STAMP) ## all tests
-	$(RUN)/python -m pytest $(PARALLEL_SLOW)
+	$(RUN)/python -m pytest $(PARALLEL)
 
 check: $(STAMP) ## format, lint, types, import contract
 	$(RUN)/ruff format --check .

@@ -25,8 +25,8 @@ from neuclip.storage.uris import is_local, local_part
 _RECIPES = files("neuclip.demo") / "recipes"
 _SUFFIX = ".yaml"
 _FIRST = "neuclip"
-_PAIRS_OF = {"captions": 2_500, "tokens": 6_000}
-"""Tiny models on a CPU write a few hundred captions a second, and ViTs take their time."""
+_PAIRS_OF = {"captions": 2_500, "declip": 6_000, "tokens": 6_000}
+"""Tiny models on a CPU write a few hundred captions a second; ViTs, and further views, take their time."""
 
 
 @dataclass(frozen=True, slots=True)

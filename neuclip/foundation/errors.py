@@ -71,6 +71,10 @@ class StoppedError(NeuclipError):
     """Work was asked to stop by a signal or its budget; run again, it goes on from where it saved."""
 
 
+class CollapseError(StoppedError):
+    """A run has stopped, and saved, because its features tell samples no longer apart."""
+
+
 class BudgetError(StoppedError):
     """Work has cost what the recipe allows; nothing starts it again by itself."""
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from neuclip.loading.masked import Masked
 from neuclip.loading.shown import Shown
 from neuclip.loading.visits import MAIN
 
@@ -33,6 +34,8 @@ class Batch:
     """By view: of which sources the texts are."""
     patches: dict[str, Int64[Tensor, "B n"]] = field(default_factory=dict[str, Tensor])
     """By view of images: which patches the tower reads, ascending; a view that is not here has all of them."""
+    masked: dict[str, Masked] = field(default_factory=dict[str, Masked])
+    """By view of texts: which tokens are to be guessed; `tokens.mask` says how they stand among the others."""
 
     @classmethod
     def of_pairs(
@@ -81,6 +84,8 @@ class Batch:
     def _tensors(self) -> Iterator[Tensor]:
         for views in (self.images, self.texts, self.text_ids, self.patches):
             yield from views.values()
+        for masked in self.masked.values():
+            yield from masked
         yield self.sample_ids
 
     def _each(self, do: Callable[[Tensor], Tensor]) -> "Batch":
@@ -90,5 +95,6 @@ class Batch:
             texts={view: do(tensor) for view, tensor in self.texts.items()},
             text_ids={view: do(tensor) for view, tensor in self.text_ids.items()},
             patches={view: do(tensor) for view, tensor in self.patches.items()},
+            masked={view: Masked(*map(do, masked)) for view, masked in self.masked.items()},
             sample_ids=do(self.sample_ids),
         )

@@ -17,6 +17,7 @@ from neuclip.index.reader import SampleTable
 from neuclip.loading.batch import Batch
 from neuclip.loading.captions import Captions
 from neuclip.loading.mapped_files import GB, MappedFiles
+from neuclip.loading.masked import Masked
 from neuclip.loading.policies import Caption
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.shown import Shown
@@ -118,17 +119,19 @@ class ShardSamples(Dataset[Batch]):
         captions = {view.name: [one.captions[view.name] for one in samples] for view in self._texts}
         ids = torch.tensor(sample_ids)
         patches = {view.name: view.patches(visits) for view in self._images}
+        texts: dict[str, Tensor] = {}
+        masked: dict[str, Masked] = {}
+        for view in self._texts:
+            chosen = [caption.text for caption in captions[view.name]]
+            texts[view.name] = view.tokenize(chosen, visits, view.name)
+            if view.mask is not None:
+                texts[view.name], masked[view.name] = view.mask(texts[view.name], visits, view.name)
         return Batch(
             images={
                 view.name: torch.stack([sample.images[view.name] for sample in samples])
                 for view in self._images
             },
-            texts={
-                view.name: view.tokenize(
-                    [caption.text for caption in captions[view.name]], visits, view.name
-                )
-                for view in self._texts
-            },
+            texts=texts,
             sample_ids=ids,
             text_ids={
                 name: torch.from_numpy(text_ids(chosen, sample_ids))
@@ -138,6 +141,7 @@ class ShardSamples(Dataset[Batch]):
             cpu_ids=ids,
             shown={name: Shown.of(chosen) for name, chosen in captions.items()},
             patches={name: kept for name, kept in patches.items() if kept is not None},
+            masked=masked,
         )
 
     def _read(

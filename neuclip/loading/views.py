@@ -12,6 +12,7 @@ from torch import Tensor
 from neuclip.foundation.randomness import keyed_hash
 from neuclip.loading.captions import Captions
 from neuclip.loading.edits.eda import eda
+from neuclip.loading.masked import Masked
 from neuclip.loading.policies import (
     ORIGINAL,
     Caption,
@@ -26,6 +27,10 @@ from neuclip.loading.policies import (
 from neuclip.loading.visits import MAIN, Visit, view_number
 
 ToPixels = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
+MaskTokens = Callable[
+    [Int64[Tensor, "B L"], Sequence[Visit], str], tuple[Int64[Tensor, "B L"], Masked]
+]
+"""Hides tokens of a batch: tokens, the visits that its draws are keyed by, name of the view."""
 ChoosePatches = Callable[[np.random.Generator], Int64[np.ndarray, " n"]]
 Tokenize = Callable[[list[str], Sequence[Visit], str], Int64[Tensor, "B context"]]
 """Makes tokens of the texts of a batch: texts, the visits that its draws are keyed by, name of the view."""
@@ -64,12 +69,14 @@ class TextView:
         policy: says which text; every draw is keyed by (seed, epoch, sample, view).
         tokenize: makes token ids of the chosen texts.
         of: the view that the policy leans on, where it does.
+        mask: hides some of the tokens, where a loss has them guessed.
     """
 
     policy: ViewCaptions
     tokenize: Tokenize
     name: str = MAIN
     of: "TextView | None" = None
+    mask: MaskTokens | None = None
 
     @property
     def sources(self) -> list[str]:

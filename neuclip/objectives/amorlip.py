@@ -145,6 +145,7 @@ class AmorLip(Objective):
                 "ratio_clamped_share": (excess_SB > 0).to(ratio_SB.dtype).mean(),
                 "rho": rho,
             },
+            scale=2 * temperature.detach(),
             pair_losses=pair_losses(
                 without_eps((log_sums_SB - own_B).detach(), self.config.own_pair_weight)
             ),

@@ -26,8 +26,8 @@ class AveragedObjective(Objective):
 
     Definition: mean_i sum over sides of scale_i g_i / (eps + u_i), u and scale constant and u
     already updated with this batch; without the scale its gradient estimates that of
-    log(eps + g_i) over the whole data set. What the temperature's own gradient needs is added by
-    the kind of objective; temperatures of single samples are moved here, after their use.
+    log(eps + g_i) over the whole data set. In evaluation mode u is as it stands. What the temperature's own gradient
+    needs is added by the kind of objective; temperatures of single samples are moved here, after their use.
     """
 
     has_state_per_sample = True
@@ -107,7 +107,7 @@ class AveragedObjective(Objective):
             weights_BG = log_weights(batch.is_own_BG, margins_SBG.dtype)
             log_g_SB = log_normalizers(margins_SBG, weights_BG, 0.0)
             epoch = math.floor(self.epoch(batch))
-            gamma = self.gamma(epoch)
+            gamma = self.gamma(epoch) if self.training else 0.0
             denominators_SB = self._log_denominators(batch, log_g_SB, gamma)[:, local]
             ratio_SB = (log_g_SB - denominators_SB).exp()
             scale = self.scale(temperature.detach())
@@ -129,6 +129,7 @@ class AveragedObjective(Objective):
                 "gamma": gamma,
             },
             pair_losses=pair_losses(log_g_SB + batch.log_counts_B),
+            scale=2 * scale.mean(),
         )
 
     @torch.no_grad()

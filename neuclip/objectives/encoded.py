@@ -3,11 +3,13 @@
 Legend: B local batch, D embedding width, L tokens, W width of a tower.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from neuclip.loading.masked import Masked
 
 
 class View(NamedTuple):
@@ -33,9 +35,11 @@ class Encoded:
         texts: by view.
         sample_ids: of the pairs, the same for all views.
         text_ids: by view; equal numbers are the same text of the same sample.
+        masked: by view of texts, the tokens that are to be guessed.
     """
 
     images: dict[str, View]
     texts: dict[str, View]
     sample_ids: Int[Tensor, " B"]
     text_ids: dict[str, Int[Tensor, " B"]]
+    masked: dict[str, Masked] = field(default_factory=dict[str, Masked])

@@ -59,8 +59,8 @@ class MovingAverages(nn.Module):
         """Return the new log u, and write it if asked to; every rank has the same arguments."""
         old_SG = self.read(sample_ids_G).to(log_g_SG.dtype)
         is_new_SG = ~torch.isfinite(old_SG)
-        new_SG = log_g_SG
-        if gamma < 1:
+        new_SG = torch.where(is_new_SG, log_g_SG, old_SG) if gamma == 0 else log_g_SG
+        if 0 < gamma < 1:
             averaged_SG = torch.logaddexp(old_SG + math.log(1 - gamma), log_g_SG + math.log(gamma))
             new_SG = torch.where(is_new_SG, log_g_SG, averaged_SG)
         if store:

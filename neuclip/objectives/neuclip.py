@@ -165,6 +165,7 @@ class NeuClip(Objective):
                 "ratio_clamped_share": (excess_SB > 0).to(ratio_SB.dtype).mean(),
             },
             pair_losses=pair_losses(log_sums_SB),
+            scale=2 * temperature.detach(),
         )
 
     def _uses_queue_negatives(self, batch: GlobalBatch) -> bool:

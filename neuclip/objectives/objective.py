@@ -31,6 +31,8 @@ class ObjectiveResult:
         log_normalizers: the estimates used, nats, without gradient, of the local image anchors
             and text anchors: log of (eps + mean over the other pairs of exp(margin / tau)).
         metrics: named statistics of the local batch, without gradient, on the features' device.
+        scale: what the loss is a multiple of, without gradient: divided by it, it is nats per anchor, the mean of both
+            sides.
         pair_losses: InfoNCE's loss of each local pair in the batch, both sides summed, nats,
             without gradient; none where no softmax is taken.
     """
@@ -39,6 +41,7 @@ class ObjectiveResult:
     log_normalizers: LogNormalizers | None
     metrics: dict[str, float | Tensor]
     pair_losses: Float[Tensor, " B"] | None = None
+    scale: float | Float[Tensor, ""] = 1.0
 
 
 class Wanted(NamedTuple):

@@ -71,6 +71,8 @@ def limits(facts: Facts) -> list[str]:
         found.insert(
             0, f"Training was not kept clean of {sets}: pairs of it may have been trained on."
         )
+    if collapse := facts.manifest("train").summary.get("collapse"):
+        found.insert(0, f"Of the training: {collapse}.")
     weak = [score.set for score in facts.scores if score.main_value < 2 * score.chance]
     if weak:
         found.insert(0, f"Less than twice chance on {', '.join(weak)}.")

@@ -68,6 +68,12 @@ CURVES = (
         {"ratio_mean": "mean", "ratio_max": "largest"},
         is_log=True,
     ),
+    Curve(
+        "Spread of the features",
+        "Standard deviation of the towers' unit features; 0 where all samples are the same.",
+        {"image_spread": "images", "text_spread": "texts"},
+        from_zero=True,
+    ),
     Curve("Learning rate", "Of the towers.", {"lr": "rate"}, from_zero=True),
     Curve("Throughput", "Samples per second.", {"samples_per_s": "samples/s"}, from_zero=True),
     Curve(
@@ -82,12 +88,27 @@ CURVES = (
 def draw_charts(metrics: Sequence[dict[str, Any]]) -> list[Chart]:
     """Draw every curve that the training log has at least two values of."""
     charts: list[Chart] = []
-    for curve in CURVES:
+    for curve in (*CURVES, *_of_terms(metrics)):
         series = series_of(curve, metrics)
         if series:
             last = {label: short(points[-1][1]) for label, points in series.items()}
             charts.append(Chart(curve.title, curve.note, _data_uri(figure_of(curve, series)), last))
     return charts
+
+
+def _of_terms(metrics: Sequence[dict[str, Any]]) -> list[Curve]:
+    """Return a curve for the loss of each term, and of the objective beside them, in nats."""
+    keys = dict.fromkeys(key for line in metrics for key in line)
+    losses = [key for key in keys if key.startswith("term_") and key.endswith("_loss")]
+    curves = [
+        Curve(f"Term {name}", "A loss beside the objective, before its weight.", {key: "loss"})
+        for key in losses
+        if (name := key.removeprefix("term_").removesuffix("_loss"))
+    ]
+    if curves:
+        note = "Nats for each anchor, before its weight."
+        curves.insert(0, Curve("Objective beside terms", note, {"objective_loss": "loss"}))
+    return curves
 
 
 def series_of(

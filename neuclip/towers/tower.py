@@ -8,6 +8,7 @@ from typing import Protocol
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from neuclip.tokens.vocabulary import Vocabulary
 from neuclip.towers.exports import Export
 
 TextInputs = Int64[Tensor, "B L"] | Float[Tensor, "B F"]
@@ -45,9 +46,22 @@ class TextTower(Protocol):
         """Return raw embeddings, not of unit norm."""
         ...
 
-    def states(self, inputs: TextInputs) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B L W"]]:
+    def states(
+        self, inputs: TextInputs, *, mask: Tensor | None = None, is_bidirectional: bool = False
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B L W"]]:
         """Return raw embeddings, and the states of the tokens after the final norm.
 
+        Args:
+            mask: vector that hidden tokens become; one of id i is given as ~i.
+            is_bidirectional: let tokens see those after them, up to the end of the text, in a tower that reads from
+                left to right.
         Raises: ConfigError: if the tower has no such states.
+        """
+        ...
+
+    def vocabulary(self) -> Vocabulary:
+        """Return what tokens the tower reads.
+
+        Raises: ConfigError: if it reads none, or its states are unknown.
         """
         ...

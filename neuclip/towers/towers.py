@@ -64,13 +64,17 @@ class Towers:
         return self.text(inputs)
 
     def text_states(
-        self, tokens: Int64[Tensor, "B L"]
+        self,
+        tokens: Int64[Tensor, "B L"],
+        *,
+        mask: Tensor | None = None,
+        is_bidirectional: bool = False,
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B L W"]]:
-        """Return raw embeddings of texts, and the states of their tokens after the final norm.
+        """Return raw embeddings of texts, and the states of their tokens after the final norm; see `TextTower.states`.
 
         Raises: ConfigError: if the text tower has no such states.
         """
-        return self.text.states(tokens)
+        return self.text.states(tokens, mask=mask, is_bidirectional=is_bidirectional)
 
     def image_features(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Encode images to unit-norm features."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from neuclip.acquired.images import decode_pixels, whole
+from neuclip.loading.edits.config import AugmentConfig
 
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
@@ -36,6 +37,7 @@ def training_pixels(
     image_px: int,
     scale: tuple[float, float] = (0.9, 1.0),
     scaled_decode: bool = False,
+    augment: AugmentConfig | None = None,
 ) -> UInt8[Tensor, "3 H W"]:
     """Decode an image file, crop a random part of it and resize that to a square.
 
@@ -45,6 +47,7 @@ def training_pixels(
         generator: draws the crop; keyed by sample, so that no worker's history matters.
         image_px: side of the result, H = W.
         scale: least and most share of the area that the crop covers.
+        augment: what happens to the pixels afterwards; None is nothing.
         scaled_decode: decode a JPEG at 1/2, 1/4 or 1/8 of its sides where every crop still has twice `image_px`.
     Raises: DataError: if the image does not decode.
     Source: RandomResizedCrop(scale, bicubic) of open_clip's training transform; equals it to 1 of 255 (three
@@ -57,7 +60,13 @@ def training_pixels(
     height, width, _ = pixels.shape
     left, top, crop_width, crop_height = crop_box((width, height), generator, scale=scale)
     crop = pixels[top : top + crop_height, left : left + crop_width]
-    return _resized(crop[None].permute(0, 3, 1, 2), image_px)[0].contiguous()
+    resized = _resized(crop[None].permute(0, 3, 1, 2), image_px)[0]
+    if augment is not None:
+        from neuclip.loading.edits.augment import augment as changed
+
+        rows = resized.permute(1, 2, 0).contiguous().numpy()
+        resized = torch.from_numpy(changed(rows, generator, augment)).permute(2, 0, 1)
+    return resized.contiguous()
 
 
 def _resized(pixels: UInt8[Tensor, "1 3 H W"], px: int) -> UInt8[Tensor, "1 3 px px"]:

@@ -1,6 +1,8 @@
 """The `train` section of a recipe."""
 
 import math
+from collections.abc import Mapping
+from itertools import product
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -9,10 +11,17 @@ from neuclip.foundation.config import RESERVED, Section, keyed_if_set, unkeyed
 from neuclip.foundation.errors import ConfigError
 from neuclip.launching.config import LaunchConfig
 from neuclip.loading.config import LoaderConfig
+from neuclip.loading.edits.config import AugmentConfig
 from neuclip.loading.policies import Other, OwnCaptions, PerSource, Same, ViewCaptions
 from neuclip.loading.visits import MAIN, ViewName
 from neuclip.objectives.config import NeuClipConfig, ObjectiveConfig
-from neuclip.objectives.terms.config import TermConfig
+from neuclip.objectives.terms.config import (
+    SELF_SUPERVISION,
+    ImageSelfConfig,
+    MaskedTextConfig,
+    TermConfig,
+    Views,
+)
 from neuclip.tokens.config import (
     ImageTokensConfig,
     ResizeConfig,
@@ -21,8 +30,11 @@ from neuclip.tokens.config import (
 )
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.initial_config import InitialConfig
+from neuclip.training.collapse_config import CollapseConfig
 from neuclip.training.freezing_config import FreezeConfig
+from neuclip.training.phase_config import PhaseConfig
 from neuclip.training.tokens import check_tokens
+from neuclip.training.view_config import ImageViewConfig, TextViewConfig
 
 STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
@@ -45,67 +57,6 @@ class ProbeConfig(Section):
         default={},
         description="further objectives by name that watch the run's features and are measured "
         "like its own; each costs a step of its own",
-    )
-
-
-class ImageViewConfig(Section):
-    """A further view of each image, for terms that read it."""
-
-    crop_scale: tuple[float, float] | None = Field(
-        default=None,
-        description="least and most share of the image area a crop covers; null is as `main`",
-    )
-
-
-class TextViewConfig(Section):
-    """A further view of each sample's texts, for terms that read it."""
-
-    captions: ViewCaptions | None = Field(
-        default=None,
-        description="which of its texts a sample shows; null is the policy of `main`, by draws of its own",
-    )
-
-
-class PhaseConfig(Section):
-    """A part of the run with settings of its own; what is null is as in the flat field of that name."""
-
-    epochs: float = Field(
-        gt=0, description="length of the phase in passes over the training samples"
-    )
-    image_px: int | None = Field(default=None, ge=1, description="side of the images in pixels")
-    context_length: int | None = Field(default=None, ge=3, description="tokens of a text")
-    image_tokens: ImageTokensConfig | None = keyed_if_set(
-        default=None, description="which patches of an image the tower reads"
-    )
-    text_tokens: TextTokensConfig | None = Field(
-        default=None, description="which tokens of a text that is too long it keeps"
-    )
-    positions: Literal["interpolate", "regenerate"] | None = keyed_if_set(
-        default=None, description="how positions come from the phase before"
-    )
-    learn_positions: bool | None = keyed_if_set(
-        default=None, description="whether fixed positions of images are trained"
-    )
-    crop_scale: tuple[float, float] | None = Field(
-        default=None, description="least and most share of the image area a crop covers"
-    )
-    captions: OwnCaptions | None = keyed_if_set(
-        default=None, description="which of its texts a sample shows at each visit"
-    )
-    global_batch: int | None = Field(default=None, ge=2, description="pairs in an update")
-    micro_batch: int | None = Field(
-        default=None, ge=1, description="pairs that a process encodes with a graph at once"
-    )
-    lr: float | None = Field(default=None, gt=0, description="peak learning rate of the phase")
-    min_lr: float | None = Field(default=None, ge=0, description="rate that the schedule ends at")
-    schedule: Literal["cosine", "constant"] | None = Field(
-        default=None, description="the rate after the phase's warm-up"
-    )
-    warmup_steps: int | None = Field(
-        default=None, ge=0, description="steps of the phase's linear warm-up"
-    )
-    cooldown_steps: int | None = Field(
-        default=None, ge=0, description="last steps of the phase in which a constant rate falls"
     )
 
 
@@ -180,6 +131,10 @@ class TrainConfig(Section):
     crop_scale: tuple[float, float] = Field(
         default=(0.9, 1.0), description="least and most share of the image area a crop covers"
     )
+    augment: AugmentConfig | None = keyed_if_set(
+        default=None,
+        description="strong augmentation after the crop; {} is MoCo v2's, null is none",
+    )
     image_px: int | None = keyed_if_set(
         default=None, ge=1, description="side of the images in pixels; null is the architecture's"
     )
@@ -204,16 +159,27 @@ class TrainConfig(Section):
         description="whether the image tower's fixed sin-cos positions are trained as other weights are",
     )
     image_views: dict[ViewName, ImageViewConfig] = keyed_if_set(
-        default={}, description="views of each image beside `main`, by name, for `terms`"
+        default={},
+        description="views of each image beside `main`, by name, for losses that read them",
     )
     text_views: dict[ViewName, TextViewConfig] = keyed_if_set(
-        default={}, description="views of each sample's texts beside `main`, by name, for `terms`"
+        default={},
+        description="views of each sample's texts beside `main`, by name, for losses that read them",
     )
     terms: dict[ViewName, TermConfig] = keyed_if_set(
         default={}, description="further losses by name, each with its weight"
     )
+    weighting: Literal["code", "paper"] = keyed_if_set(
+        default="code",
+        description="code adds the terms to the objective's loss times objective_weight, as DeCLIP's code does; paper "
+        "leaves the objective what the terms' weights leave of 1, of which image_self and masked_text share one",
+    )
     objective_weight: float = keyed_if_set(
         default=1.0, gt=0, description="what the objective's loss is multiplied by, beside `terms`"
+    )
+    global_views: Literal["first", "all"] = keyed_if_set(
+        default="first",
+        description="pairs of views that the objective's loss is of: that of `main`, or the mean over all",
     )
     phases: list[PhaseConfig] = keyed_if_set(
         default=[],
@@ -300,6 +266,10 @@ class TrainConfig(Section):
         description="what a loss or gradient that is not finite, or a spike, does: end the run; leave this batch "
         "out; go back to the last checkpoint and leave out all batches from there to this one",
     )
+    collapse: CollapseConfig = keyed_if_set(
+        default=CollapseConfig(),
+        description="when features are taken to have collapsed, and what that does",
+    )
     spike_sigmas: float | None = Field(
         default=None,
         gt=0,
@@ -333,14 +303,54 @@ class TrainConfig(Section):
     log_every_steps: int = unkeyed(20, ge=1, description="steps between two lines of metrics")
 
     @property
-    def views_read(self) -> tuple[list[str], list[str]]:
-        """Return the views of images and of texts that some loss of a weight above 0 reads; `main` is first."""
-        read: list[list[str]] = []
-        for side, further in (("images", self.image_views), ("texts", self.text_views)):
-            named = [getattr(term, side) for term in self.terms.values() if term.weight > 0]
-            wanted = {view for views in named for view in (further if views is None else views)}
-            read.append([MAIN, *(view for view in further if view in wanted)])
-        return read[0], read[1]
+    def active_terms(self) -> dict[str, TermConfig]:
+        """Return the terms of a weight above 0."""
+        return {name: term for name, term in self.terms.items() if term.weight > 0}
+
+    @property
+    def known_views(self) -> Views:
+        """Return the views that the recipe describes; `main` is first."""
+        return Views([MAIN, *self.image_views], [MAIN, *self.text_views])
+
+    @property
+    def views_read(self) -> Views:
+        """Return the views that some loss reads; `main` is first, views of a term's own are last."""
+        known = self.known_views
+        read = [term.reads(known, name) for name, term in self.active_terms.items()]
+        if self.global_views == "all":
+            read.append(known)
+        images = {view for views in read for view in views.images}
+        texts = [view for views in read for view in views.texts]
+        own = dict.fromkeys(view for view in texts if view not in known.texts)
+        return Views(
+            [view for view in known.images if view == MAIN or view in images],
+            [*(view for view in known.texts if view == MAIN or view in texts), *own],
+        )
+
+    @property
+    def masked_views(self) -> dict[str, MaskedTextConfig]:
+        """Return the views of texts of which tokens are masked, and for which term."""
+        return {
+            term.masked_view(name): term
+            for name, term in self.active_terms.items()
+            if isinstance(term, MaskedTextConfig)
+        }
+
+    @property
+    def objective_pairs(self) -> list[tuple[str, str]]:
+        """Return the pairs of views that the objective's loss is of; that of `main` is first."""
+        return list(product(*self.known_views)) if self.global_views == "all" else [(MAIN, MAIN)]
+
+    @property
+    def share_of_objective(self) -> float:
+        """Return what the objective's loss is multiplied by."""
+        return self.objective_weight if self.weighting == "code" else 1 - _share_of(self.terms)
+
+    def of_image_view(self, view: str, field: Literal["crop_scale", "augment"]) -> Any:  # noqa: ANN401  # either's
+        """Return a setting of a view of images, which takes it from `main` where it has none."""
+        own = None if view == MAIN else getattr(self.image_views[view], field)
+        found = getattr(self, field) if own is None else own
+        return None if found == "none" else found
 
     @property
     def all_caption_sources(self) -> list[str]:
@@ -356,7 +366,11 @@ class TrainConfig(Section):
 
     def captions_in(self, view: str) -> ViewCaptions:
         """Return the policy of a view of texts."""
-        return self.captions if view == MAIN else self.text_views[view].captions or self.captions
+        if view == MAIN:
+            return self.captions
+        if view in self.text_views:
+            return self.text_views[view].captions or self.captions
+        return Same(view=self.masked_views[view].text)
 
     def describe_captions(self, view: str) -> str:
         """Say in words which texts a view of them is to show, phase by phase where they differ."""
@@ -421,17 +435,49 @@ class TrainConfig(Section):
                 raise ValueError(
                     f"{side} are those beside `{MAIN}`, which the flat fields describe"
                 )
-        known = {"images": [MAIN, *self.image_views], "texts": [MAIN, *self.text_views]}
         for name, term in self.terms.items():
-            for side, views in known.items():
-                for view in getattr(term, side) or ():
-                    if view not in views:
-                        raise ValueError(
-                            f"terms.{name}.{side} names view {view!r}; views of {side} are {', '.join(views)}"
-                        )
-            term.check_views(term.images or known["images"], term.texts or known["texts"], name)
+            term.reads(self.known_views, name)
+        masked = [
+            term.masked_view(name)
+            for name, term in self.active_terms.items()
+            if isinstance(term, MaskedTextConfig)
+        ]
+        if len(set(masked)) < len(masked):
+            raise ValueError(f"two terms mask view {masked[0]} of texts; give one of them another")
+        if self.global_views == "all" and len(self.objective_pairs) == 1:
+            raise ValueError(
+                "global_views: all needs a second view; give image_views or text_views, or leave it out"
+            )
         for name in self.text_views:
-            self._check_leaning(name, known["texts"])
+            self._check_leaning(name, self.known_views.texts)
+        return self
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if self.weighting == "code":
+            return self
+        if self.objective_weight != 1:
+            raise ValueError(
+                f"objective_weight {self.objective_weight:g} stands beside weighting: paper, which gives the objective "
+                "what the terms leave of 1; leave one of the two out"
+            )
+        if (share := _share_of(self.terms)) >= 1:
+            raise ValueError(
+                f"the weights of terms are {share:g} together and leave nothing of 1 to the objective, as weighting: "
+                "paper would have it; lower them, or set weighting: code"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _terms_train_something(self) -> Self:
+        if self.freeze is None:
+            return self
+        for name, term in self.active_terms.items():
+            for kind, tower in ((ImageSelfConfig, "image"), (MaskedTextConfig, "text")):
+                if isinstance(term, kind) and getattr(self.freeze, tower) == "all":
+                    raise ValueError(
+                        f"terms.{name} trains the {tower} tower, which freeze.{tower}: all holds; leave one of them out"
+                    )
         return self
 
     def _check_leaning(self, name: str, known: list[str]) -> None:
@@ -447,6 +493,13 @@ class TrainConfig(Section):
                 raise ValueError(f"{where} is {policy.view}, which leans on it; take another view")
             seen.append(policy.view)
             policy = self.captions_in(policy.view)
+
+
+def _share_of(terms: Mapping[str, TermConfig]) -> float:
+    """Return the weight of all terms in DeCLIP's paper, where self-supervision of both sides shares one."""
+    within = [term.weight for term in terms.values() if isinstance(term, SELF_SUPERVISION)]
+    others = [term.weight for term in terms.values() if not isinstance(term, SELF_SUPERVISION)]
+    return sum(others) + max(within, default=0.0)
 
 
 def _check_numbers(config: TrainConfig) -> None:
@@ -475,8 +528,8 @@ def _check_numbers(config: TrainConfig) -> None:
         raise ValueError(
             f"cooldown_steps {config.cooldown_steps} is of the constant schedule; set schedule: constant, or 0 steps"
         )
-    for name, view in {MAIN: config, **config.image_views}.items():
-        low, high = view.crop_scale or config.crop_scale
+    for name in config.known_views.images:
+        low, high = config.of_image_view(name, "crop_scale")
         if not 0 < low <= high <= 1:
             where = "" if name == MAIN else f"image_views.{name}."
             raise ValueError(f"{where}crop_scale {[low, high]} is not an increasing pair in (0, 1]")

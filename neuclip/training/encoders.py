@@ -3,7 +3,7 @@
 Legend: B local batch, D embedding width, L tokens, W width of a tower, n patches that are kept.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from neuclip.objectives.encoded import View
+from neuclip.objectives.terms.term import States
 from neuclip.towers.towers import Towers
 
 Views = dict[str, View]
@@ -21,7 +22,7 @@ class Encoders(nn.Module):
     """Encodes every view in one forward pass, so that DDP sees one.
 
     Args:
-        with_states: views of texts whose token states are wanted.
+        states: views of texts whose token states are wanted, and how they are encoded.
         still: parts of the towers that are in evaluation mode at all times.
     """
 
@@ -31,7 +32,7 @@ class Encoders(nn.Module):
     def __init__(
         self,
         towers: Towers,
-        with_states: Collection[str] = (),
+        states: Mapping[str, States] = MappingProxyType({}),
         *,
         still: Sequence[nn.Module] = (),
     ) -> None:
@@ -40,7 +41,7 @@ class Encoders(nn.Module):
         for name, parameter in self.model.named_parameters():
             if name in ("logit_scale", "logit_bias"):  # the objective has the temperature
                 parameter.requires_grad_(False)  # noqa: FBT003  # torch's own signature
-        self._towers, self._with_states, self._still = towers, frozenset(with_states), still
+        self._towers, self._states, self._still = towers, states, still
         std = 255 * torch.tensor(towers.std, device=towers.device)[:, None, None]
         mean = 255 * torch.tensor(towers.mean, device=towers.device)[:, None, None]
         self.register_buffer("pixel_scale", 1 / std, persistent=False)
@@ -78,8 +79,11 @@ class Encoders(nn.Module):
         return View(raw, normalize(raw, dim=-1))
 
     def _text(self, name: str, tokens: Tensor) -> View:
-        if name in self._with_states:
-            raw, states = self._towers.text_states(tokens)
+        how = self._states.get(name)
+        if how is not None:
+            raw, states = self._towers.text_states(
+                tokens, mask=how.mask, is_bidirectional=how.is_bidirectional
+            )
             return View(raw, normalize(raw, dim=-1), states)
         raw = self._towers.encode_text(tokens)
         return View(raw, normalize(raw, dim=-1))

@@ -62,6 +62,8 @@ class TrainResult(BaseModel):
     """By view: the texts of the batches that moved the weights."""
     positions: list[str]
     """What was done to tables of positions, in words."""
+    collapse: str
+    """What was found of a collapse of the features, in words; empty if nothing was."""
     resumed_at: int
     final_loss: float | None
     """Nats; None if the last batch was passed over."""

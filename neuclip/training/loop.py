@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import sys
 from collections import Counter
@@ -15,7 +16,13 @@ from torch import Tensor
 
 from neuclip.distributed.collectives import all_gather, all_reduce_mean_
 from neuclip.distributed.world import World
-from neuclip.foundation.errors import BudgetError, IntegrityError, NumericsError, StoppedError
+from neuclip.foundation.errors import (
+    BudgetError,
+    CollapseError,
+    IntegrityError,
+    NumericsError,
+    StoppedError,
+)
 from neuclip.index.reader import read_samples
 from neuclip.index.sample_index import STATISTICS
 from neuclip.loading.batch import Batch
@@ -23,6 +30,7 @@ from neuclip.loading.batches import load_batches
 from neuclip.objectives.encoded import Encoded
 from neuclip.objectives.objective import ObjectiveResult
 from neuclip.training.checkpointing import Checkpoints, latest_step, restore_latest
+from neuclip.training.collapse import CollapseAlarm, signs_of
 from neuclip.training.example_batch import example_batch
 from neuclip.training.held_out import HeldOut
 from neuclip.training.job import PROGRESS_MARK, TrainJob, TrainResult
@@ -36,7 +44,9 @@ from neuclip.training.requested import RequestedSamples
 from neuclip.training.shown_texts import shares
 from neuclip.training.stopping import StopRequest
 
-_A_SIGNAL = "a signal"
+log = logging.getLogger(__name__)
+
+_STOPPED_BY = {"a signal": StoppedError, "a collapse": CollapseError}
 
 
 def train(job: TrainJob, world: World, stop: StopRequest) -> TrainResult:
@@ -110,6 +120,13 @@ class _Run:
             if world.is_main
             else None
         )
+        self.alarm = CollapseAlarm(
+            self.config.collapse,
+            first_step=trainer.phase.first,
+            warmup_steps=self.config.warmup_steps,
+        )
+        if self.log is not None:
+            self.alarm.hear_all(self.log.earlier)
         self.loss: float | Tensor = math.nan
         self.ids = torch.empty(0, dtype=torch.int64, device=world.device)
         self.meter = Meter(
@@ -181,9 +198,12 @@ class _Run:
 
     def _step(self, batch: Batch) -> None:
         """Do one update; write its numbers and save where that is due."""
-        trainer, probed = self.trainer, dict[str, float]()
+        trainer, probed = self.trainer, dict[str, float | Tensor]()
 
-        def look(encoded: Encoded, _: ObjectiveResult) -> None:
+        def look(encoded: Encoded, result: ObjectiveResult) -> None:
+            if self._is_due_to_log(trainer.step + 1):
+                batch_size = self.config.global_batch
+                probed.update(signs_of(encoded, result, global_batch=batch_size))
             if self.probe is not None and self.probe.is_due(trainer.step, self.total_steps):
                 probed.update(self.probe.measure(trainer, encoded))
 
@@ -194,14 +214,14 @@ class _Run:
         finally:
             self.meter.batch_done(self.config.global_batch)
         self.loss = done.loss
-        is_to_write = self._is_due_to_log() or bool(probed)
+        is_to_write = self._is_due_to_log(trainer.step) or bool(probed)
         if not (is_to_write or self.checkpoints.is_due_by_step or self.is_due):
             return
         trainer.settle()  # what is written or saved is of a good batch
         numbers: dict[str, float] = {}
         if is_to_write:
-            metrics = {name: float(value) for name, value in done.metrics.items()}
-            numbers = {"lr": done.lr, "grad_norm": done.norm.item(), **metrics, **probed}
+            read = {name: float(value) for name, value in (done.metrics | probed).items()}
+            numbers = {"lr": done.lr, "grad_norm": done.norm.item(), **read}
         self._write_and_save(numbers)
 
     def _agree_to_stop(self) -> str:
@@ -212,6 +232,7 @@ class _Run:
         """
         wishes = (
             self.stop.has_come,
+            self.config.collapse.stop and bool(self.alarm.message),
             self.meter.is_over_budget and self.trainer.step > self.begun_at,
             self.checkpoints.is_due_by_the_clock,
         )
@@ -220,9 +241,9 @@ class _Run:
                 wishes, dtype=torch.float32
             )  # in main memory: no device is waited for
             wishes = all_reduce_mean_(told, self.world).tolist()
-        stopped, spent, self.is_due = wishes
-        if stopped:
-            return _A_SIGNAL
+        stopped, collapsed, spent, self.is_due = wishes
+        if stopped or collapsed:
+            return "a signal" if stopped else "a collapse"
         return f"its budget of {self.config.telemetry.budget:g}" if spent else ""
 
     def _pass_over(self, error: NumericsError) -> bool:
@@ -253,8 +274,7 @@ class _Run:
         batch = example_batch(self.config, self.trainer.towers, pairs=1).to(self.world.device)
         return forward_flops(self.trainer.encoders, batch.inputs())
 
-    def _is_due_to_log(self) -> bool:
-        step = self.trainer.step
+    def _is_due_to_log(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step in (1, self.total_steps)
 
     def _write_metrics(self, more: dict[str, float]) -> None:
@@ -265,18 +285,19 @@ class _Run:
             return
         measured = self.meter.close()
         digest = hashlib.sha256(ids.cpu().numpy().astype("<i8").tobytes()).hexdigest()
-        self.log.write(
-            {
-                "step": trainer.step,
-                "samples_seen": trainer.samples_seen,
-                "epoch": trainer.samples_seen / self.order.count,
-                "loss": float(self.loss),
-                "sample_ids_sha256": digest,
-                **measured,
-                **shares(shown),
-                **more,
-            }
-        )
+        line = {
+            "step": trainer.step,
+            "samples_seen": trainer.samples_seen,
+            "epoch": trainer.samples_seen / self.order.count,
+            "loss": float(self.loss),
+            "sample_ids_sha256": digest,
+            **measured,
+            **shares(shown),
+            **more,
+        }
+        self.log.write(line)
+        if self.alarm.hear(line):
+            log.warning("%s", self.alarm.message)
         self._report(measured)
 
     def _report(self, measured: dict[str, float]) -> None:
@@ -289,6 +310,7 @@ class _Run:
             f"data wait {measured['data_wait']:.0%}",
             *([f"MFU {measured['mfu']:.0%}"] if "mfu" in measured else []),
             *([f"cost {measured['cost']:.2f}"] if "cost" in measured else []),
+            *(["collapsed"] if self.alarm.message else []),
             f"{left_s:.0f} s left",
             *([f"resumed at step {self.begun_at}"] if self.begun_at else []),
         ]
@@ -330,8 +352,10 @@ class _Run:
         if self.checkpoints.step != step:
             self.checkpoints.save(score=None)
         self.checkpoints.wait()
-        kind = StoppedError if why == _A_SIGNAL else BudgetError
+        kind = _STOPPED_BY.get(why, BudgetError)
         kept = f"saved at step {step}" if step else "before its first step"
+        if kind is CollapseError:
+            raise CollapseError(f"{self.alarm.message}. The run was {kept} and stopped")
         raise kind(
             f"training was stopped by {why}, {kept}; run the same command again to go on from there"
         )
@@ -349,6 +373,7 @@ class _Run:
             never_used=self._never_used(),
             texts=trainer.texts.total(),
             positions=trainer.positions,
+            collapse=self.alarm.message,
             resumed_at=self.begun_at,
             final_loss=last_loss(
                 self.job.run_folder

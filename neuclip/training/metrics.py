@@ -92,8 +92,11 @@ class MetricsLog:
     def __init__(self, folder: Path, config: TelemetryConfig, *, run: str, resumed_at: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resumed_at]
-        path.write_text("".join(kept), encoding="utf-8")
+        self.earlier = [
+            line for line in _complete_lines(path) if json.loads(line)["step"] <= resumed_at
+        ]
+        """The lines that are there at the start."""
+        path.write_text("".join(self.earlier), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         self._trackers: list[Tracker] = [TensorBoard(folder, resumed_at=resumed_at)]
         if "wandb" in config.trackers:

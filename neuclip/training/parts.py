@@ -17,11 +17,12 @@ from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.shared_memory import require_shared_memory
 from neuclip.loading.views import ImageView, TextView
-from neuclip.loading.visits import MAIN
 from neuclip.loading.workers import PREFETCH
 from neuclip.objectives.objective import Objective
 from neuclip.objectives.registry import build
+from neuclip.objectives.terms.term import About
 from neuclip.objectives.terms.weighted import WeightedTerms
+from neuclip.tokens.mask import TokenMask
 from neuclip.tokens.texts.policy import build_text_tokens
 from neuclip.towers.initial import Start, start_from
 from neuclip.towers.model import create_towers
@@ -103,7 +104,11 @@ def make_trainer(job: TrainJob, world: World, phase: Phase, *, num_samples: int)
     trainer = Trainer(
         towers,
         objective,
-        WeightedTerms(config.terms, objective_weight=config.objective_weight, **about),
+        WeightedTerms(
+            config.terms,
+            objective_weight=config.share_of_objective,
+            about=About(**about, vocabulary=towers.text.vocabulary),
+        ),
         phase,
         seed=job.seed,
         world=world,
@@ -146,12 +151,14 @@ def training_samples(
     images, texts = config.views_read
     text_tokens = build_text_tokens(config.text_tokens, towers.tokenize)
     patches = patch_policy(towers.architecture, config)
-    crops = {MAIN: config, **config.image_views}
+    masks = {
+        view: TokenMask(term.share, towers.tokenize) for view, term in config.masked_views.items()
+    }
 
     def text_view(name: str) -> TextView:
         policy = config.captions_in(name)
         of = text_view(policy.view) if isinstance(policy, Same | Other) else None
-        return TextView(policy, text_tokens, name, of)
+        return TextView(policy, text_tokens, name, of, masks.get(name))
 
     return ShardSamples(
         ShardFiles(shard_uri, cache_gb=config.loader.cache_gb),
@@ -161,7 +168,8 @@ def training_samples(
                 partial(
                     training_pixels,
                     image_px=towers.image_px,
-                    scale=crops[name].crop_scale or config.crop_scale,
+                    scale=config.of_image_view(name, "crop_scale"),
+                    augment=config.of_image_view(name, "augment"),
                     scaled_decode=config.loader.scaled_decode,
                 ),
                 name,

@@ -18,6 +18,7 @@ from neuclip.objectives.encoded import Encoded
 from neuclip.objectives.loss_part import TrainableGroup
 from neuclip.objectives.objective import Objective, ObjectiveResult
 from neuclip.objectives.observers import Observers
+from neuclip.objectives.over_views import over_views
 from neuclip.objectives.terms.weighted import WeightedTerms
 from neuclip.towers.towers import Towers
 from neuclip.training.average import WeightAverage
@@ -86,7 +87,7 @@ class Trainer:
         self.texts = ShownTexts(world)
         self.guard = LossGuard(config, world)
         still = freeze(towers.model, config.freeze)
-        self.encoders = Encoders(towers, terms.views_with_states, still=still)
+        self.encoders = Encoders(towers, terms.states, still=still)
         self._parallel = lay_out(self.encoders, towers, config, world)
         self._learned = [p for p in self.encoders.parameters() if p.requires_grad]
         self._parts = (objective, terms)
@@ -136,12 +137,12 @@ class Trainer:
             part.train()
         leaves = self._cache.fill(batch) if self._cache else None
         sides = leaves or self._encode(self._parallel, batch.inputs())
-        encoded = Encoded(*sides, batch.sample_ids, batch.text_ids)
+        encoded = Encoded(*sides, batch.sample_ids, batch.text_ids, batch.masked)
         images, texts = encoded.images[MAIN].unit, encoded.texts[MAIN].unit
         if self.config.on_bad_batch != "stop":  # else the rank that finds it ends the run for all
             self._require_finite(sides, batch)
 
-        result = self.objective(images, texts, batch.sample_ids)
+        result = over_views(self.objective, encoded, self.config.objective_pairs)
         result = self.terms.add_to(result, encoded, self.objective.temperature)
         if self.observers is not None:
             self.observers.observe(images.detach(), texts.detach(), batch.sample_ids)

@@ -11,30 +11,33 @@ from torch.nn.functional import normalize
 
 import torch
 
-from neuclip.objectives.loss_part import TrainableGroup
-from neuclip.objectives.terms.term import Term, TermResult
+from neuclip.objectives.terms.heads import new_weights
+from neuclip.objectives.terms.term import States, Term, TermResult
 
 
 class Spread(Term):
-    def __init__(self, config, *, feature_dim, num_samples, seed, world):
-        super().__init__(feature_dim=feature_dim, num_samples=num_samples, world=world)
+    def __init__(self, config, name, about):
+        super().__init__(config, name, about)
         self.view = config.view
-        self.map = nn.Linear(feature_dim, 8)
-        self.views_with_states = (config.states,)
-        self._states = config.states
+        self.map = new_weights(lambda: nn.Linear(about.feature_dim, 8), seed=about.seed, name=name)
+        self._of = config.states
 
-    def trainable(self):
-        return [TrainableGroup("spread", list(self.parameters()), None, decays=True)]
+    @property
+    def states(self):
+        return {self._of: States()}
 
     def forward(self, encoded, temperature):
         found = normalize(self.map(encoded.images[self.view].raw), dim=1)
-        states = encoded.texts[self._states].states
+        states = encoded.texts[self._of].states
         return TermResult((found @ found.T).mean(), {"states": states.detach().square().mean()})
 '''
 SECTION = """class SpreadConfig(TermSection):
     name: Literal["spread"] = Field(default="spread", description="which term this section is of")
     view: str = Field(default="main", description="view of images")
     states: str = Field(default="main", description="view of texts")
+
+    def reads(self, known: Views, name: str) -> Views:
+        return Views([self.view], [self.states])
 
 
 """
@@ -51,7 +54,7 @@ def test_a_term_is_its_module_and_its_section(tmp_path):
     changed = {
         "objectives/terms/config.py": {
             "TermConfig = Annotated": SECTION + "TermConfig = Annotated",
-            "[MultiViewConfig": "[MultiViewConfig | SpreadConfig",
+            "    MultiViewConfig |": "    SpreadConfig | MultiViewConfig |",
         }
     }
     with_changes(tmp_path, new={"objectives/terms/spread.py": SPREAD}, changed=changed)
@@ -64,8 +67,8 @@ config = make_config(**settings, terms={"apart": {"name": "spread", "weight": 0.
 folder = Path(sys.argv[1]) / "run"
 train_here(folder, packed, config)
 lines = metrics(folder)
-assert all({"apart_loss", "apart_states", "objective_loss"} <= line.keys() for line in lines)
-assert abs(lines[-1]["loss"] - lines[-1]["objective_loss"] - 0.1 * lines[-1]["apart_loss"]) < 1e-6
+assert all({"term_apart_loss", "term_apart_states", "objective_loss"} <= line.keys() for line in lines)
+assert abs(lines[-1]["loss"] - lines[-1]["objective_loss"] - 0.1 * lines[-1]["term_apart_loss"]) < 1e-6
 from neuclip.checkpoint.state import load_state
 files = sorted(folder.glob("checkpoints/*/state.safetensors"))
 states = [load_state(path)["terms"]["apart"]["map.weight"] for path in files]

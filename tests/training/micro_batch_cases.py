@@ -6,6 +6,7 @@ from training.runs import ARCHITECTURE, make_config
 from neuclip.distributed.world import World
 from neuclip.loading.batch import Batch
 from neuclip.objectives.registry import build
+from neuclip.objectives.terms.term import About
 from neuclip.objectives.terms.weighted import WeightedTerms
 from neuclip.towers.model import create_towers
 from neuclip.training.phases import Phase
@@ -48,7 +49,11 @@ def trainer_of(config, *, num_samples=1000, world=None, seed=0, dtype=torch.floa
     towers.model.to(dtype)
     about = {"feature_dim": towers.embed_dim, "num_samples": num_samples, "seed": 0, "world": world}
     objective = build(config.objective, **about).to(dtype)
-    terms = WeightedTerms(config.terms, objective_weight=config.objective_weight, **about)
+    terms = WeightedTerms(
+        config.terms,
+        objective_weight=config.share_of_objective,
+        about=About(**about, vocabulary=towers.text.vocabulary),
+    )
     phase = Phase(0, config, 0, 50, 0)
     return Trainer(towers, objective, terms.to(dtype), phase, seed=seed, world=world)
 

@@ -15,6 +15,7 @@ from training.view_cases import make_views, train_views
 from neuclip.foundation.errors import StoppedError
 from neuclip.index.reader import read_samples
 from neuclip.loading.visits import MAIN, Visit
+from neuclip.objectives.terms.term import States
 from neuclip.towers.model import create_towers
 from neuclip.training import loop
 from neuclip.training.parts import training_samples
@@ -96,7 +97,7 @@ def test_a_run_with_a_term_tells_its_parts_and_resumes_to_the_same_bits(
     config = make_config(**QUICK, **VIEWS, terms=MVS, objective={"name": "fastclip"})
     train_here(tmp_path / "whole", packed, config)
     for line in metrics(tmp_path / "whole"):
-        assert line["loss"] == pytest.approx(line["objective_loss"] + 0.4 * line["mvs_loss"])
+        assert line["loss"] == pytest.approx(line["objective_loss"] + 0.4 * line["term_mvs_loss"])
     sound = loop._Run._step
 
     def step(self, batch):
@@ -158,7 +159,7 @@ def test_a_term_s_own_parameters_are_trained_with_their_own_rate_and_decay(ranks
 def test_states_of_tokens_are_there_where_a_term_reads_them():
     trainer = make_trainer(global_batch=8)
     batch = make_views(trainer, 0)
-    trainer.encoders._with_states = frozenset(["second"])
+    trainer.encoders._states = {"second": States()}
     _, texts = trainer.encoders(batch.images, batch.texts)
     assert texts[MAIN].states is None
     assert texts["second"].states.shape == (8, 12, 16)
@@ -181,7 +182,7 @@ def test_states_of_tokens_are_there_where_a_term_reads_them():
             r"text_views\.x\.captions",
         ),
         ({"terms": {"mvs": {"name": "multi_vieuw", "weight": 1}}}, "multi_view"),
-        ({"terms": {"mvs": {"weight": -1}}}, "greater than or equal to 0"),
+        ({"terms": {"mvs": {"name": "multi_view", "weight": -1}}}, "greater than or equal to 0"),
         ({"objective_weight": 0}, "greater than 0"),
         ({"text_tokens": {"name": "shuffle"}}, "truncate"),
     ],

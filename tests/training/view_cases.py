@@ -9,7 +9,7 @@ from neuclip.distributed.world import World
 from neuclip.loading.batch import Batch
 from neuclip.loading.visits import MAIN
 from neuclip.objectives.loss_part import TrainableGroup
-from neuclip.objectives.terms.term import Term, TermResult
+from neuclip.objectives.terms.term import About, Term, TermResult
 
 VIEWS = {
     "image_views": {"second": {}},
@@ -23,7 +23,7 @@ class Head(Term):
     """Pulls a linear map of the images to the texts; it has parameters of its own."""
 
     def __init__(self, world):
-        super().__init__(feature_dim=16, num_samples=1000, world=world)
+        super().__init__(None, "head", About(16, 1000, 0, world, lambda: None))
         draw = torch.Generator().manual_seed(1)
         self.map = nn.Parameter(torch.randn(16, 16, generator=draw, dtype=torch.float64) / 4)
 

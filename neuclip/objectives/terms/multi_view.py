@@ -7,14 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuclip.distributed.collectives import all_gather
-from neuclip.distributed.world import World
+from neuclip.loading.visits import MAIN
 from neuclip.objectives.encoded import Encoded
 from neuclip.objectives.global_batch import GlobalBatch
 from neuclip.objectives.infonce import infonce
 from neuclip.objectives.terms.config import MultiViewConfig
-from neuclip.objectives.terms.term import Term, TermResult
+from neuclip.objectives.terms.term import About, Term, TermResult
 
-_OWN = ("main", "main")
+_OWN = (MAIN, MAIN)
 """The pair of views that the objective has."""
 
 
@@ -30,17 +30,8 @@ class MultiView(Term):
     tests/objectives/test_multi_view.py.
     """
 
-    def __init__(
-        self,
-        config: MultiViewConfig,
-        *,
-        feature_dim: int,
-        num_samples: int,
-        seed: int,
-        world: World,
-    ) -> None:
-        del seed
-        super().__init__(feature_dim=feature_dim, num_samples=num_samples, world=world)
+    def __init__(self, config: MultiViewConfig, name: str, about: About) -> None:
+        super().__init__(config, name, about)
         self._images, self._texts, self._pairs = config.images, config.texts, config.pairs
 
     def forward(self, encoded: Encoded, temperature: Float[Tensor, ""]) -> TermResult:

@@ -7,24 +7,26 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from neuclip.distributed.world import World
 from neuclip.foundation.errors import CheckpointError
 from neuclip.foundation.modules import the_class_in
 from neuclip.objectives.encoded import Encoded
 from neuclip.objectives.loss_part import TrainableGroup
 from neuclip.objectives.objective import ObjectiveResult
 from neuclip.objectives.terms.config import TermConfig
-from neuclip.objectives.terms.term import Term
+from neuclip.objectives.terms.term import About, States, Term
 
 
 class WeightedTerms(nn.Module):
     """Terms by name, each with its weight; one of weight 0 is not built and costs nothing.
 
-    Definition: loss = w_0 objective + w_1 term_1 + w_2 term_2 + ..., added in the order of the recipe.
+    Definition: loss = w_0 objective / scale + w_1 term_1 + w_2 term_2 + ..., added in the order of the recipe. The
+    scale is what makes the objective's loss nats per anchor, as those of terms are: a weight then means the same beside
+    every objective, whose own loss may carry a factor tau. Without terms the objective's loss stays as it is.
 
     Args:
         sections: recipe sections by name.
         objective_weight: w_0.
+        about: the run.
     """
 
     def __init__(
@@ -32,10 +34,7 @@ class WeightedTerms(nn.Module):
         sections: Mapping[str, TermConfig],
         *,
         objective_weight: float,
-        feature_dim: int,
-        num_samples: int,
-        seed: int,
-        world: World,
+        about: About,
     ) -> None:
         super().__init__()
         self._objective_weight = objective_weight
@@ -43,20 +42,16 @@ class WeightedTerms(nn.Module):
         self._terms = nn.ModuleDict(
             {
                 name: the_class_in(f"neuclip.objectives.terms.{sections[name].name}", Term)(
-                    sections[name],
-                    feature_dim=feature_dim,
-                    num_samples=num_samples,
-                    seed=seed,
-                    world=world,
+                    sections[name], name, about
                 )
                 for name in self._weights
             }
-        ).to(world.device)
+        ).to(about.world.device)
 
     @property
-    def views_with_states(self) -> set[str]:
-        """Views of texts whose token states some term reads."""
-        return {view for _, term in self._each() for view in term.views_with_states}
+    def states(self) -> dict[str, States]:
+        """The views of texts of which a term reads the token states."""
+        return {view: how for _, term in self._each() for view, how in term.states.items()}
 
     def add_to(
         self, result: ObjectiveResult, encoded: Encoded, temperature: Float[Tensor, ""]
@@ -64,15 +59,15 @@ class WeightedTerms(nn.Module):
         """Return the objective's result with the weighted sum as its loss, and each part among its metrics."""
         if not self._weights and self._objective_weight == 1:
             return result
-        loss = result.loss
+        loss = result.loss / result.scale if self._weights else result.loss
         metrics = {**result.metrics, "objective_loss": loss.detach()}
         if self._objective_weight != 1:
             loss = self._objective_weight * loss
         for name, term in self._each():
             found = term(encoded, temperature)
             loss = loss + self._weights[name] * found.loss
-            metrics[f"{name}_loss"] = found.loss.detach()
-            metrics |= {f"{name}_{of}": value for of, value in found.metrics.items()}
+            metrics[f"term_{name}_loss"] = found.loss.detach()
+            metrics |= {f"term_{name}_{of}": value for of, value in found.metrics.items()}
         return replace(result, loss=loss, metrics=metrics)
 
     def trainable(self) -> list[TrainableGroup]:

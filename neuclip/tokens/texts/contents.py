@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
@@ -46,6 +47,8 @@ class Contents:
             )
         self.room = room
         self.prefix, self.suffix = whole[:start], whole[start + room :]
+        empty: list[int] = tokenize([""])[0].tolist()
+        self._end = self.suffix[0] if self.suffix else empty[-1]
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return all content ids of each text, without special tokens."""
@@ -61,6 +64,21 @@ class Contents:
         if isinstance(self._tokenize, SimpleTokenizer):
             return self._tokenize.encoder
         return self._tokenize.tokenizer.get_vocab()
+
+    def content_ids(self) -> set[int]:
+        """Return every id that is no special token's."""
+        specials = {*self.prefix, *self.suffix}
+        if isinstance(self._tokenize, SimpleTokenizer):
+            specials |= set(self._tokenize.all_special_ids)
+        else:
+            specials |= set(self._tokenize.tokenizer.all_special_ids)
+        return set(self.vocabulary().values()) - specials
+
+    def span(self, row: Int64[np.ndarray, " L"]) -> tuple[int, int]:
+        """Return where the content of a text begins among its tokens, and where it has ended."""
+        first = len(self.prefix)
+        ends = np.flatnonzero(row[first:] == self._end)
+        return first, first + int(ends[0]) if len(ends) else len(row) - len(self.suffix)
 
     def full(self, content: Sequence[int]) -> Int64[Tensor, " L"]:
         """Return a full context around `room` content ids."""
