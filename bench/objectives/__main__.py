@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bench.objectives import captions, estimation, gpu, plots, quality, tokens
+from bench.objectives import captions, estimation, gpu, plots, quality, supervision, tokens
 from bench.objectives.records import run_missing
 from bench.objectives.training import train
 
@@ -17,9 +17,13 @@ STUDIES = {
     "long": (quality.long_grid, quality.LONG_RECORDS),
     "captions": (captions.grid, captions.RECORDS),
     "tokens": (tokens.grid, tokens.RECORDS),
+    "supervision": (supervision.grid, supervision.RECORDS),
     "gpu": (gpu.grid, gpu.RECORDS),
     "gpu-tiny": (gpu.tiny_grid, gpu.TINY_RECORDS),
 }
+
+OWN_WAY = {"tokens": tokens.run, "supervision": supervision.run}
+"""Studies by the product's own trainer."""
 
 
 def main() -> None:
@@ -28,7 +32,7 @@ def main() -> None:
     if arguments.command in STUDIES:
         torch.set_num_threads(1)  # threads that wait for a busy core would be what is measured
         grid, name = STUDIES[arguments.command]
-        how = tokens.run if arguments.command == "tokens" else train
+        how = OWN_WAY.get(arguments.command, train)
         run = functools.partial(how, pairs_folder=arguments.pairs)
         run_missing(grid(), run, out / name, share=arguments.share)
     write_reports(out)
@@ -42,6 +46,7 @@ def write_reports(out: Path) -> None:
         ("long", quality.long_report),
         ("captions", captions.report),
         ("tokens", tokens.report),
+        ("supervision", supervision.report),
         ("gpu", gpu.report),
     ):
         text = report(out)

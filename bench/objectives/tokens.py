@@ -162,7 +162,7 @@ class _Run:
         assert trainer is not None
         samples = self.phases[-1].last * BATCH
         return {
-            **_scores(trainer, self.data),
+            **scores(trainer, self.data),
             "seconds": self.seconds,
             "samples": samples,
             "samples_per_s": samples / self.seconds,
@@ -233,7 +233,7 @@ def _resized(images: Tensor, px: int) -> Tensor:
 
 
 @torch.no_grad()
-def _scores(trainer: Trainer, found: DataSet) -> dict[str, float]:
+def scores(trainer: Trainer, found: DataSet) -> dict[str, float]:
     """Return R@1 of held-out pairs and the accuracy of classification, in percent, at all tokens."""
     groups = groups_of(found.held_out_captions)
     images, texts = _encode(trainer, found.held_out_images, found.held_out_captions)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -35,23 +35,25 @@ class CollapseAlarm:
     """Listens to the lines of a run's metrics.
 
     Definition: a sign is there if a spread of features (the towers' or a head's) is below `least_spread`, the entropy
-    of neighbours as a share of its most below `least_entropy`, or InfoNCE's loss above `most_loss` times ln of the
-    batch. The alarm is on once one sign has been there in `lines` lines in a row, all after the warm-up.
+    of neighbours as a share of its most below `least_entropy`, or InfoNCE's loss within `loss_tolerance` of ln of the
+    batch. The alarm is on once one sign has been there in `lines` lines in a row, warm-ups left out.
 
     Args:
-        warmup_steps: of the present phase, whose lines do not count.
-        first_step: of the present phase.
+        warm_ups: the steps of each phase's warm-up.
     """
 
-    def __init__(self, config: CollapseConfig, *, first_step: int, warmup_steps: int) -> None:
-        self._config, self._after = config, first_step + warmup_steps
+    def __init__(self, config: CollapseConfig, warm_ups: Sequence[range]) -> None:
+        self._config, self._warm_ups = config, warm_ups
         self._in_a_row: Counter[str] = Counter()
         self.message = ""
         """What was found, in words; empty while nothing was."""
 
     def hear(self, line: Mapping[str, Any]) -> bool:
         """Take in the next line; return whether it is the one that sets the alarm off."""
-        if "lr" not in line or line["step"] <= self._after:  # a batch passed over has no numbers
+        if any(line["step"] in steps for steps in self._warm_ups):
+            self._in_a_row.clear()
+            return False
+        if "lr" not in line:  # a batch passed over has no numbers
             return False
         there = {
             name: value
@@ -80,5 +82,5 @@ class CollapseAlarm:
         if name.endswith("_entropy"):
             return lambda value: value < self._config.least_entropy
         if name == _SHARE:
-            return lambda value: value > self._config.most_loss
+            return lambda value: abs(value - 1) < self._config.loss_tolerance
         return None

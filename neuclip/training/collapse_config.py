@@ -23,10 +23,10 @@ class CollapseConfig(Section):
         le=1,
         description="entropy of which neighbours a batch has, as a share of its most, below which is a sign",
     )
-    most_loss: float = Field(
-        default=0.99,
-        gt=0,
-        description="InfoNCE's loss, as a share of ln of the batch, above which is a sign",
+    loss_tolerance: float = Field(
+        default=0.001,
+        ge=0,
+        description="how near InfoNCE's loss is to ln of the batch, as a share of it, that it is a sign",
     )
     stop: bool = Field(
         default=False, description="whether the run saves and stops, in place of a warning alone"

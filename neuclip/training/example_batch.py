@@ -4,8 +4,10 @@ import numpy as np
 import torch
 
 from neuclip.loading.batch import Batch
+from neuclip.loading.masked import Masked
 from neuclip.loading.visits import Visit
 from neuclip.tokens.images.policy import PatchPolicy
+from neuclip.tokens.mask import TokenMask
 from neuclip.towers.towers import Towers
 from neuclip.training.config import TrainConfig
 from neuclip.training.tokens import patch_policy
@@ -24,19 +26,23 @@ def example_batch(config: TrainConfig, towers: Towers, *, pairs: int, first_id: 
     ids = torch.arange(first_id, first_id + pairs)
     draws = np.random.default_rng(first_id)
     pixels = draws.integers(256, size=(pairs, 3, towers.image_px, towers.image_px), dtype=np.uint8)
-    tokens = towers.tokenize([_TEXT]).expand(pairs, -1)
+    tokens = towers.tokenize([_TEXT]).expand(pairs, -1).contiguous()
+    read, masked = dict.fromkeys(texts, tokens), dict[str, Masked]()
+    visits = [Visit(0, 0, sample_id) for sample_id in ids.tolist()]
+    for view, term in config.masked_views.items():
+        read[view], masked[view] = TokenMask(term.share, towers.tokenize)(tokens, visits, view)
     policy = patch_policy(towers.architecture, config)
     return Batch(
         images={view: torch.from_numpy(pixels) for view in images},
-        texts={view: tokens.contiguous() for view in texts},
+        texts=read,
         sample_ids=ids,
         text_ids=dict.fromkeys(texts, ids),
         corrupt=[],
         cpu_ids=ids,
-        patches={} if policy is None else {view: _drawn(policy, ids, view) for view in images},
+        patches={} if policy is None else {view: _drawn(policy, visits, view) for view in images},
+        masked=masked,
     )
 
 
-def _drawn(policy: PatchPolicy, ids: torch.Tensor, view: str) -> torch.Tensor:
-    visits = [Visit(0, 0, sample_id) for sample_id in ids.tolist()]
+def _drawn(policy: PatchPolicy, visits: list[Visit], view: str) -> torch.Tensor:
     return torch.from_numpy(np.stack([policy(visit.draws("patches", view)) for visit in visits]))

@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from typing import NoReturn
@@ -38,7 +38,7 @@ from neuclip.training.meter import Meter, forward_flops
 from neuclip.training.metrics import MetricsLog, device_hours_so_far, last_loss
 from neuclip.training.mirror import bring_checkpoint
 from neuclip.training.parts import Parts, check_shared_memory, does_not_fit, make_parts
-from neuclip.training.phases import phase_at, plan_phases
+from neuclip.training.phases import Phase, phase_at, plan_phases
 from neuclip.training.probe import NormalizerProbe
 from neuclip.training.requested import RequestedSamples
 from neuclip.training.shown_texts import shares
@@ -67,7 +67,7 @@ def train(job: TrainJob, world: World, stop: StopRequest) -> TrainResult:
         try:
             parts = make_parts(job, world, phase, table)
             restore_latest(parts.trainer, job)
-            run = _Run(job, world, parts, stop, begun_at=begun_at, total_steps=phases[-1].last)
+            run = _Run(job, world, parts, stop, begun_at=begun_at, phases=phases)
             run.to_the_end_of_phase()
         except torch.OutOfMemoryError as error:
             raise does_not_fit(phase.config) from error
@@ -89,12 +89,12 @@ class _Run:
         stop: StopRequest,
         *,
         begun_at: int,
-        total_steps: int,
+        phases: Sequence[Phase],
     ) -> None:
         self.job, self.config, self.world, self.stop = job, parts.trainer.config, world, stop
         self.trainer, self.samples, self.order = parts.trainer, parts.samples, parts.order
         trainer, samples, order = self.trainer, self.samples, self.order
-        self.begun_at, self.total_steps = begun_at, total_steps
+        self.begun_at, self.total_steps = begun_at, phases[-1].last
         self.phase_end = trainer.phase.last
         self.requested = RequestedSamples(trainer, samples, job.index_uri)
         probe = self.config.probe
@@ -120,11 +120,7 @@ class _Run:
             if world.is_main
             else None
         )
-        self.alarm = CollapseAlarm(
-            self.config.collapse,
-            first_step=trainer.phase.first,
-            warmup_steps=self.config.warmup_steps,
-        )
+        self.alarm = CollapseAlarm(self.config.collapse, [one.warm_up for one in phases])
         if self.log is not None:
             self.alarm.hear_all(self.log.earlier)
         self.loss: float | Tensor = math.nan

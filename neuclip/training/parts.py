@@ -20,6 +20,7 @@ from neuclip.loading.views import ImageView, TextView
 from neuclip.loading.workers import PREFETCH
 from neuclip.objectives.objective import Objective
 from neuclip.objectives.registry import build
+from neuclip.objectives.terms.config import NeighboursConfig
 from neuclip.objectives.terms.term import About
 from neuclip.objectives.terms.weighted import WeightedTerms
 from neuclip.tokens.mask import TokenMask
@@ -62,6 +63,7 @@ def make_parts(job: TrainJob, world: World, phase: Phase, table: SampleTable) ->
     Raises: ConfigError: if batch, streams or model do not fit. DataError: if there are no samples.
     """
     order = make_order(job, phase, table)
+    _require_full_queues(job.config, order.count)
     trainer = make_trainer(job, world, phase, num_samples=order.count)
     samples = training_samples(
         phase.config,
@@ -118,6 +120,17 @@ def make_trainer(job: TrainJob, world: World, phase: Phase, *, num_samples: int)
         learned = [f"{FIXED_TABLE} is learned from here on"] * config.learn_positions
         trainer.positions = [f"step 0: {note}" for note in (*carried, *learned)]
     return trainer
+
+
+def _require_full_queues(config: TrainConfig, count: int) -> None:
+    """Refuse a queue of past texts that the whole run does not fill: its term would never begin."""
+    for name, term in config.active_terms.items():
+        seen = int(config.epochs * count)
+        if isinstance(term, NeighboursConfig) and term.queue >= seen:
+            raise ConfigError(
+                f"train.terms.{name}.queue {term.queue} is not full before the end of a run of {seen} texts; "
+                "give less, or leave the term out"
+            )
 
 
 def begin_objective(objective: Objective, start: Start) -> None:

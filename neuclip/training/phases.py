@@ -25,6 +25,11 @@ class Phase:
     last: int
     samples_before: int
 
+    @property
+    def warm_up(self) -> range:
+        """Return the updates of its warm-up, each by how many are completed with it."""
+        return range(self.first + 1, self.first + 1 + self.config.warmup_steps)
+
     def samples_seen(self, step: int) -> int:
         """Return the samples that all ranks have seen after `step` updates of the run."""
         return self.samples_before + (step - self.first) * self.config.global_batch

@@ -23,7 +23,7 @@ WORDS = {
     *("train.phases.captions.sources", "train.text_views.captions.sources"),
     *("train.text_views.captions.weights", "train.text_views.captions.schedule.weights"),
     "train.text_views.captions.view",
-    *("train.terms", "train.terms.images", "train.terms.texts"),
+    *("train.terms", "train.terms.images", "train.terms.text", "train.terms.texts"),
     *("curate.decontaminate.embedding.score", "curate.rules.score", "curate.rules.best"),
     *("curate.rules.keep", "curate.rules.patterns", "curate.rules.column", "curate.rules.name"),
     *("score.scores.name", "score.scores.source"),

@@ -34,6 +34,18 @@ FEW_TOKENS_THEN_ALL = {
     "objective": {"name": "neuclip", "estimator": SMALL_NETWORK, "warm_steps": 3},
 }
 
+EVERY_TERM = {
+    "image_views": {"second": {"augment": {}, "crop_scale": [0.2, 1.0]}},
+    "text_views": {"second": {"captions": {"kind": "same", "edit": "eda"}}},
+    "global_views": "all",
+    "terms": {
+        "mvs": {"name": "multi_view", "weight": 0.2},
+        "siam": {"name": "image_self", "weight": 0.2, "hidden": 32, "output": 32, "bottleneck": 8},
+        "words": {"name": "masked_text", "weight": 0.2, "bidirectional": True},
+        "near": {"name": "neighbours", "weight": 0.2, "queue": 100},
+    },
+}
+
 
 class Killer(threading.Thread):
     """Kills one rank after the other with SIGKILL: at random steps, and in the middle of writing a checkpoint."""
@@ -98,8 +110,13 @@ def digests(folder):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("processes", "kills", "changes"),
-    [(1, KILLS, {}), (2, FEW_KILLS, {}), (1, FEW_KILLS, FEW_TOKENS_THEN_ALL)],
-    ids=["one", "two", "phases"],
+    [
+        (1, KILLS, {}),
+        (2, FEW_KILLS, {}),
+        (1, FEW_KILLS, FEW_TOKENS_THEN_ALL),
+        (1, FEW_KILLS, EVERY_TERM),
+    ],
+    ids=["one", "two", "phases", "terms"],
 )
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(
     packed, tmp_path, processes, kills, changes
