@@ -7,6 +7,7 @@ alone also for as long as the dearer arms take, see EQUAL_SECONDS.
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ EQUAL_SECONDS = {
 """How many times the samples the objective alone sees in an arm's processor seconds, about: 50 updates of each took
 1.9, 1.75, 1.6, 1.02 and 2.7 times as long."""
 LONGER = (1.75, 2.7)
+FEW = 2_000
+"""Training pairs of the runs with little data, 12 passes of them."""
 _NOTE = """TO BE WRITTEN"""
 
 
@@ -106,6 +109,11 @@ def grid() -> Iterator[Settings]:
                     yield _settings(name, base, seed, arm, 1.0)
                 for times in LONGER:
                     yield _settings(name, base, seed, "alone", times)
+    for seed in SEEDS:
+        for name in COUNTS:
+            for base in BASES:
+                for arm, times in (("alone", 1.0), ("all", 1.0), ("alone", LONGER[-1])):
+                    yield {**_settings(name, base, seed, arm, times), "of": FEW}
 
 
 def _settings(name: str, base: str, seed: int, arm: str, times: float) -> Settings:
@@ -125,6 +133,8 @@ def run(settings: Settings, *, pairs_folder: Path) -> Record:
     found = data.load(
         settings["data"], count=COUNTS[settings["data"]], image_px=PX, folder=pairs_folder
     )
+    if few := settings.get("of"):
+        found = replace(found, images=found.images[:few], captions=found.captions[:few])
     steps = round(SAMPLES * settings["times"] / BATCH)
     with tempfile.TemporaryDirectory() as folder:
         config = _config(settings, len(found), _words(found.captions, Path(folder)))
@@ -272,9 +282,16 @@ def _config(settings: Settings, count: int, tokenizer: Path) -> TrainConfig:
 
 def report(folder: Path) -> str:
     """Return a table for each data set."""
-    found = grouped(read(folder / RECORDS), "data")
+    found = grouped(
+        [
+            {**one, "settings": {"of": COUNTS[one["settings"]["data"]], **one["settings"]}}
+            for one in read(folder / RECORDS)
+        ],
+        "data",
+        "of",
+    )
     parts = [_NOTE] if found else []
-    for (name,), records in found.items():
+    for (name, of), records in found.items():
         rows: list[list[str]] = []
         for (base, arm, _), runs in grouped(records, "base", "arm", "times").items():
             row = [base, arm, f"{runs[0]['samples']:,}", str(len(runs))]
@@ -287,7 +304,7 @@ def report(folder: Path) -> str:
         header = ["objective", "beside it", "samples", "seeds", "processor s"]
         for metric in ("R@1, %", "zero-shot, %"):
             header += [metric, "gain, equal samples", "gain, equal seconds"]
-        parts.append(f"## {name}: n {COUNTS[name]}, batch {BATCH}\n\n{markdown(header, rows)}")
+        parts.append(f"## {name}: n {of:,}, batch {BATCH}\n\n{markdown(header, rows)}")
     return "\n".join(parts)
 
 

@@ -63,7 +63,7 @@ def test_the_report_shows_each_terms_curve(trial):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("objective", [{}, {"name": "neuclip"}, {"name": "fastclip"}], ids=str)
+@pytest.mark.parametrize("objective", [{}, {"name": "neuclip"}], ids=str)
 def test_the_recipes_of_published_size_plan(tmp_path, name, objective):
     table = write_table(
         tmp_path / "table.parquet", [{"url": "http://a.test/1.png", "caption": "a"}]

@@ -91,3 +91,18 @@ def test_shares_and_durations_are_readable():
         f"{x}\u202f%" for x in ("0.0", "0.27", "41.3", "100.0")
     ]
     assert [seconds(x) for x in (4.23, 200, 18_720)] == ["4.2 s", "3 min 20 s", "5 h 12 min"]
+
+
+def test_each_term_has_a_curve_and_the_objective_beside_them():
+    metrics = lines(
+        term_words_loss=[3.0, 2.0, 1.0],
+        term_near_loss=[0.0, 0.0, 4.0],
+        term_near_entropy=[1.0, 1.0, 1.0],
+        objective_loss=[5.0, 4.0, 3.0],
+    )
+    assert [(chart.title, chart.last["loss"]) for chart in draw_charts(metrics)] == [
+        ("Objective beside terms", "3"),
+        ("Term words", "1"),
+        ("Term near", "4"),
+    ]
+    assert draw_charts(lines(objective_loss=[5.0, 4.0])) == []

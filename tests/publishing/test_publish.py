@@ -318,3 +318,23 @@ def test_a_set_that_training_was_not_kept_clean_of_is_told(tmp_path, looked_for,
     facts = replace(facts, manifests=manifests, scores=scores)
     assert facts.not_kept_out == told
     assert any("not kept clean of wds_colours" in limit for limit in limits(facts)) == bool(told)
+
+
+@pytest.mark.parametrize("told", ["", "features tell samples no longer apart at step 40"])
+def test_a_collapse_of_the_training_is_a_limit(tmp_path, told):
+    facts = read_facts(
+        PublishConfig(name="x"),
+        recipe_yaml=RECIPE,
+        uris=make_journey(tmp_path / "journey"),
+        data_stages=FEEDING,
+    )
+    manifests = [
+        manifest.model_copy(update={"summary": {**manifest.summary, "collapse": told}})
+        if manifest.stage == "train"
+        else manifest
+        for manifest in facts.manifests
+    ]
+    found = limits(replace(facts, manifests=manifests))
+    assert [limit for limit in found if "no longer apart" in limit] == (
+        [f"Of the training: {told}."] if told else []
+    )

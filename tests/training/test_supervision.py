@@ -11,9 +11,12 @@ from training.micro_batch_cases import make_trainer
 from training.runs import make_config, metrics, train_here, weights
 from training.supervision_cases import ALL, TERMS, VIEWS, flat, make_masked, train
 
-from neuclip.foundation.errors import CheckpointError, StoppedError
+from neuclip.foundation.errors import CheckpointError, ConfigError, StoppedError
+from neuclip.index.reader import read_samples
 from neuclip.loading.visits import MAIN
+from neuclip.towers.model import create_towers
 from neuclip.training import loop
+from neuclip.training.parts import training_samples
 
 CASES = Path(__file__).with_name("supervision_cases.py")
 QUICK = {"loader": {"workers": 0}, "probe": None, "keep_best": 0, "epochs": 1}
@@ -67,6 +70,9 @@ def test_two_ranks_under_each_layout(settings):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor"
+)  # torch's own look at what it compiles
 def test_compiled_blocks_take_the_same_steps():
     base = {"name": "openclip", "global_batch": 16}
     require_same(train({**base, "compile": True}, 3), train(base, 3), atol=1e-6)
@@ -158,6 +164,7 @@ def test_a_run_with_every_term_resumes_to_the_same_bits(packed, tmp_path, monkey
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_loading_processes_change_no_mask(packed, tmp_path):
     for workers in (0, 2):
         config = make_config(
@@ -234,3 +241,39 @@ def test_frozen_towers_keep_their_bits_beside_terms_of_the_other(packed, tmp_pat
     one, other = (load_file(folder / "open_clip_model.safetensors") for folder in (first, last))
     assert all(torch.equal(one[n], other[n]) for n in one if n.startswith("visual."))
     assert MAIN == "main"
+
+
+def test_augmentation_is_of_the_views_that_ask_for_it(packed):
+    pairs = [(0, number) for number in range(8)]
+
+    def images(**changes):
+        terms = {"mvs": SMALL_TERMS["mvs"]}
+        config = make_config(**QUICK, terms=terms, **changes)
+        return samples_of(packed, config).__getitems__(pairs).images
+
+    plain = images(image_views={"second": {}})
+    strong = images(image_views={"second": {"augment": {}}})
+    assert torch.equal(plain[MAIN], strong[MAIN])
+    assert not torch.equal(plain["second"], strong["second"])
+    both = images(augment={}, image_views={"second": {}})
+    assert torch.equal(both["second"], strong["second"])
+    assert not torch.equal(both[MAIN], plain[MAIN])
+    none = images(augment={}, image_views={"second": {"augment": "none"}})
+    assert torch.equal(none["second"], plain["second"])
+
+
+def samples_of(packed, config):
+    return training_samples(
+        config,
+        read_samples(packed.index),
+        create_towers(config.model, seed=0),
+        shard_uri=packed.shard,
+        index_uri=packed.index,
+        seed=5,
+    )
+
+
+def test_a_queue_that_no_run_fills_is_refused(packed, tmp_path):
+    terms = {"near": {**SMALL_TERMS["near"], "queue": 200}}
+    with pytest.raises(ConfigError, match=r"train\.terms\.near\.queue 200 is not full before"):
+        train_here(tmp_path, packed, make_config(**QUICK, terms=terms))
