@@ -27,7 +27,7 @@ from neuclip.training.parts import make_trainer
 from neuclip.training.phases import Phase
 from neuclip.training.trainer import Trainer
 
-CPU_BATCH, CPU_UPDATES, GPU_BATCH, GPU_UPDATES = 32, 3, 512, 20
+CPU_BATCH, CPU_UPDATES, GPU_BATCH, GPU_UPDATES = 32, 1, 512, 20
 _AUGMENTED, _TAPS = 64, 13
 _VIEWS = {"image_views": {"second": {}}, "text_views": {"second": {}}, "global_views": "all"}
 _SIAM = {"siam": {"name": "image_self", "weight": 0.2}}

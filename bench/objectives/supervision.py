@@ -293,7 +293,9 @@ def report(folder: Path) -> str:
     parts = [_NOTE] if found else []
     for (name, of), records in found.items():
         rows: list[list[str]] = []
-        for (base, arm, _), runs in grouped(records, "base", "arm", "times").items():
+        arms = grouped(records, "base", "arm", "times")
+        for base, arm, times in sorted(arms, key=_in_order):
+            runs = arms[base, arm, times]
             row = [base, arm, f"{runs[0]['samples']:,}", str(len(runs))]
             row.append(cell((one["seconds"] for one in runs), 0))
             for metric in ("recall", "zero_shot"):
@@ -306,6 +308,11 @@ def report(folder: Path) -> str:
             header += [metric, "gain, equal samples", "gain, equal seconds"]
         parts.append(f"## {name}: n {of:,}, batch {BATCH}\n\n{markdown(header, rows)}")
     return "\n".join(parts)
+
+
+def _in_order(group: tuple[str, str, float]) -> tuple[int, int, float]:
+    base, arm, times = group
+    return list(BASES).index(base), list(ARMS).index(arm), times
 
 
 def _gains(

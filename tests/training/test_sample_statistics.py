@@ -113,6 +113,7 @@ def run(packed, tmp_path_factory):
     return train(tmp_path_factory.mktemp("run"), packed, make_config(**SHORT))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_table_that_fits_the_order_of_the_data(packed, run):
     folder, manifest = run
     assert STATISTICS in {file.name for file in manifest.files}
@@ -131,6 +132,7 @@ def test_a_run_leaves_a_table_that_fits_the_order_of_the_data(packed, run):
         assert -20 < row["log_normalizer_text"] < 20
 
 
+@pytest.mark.slow
 def test_sql_sees_them_beside_the_samples(packed, run):
     with SampleIndex(packed.index).with_statistics(str(run[0])).connect() as connection:
         rows = connection.sql(
