@@ -99,7 +99,9 @@ def test_few_tokens_cost_few_products(trial):
     [
         {},
         {"name": "neuclip", "rho": 8.0, "warm_steps": 300},
-        {"name": "fastclip", "version": "v3", "gamma_decay_epochs": 3},
+        pytest.param(
+            {"name": "fastclip", "version": "v3", "gamma_decay_epochs": 3}, marks=pytest.mark.slow
+        ),
     ],
     ids=["published", "neuclip", "fastclip"],
 )

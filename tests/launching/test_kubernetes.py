@@ -69,6 +69,7 @@ def test_the_manifest_says_what_the_recipe_says(told, kubernetes):
     assert container["resources"] == {"limits": {"nvidia.com/gpu": 8}}
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_created_again(told, kubernetes):
     code = times_begun(told.folder) + "if n < 2: print('oh no', flush=True); sys.exit(3)"
     assert launch(told, code) == 1

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from objectives.term_cases import norm_on_ranks
 from oracles.rank_pool import shared_pool
@@ -36,15 +37,15 @@ def test_a_batch_of_copies_is_normed_to_zeros():
     assert torch.equal(own(torch.ones(5, 3)), torch.zeros(5, 3))
 
 
-def test_its_statistics_are_those_of_all_ranks():
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_its_statistics_are_those_of_all_ranks(ranks):
     whole = norm_on_ranks()
-    for ranks in (2, 4):
-        answers = shared_pool().run(ranks, CASES, "norm_on_ranks")
-        for name in ("normed", "gradient"):
-            joined = torch.cat([answer[name] for answer in answers])
-            torch.testing.assert_close(joined, whole[name], rtol=1e-9, atol=1e-12)
-        for answer in answers:
-            torch.testing.assert_close(answer["weight"], whole["weight"], rtol=1e-9, atol=1e-12)
+    answers = shared_pool().run(ranks, CASES, "norm_on_ranks")
+    for name in ("normed", "gradient"):
+        joined = torch.cat([answer[name] for answer in answers])
+        torch.testing.assert_close(joined, whole[name], rtol=1e-9, atol=1e-12)
+    for answer in answers:
+        torch.testing.assert_close(answer["weight"], whole["weight"], rtol=1e-9, atol=1e-12)
 
 
 def test_new_weights_follow_from_seed_and_name_and_leave_the_random_state():

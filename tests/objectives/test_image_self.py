@@ -108,7 +108,7 @@ def test_a_batch_of_copies_is_finite_and_has_no_spread():
 
 
 @pytest.mark.parametrize("method", ["simsiam", "simclr"])
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_agree_with_one(ranks, method):
     expected = image_self_on_ranks(method)
     for answer in shared_pool().run(ranks, CASES, "image_self_on_ranks", method):

@@ -59,7 +59,7 @@ def test_no_masked_token_is_a_loss_of_0_with_a_gradient_of_0():
     assert terms._terms["words"].guess.weight.grad.abs().sum() == 0
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_agree_with_one_though_one_of_them_has_no_masked_token(ranks):
     expected = masked_text_on_ranks()
     for answer in shared_pool().run(ranks, CASES, "masked_text_on_ranks"):

@@ -147,7 +147,7 @@ def test_the_queue_is_saved_whole_and_taken_back():
     )
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_have_one_queue_and_the_steps_of_one(ranks):
     """20 steps over a queue that wraps; its batches do not divide it."""
     expected = neighbours_on_ranks()

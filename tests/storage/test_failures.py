@@ -257,7 +257,14 @@ def test_an_endpoint_that_never_answers(set_keys):
 
 @pytest.mark.s3
 @pytest.mark.parametrize(
-    ("status", "code"), [(503, "SlowDown"), (503, "ServiceUnavailable"), (500, "InternalError")]
+    ("status", "code"),
+    [
+        (503, "SlowDown"),
+        *(
+            pytest.param(*answer, marks=pytest.mark.slow)
+            for answer in ((503, "ServiceUnavailable"), (500, "InternalError"))
+        ),
+    ],
 )
 def test_a_busy_server_may_answer_later(status, code, set_keys):
     class Busy(BaseHTTPRequestHandler):

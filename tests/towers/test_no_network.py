@@ -182,6 +182,7 @@ def test_offline_is_what_a_library_finds_whatever_is_inherited(watched):
     assert printed.split() == ["LocalEntryNotFoundError", "True"]
 
 
+@pytest.mark.slow
 def test_towers_of_every_kind_are_built_without_a_question(watched):
     heard, printed = watched(
         "from towers.tiny import TINY\n"

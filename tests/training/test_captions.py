@@ -66,7 +66,11 @@ def order_of(packed, config):
 
 def told(folder):
     return [
-        {name: value for name, value in line.items() if name.startswith("text_")}
+        {
+            name: value
+            for name, value in line.items()
+            if name.startswith("text_") and name != "text_spread"
+        }
         for line in metrics(folder)
     ]
 

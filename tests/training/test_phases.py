@@ -108,7 +108,10 @@ def folder_of_switch(folder: Path, step: int) -> Path:
     return folder / "checkpoints" / f"step-{step:08d}"
 
 
-@pytest.mark.parametrize("distance", [-1, 0, 1, 3])
+@pytest.mark.parametrize(
+    "distance",
+    [-1, 0, *(pytest.param(later, marks=pytest.mark.slow) for later in (1, 3))],
+)
 def test_a_run_stopped_on_either_side_of_a_switch_goes_on_to_the_same_bits(
     packed, tmp_path, monkeypatch, distance
 ):

@@ -27,6 +27,7 @@ from neuclip.towers.model import create_towers
 from neuclip.training.meter import PASSING
 
 
+@pytest.mark.slow
 def test_the_ledger_and_the_log_say_what_happened(packed, whole_run):
     folder, manifest = whole_run
     count = read_samples(packed.index).count

@@ -59,7 +59,10 @@ def test_micro_batches_and_checkpointing_change_nothing(settings):
     require_same(train({**base, **settings}, 4), train(base, 4))
 
 
-@pytest.mark.parametrize("settings", [{}, {"parallel": "fsdp"}, {"micro_batch": 4}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"parallel": "fsdp"}, pytest.param({"micro_batch": 4}, marks=pytest.mark.slow)],
+)
 def test_two_ranks_under_each_layout(settings):
     expected = train({"name": "neuclip", "global_batch": 16, "ema_decay": 0.5}, 4)
     asked = {"name": "neuclip", "global_batch": 16, "ema_decay": 0.5, **settings}
