@@ -46,7 +46,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Compare on the CPU, arm after arm in turns, so that a slow minute is everybody's."""
+    """Compare on the CPU, arm after arm."""
     torch.set_num_threads(1)
     tell_augmentation()
     _tell("processor seconds, best", CPU_BATCH, CPU_UPDATES, time.process_time)
