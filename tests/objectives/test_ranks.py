@@ -74,7 +74,7 @@ def assert_states_equal(found, expected, tolerance):
             assert torch.equal(found[name], value), name
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", list(ALL))
 def test_P15_any_split_of_the_global_batch_gives_the_same_steps(ranks, cases, name, size):
     for num_steps, tolerance in ((1, 1e-11), (5, 1e-8)):
@@ -110,6 +110,7 @@ def test_P15_in_float32(ranks, cases, name):
         assert relative_error(answer["gradients"], expected["gradients"]) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ALL if "gather" in name])
 def test_a_state_saved_by_one_rank_is_taken_by_three_and_back(ranks, cases, name):
     state = cases.train(ALL[name], 5)["raw_state"]

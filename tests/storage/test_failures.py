@@ -77,7 +77,7 @@ def whole_story(error: BaseException) -> str:
     return "\n".join(told)
 
 
-FAST = ("read_bytes", "write_bytes")
+FAST = ("read_bytes",)
 ACTIONS = [
     name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
     for name in actions("", Path(os.devnull))
