@@ -29,6 +29,18 @@ ARCHITECTURE = {
 
 SMALL_NETWORK = {"name": "network", "num_prototypes": 48, "inner_steps": 2, "restart_every": 7}
 
+EVERY_TERM = {
+    "image_views": {"second": {"augment": {}, "crop_scale": [0.2, 1.0]}},
+    "text_views": {"second": {"captions": {"kind": "same", "edit": "eda"}}},
+    "terms": {
+        "mvs": {"name": "multi_view", "weight": 0.2},
+        "siam": {"name": "image_self", "weight": 0.2, "hidden": 32, "output": 32, "bottleneck": 8},
+        "words": {"name": "masked_text", "weight": 0.2},
+        "near": {"name": "neighbours", "weight": 0.2, "queue": 100},
+    },
+}
+"""DeCLIP's, with heads and a queue of a size for these runs."""
+
 OBSERVERS = {
     "queue": {"name": "neuclip", "estimator": {"name": "queue", "num_pairs": 40}},
     "fastclip": {"name": "fastclip", "version": "v1", "gamma_decay_epochs": 1},

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch.nn.functional import normalize
-from training.runs import SMALL_NETWORK, make_config, metrics, train_here
+from training.runs import EVERY_TERM, SMALL_NETWORK, make_config, metrics, train_here
 
 from neuclip.foundation.errors import CollapseError
 from neuclip.objectives.encoded import Encoded, View
@@ -17,16 +17,6 @@ from neuclip.training.collapse_config import CollapseConfig
 from neuclip.training.encoders import Encoders
 
 QUICK = {"loader": {"workers": 0}, "probe": None, "keep_best": 0, "epochs": 2}
-EVERY_TERM = {
-    "image_views": {"second": {"augment": {}, "crop_scale": [0.2, 1.0]}},
-    "text_views": {"second": {"captions": {"kind": "same", "edit": "eda"}}},
-    "terms": {
-        "mvs": {"name": "multi_view", "weight": 0.2},
-        "siam": {"name": "image_self", "weight": 0.2, "hidden": 32, "output": 32, "bottleneck": 8},
-        "words": {"name": "masked_text", "weight": 0.2},
-        "near": {"name": "neighbours", "weight": 0.2, "queue": 100},
-    },
-}
 OBJECTIVES = {
     "openclip": {"name": "openclip"},
     "fastclip": {"name": "fastclip"},

@@ -8,7 +8,16 @@ import time
 import psutil
 import pytest
 from made.kills import FEW_KILLS, KILLS
-from training.runs import ARCHITECTURE, SMALL_NETWORK, make_config, metrics, ranks, train, weights
+from training.runs import (
+    ARCHITECTURE,
+    EVERY_TERM,
+    SMALL_NETWORK,
+    make_config,
+    metrics,
+    ranks,
+    train,
+    weights,
+)
 
 QUICK = {
     "epochs": 6,
@@ -32,18 +41,6 @@ FEW_TOKENS_THEN_ALL = {
         {"epochs": 2, "learn_positions": True},
     ],
     "objective": {"name": "neuclip", "estimator": SMALL_NETWORK, "warm_steps": 3},
-}
-
-EVERY_TERM = {
-    "image_views": {"second": {"augment": {}, "crop_scale": [0.2, 1.0]}},
-    "text_views": {"second": {"captions": {"kind": "same", "edit": "eda"}}},
-    "global_views": "all",
-    "terms": {
-        "mvs": {"name": "multi_view", "weight": 0.2},
-        "siam": {"name": "image_self", "weight": 0.2, "hidden": 32, "output": 32, "bottleneck": 8},
-        "words": {"name": "masked_text", "weight": 0.2, "bidirectional": True},
-        "near": {"name": "neighbours", "weight": 0.2, "queue": 100},
-    },
 }
 
 
@@ -114,7 +111,7 @@ def digests(folder):
         (1, KILLS, {}),
         (2, FEW_KILLS, {}),
         (1, FEW_KILLS, FEW_TOKENS_THEN_ALL),
-        (1, FEW_KILLS, EVERY_TERM),
+        (1, FEW_KILLS, {**EVERY_TERM, "global_views": "all"}),
     ],
     ids=["one", "two", "phases", "terms"],
 )
