@@ -109,7 +109,7 @@ def make_trainer(job: TrainJob, world: World, phase: Phase, *, num_samples: int)
         WeightedTerms(
             config.terms,
             objective_weight=config.share_of_objective,
-            about=About(**about, vocabulary=towers.text.vocabulary),
+            about=About(**about, views=config.known_views, vocabulary=towers.text.vocabulary),
         ),
         phase,
         seed=job.seed,

@@ -11,7 +11,7 @@ from neuclip.distributed.world import World
 from neuclip.loading.masked import Masked
 from neuclip.objectives.encoded import Encoded, View
 from neuclip.objectives.objective import ObjectiveResult
-from neuclip.objectives.terms.config import TermConfig
+from neuclip.objectives.terms.config import TermConfig, Views
 from neuclip.objectives.terms.heads import GlobalBatchNorm
 from neuclip.objectives.terms.term import About
 from neuclip.objectives.terms.weighted import WeightedTerms
@@ -19,10 +19,12 @@ from neuclip.tokens.vocabulary import Vocabulary
 
 WIDTH, PAIRS, TOKENS, IDS = 6, 12, 5, 30
 _SECTION = TypeAdapter(TermConfig)
+TWO = Views(["main", "second"], ["main", "second"])
 
 
-def terms_of(world=None, *, objective_weight=1.0, **sections):
-    about = About(WIDTH, 100, 0, world or World.single(), lambda: Vocabulary(IDS, 7, WIDTH))
+def terms_of(world=None, *, known=None, objective_weight=1.0, **sections):
+    known = known or Views(["main", "second", "third"], ["main", "second"])
+    about = About(WIDTH, 100, 0, world or World.single(), known, lambda: Vocabulary(IDS, 7, WIDTH))
     return WeightedTerms(
         {
             name: _SECTION.validate_python({"name": "multi_view", **one})
@@ -69,7 +71,7 @@ def on_ranks(pairs):
             for side in (images, texts)
         ]
         tau = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
-        terms = terms_of(world, mvs={"weight": 0.7, "pairs": pairs})
+        terms = terms_of(world, known=TWO, mvs={"weight": 0.7, "pairs": pairs})
         ids = own.clone()
         ids[own == 5] = 2  # one sample is in the batch twice
         loss = terms.add_to(nothing(), encoded_of(*sides, ids), tau).loss
@@ -146,7 +148,7 @@ def _learned_on_ranks(sections, prepare, *, steps=3):
     """Steps of terms over embeddings that one layer learns; return losses, weights and whole state."""
     world = World.from_environment()
     try:
-        terms = terms_of(world, **sections)
+        terms = terms_of(world, known=TWO, **sections)
         layer = torch.nn.Linear(WIDTH, WIDTH, bias=False, dtype=torch.float64)
         torch.nn.init.eye_(layer.weight)
         learned = [layer.weight, *terms.parameters()]

@@ -20,7 +20,8 @@ TAU = torch.tensor(0.2, dtype=torch.float64)
 
 
 def term(encoded, *, pairs="others", tau=TAU, **section):
-    terms = terms_of(mvs={"weight": 1.0, "pairs": pairs, **section})
+    known = Views(list(encoded.images), list(encoded.texts))
+    terms = terms_of(known=known, mvs={"weight": 1.0, "pairs": pairs, **section})
     return terms.add_to(nothing(), encoded, tau).loss
 
 

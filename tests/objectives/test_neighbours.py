@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from objectives.term_cases import (
+    TWO,
     WIDTH,
     encoded_of,
     neighbours_on_ranks,
@@ -21,14 +22,18 @@ from oracles.contrastive import infonce
 from oracles.rank_pool import shared_pool
 from torch.nn.functional import normalize
 
+from neuclip.objectives.terms.config import Views
 from neuclip.objectives.terms.neighbours import image_to_neighbour
 
 CASES = Path(__file__).with_name("term_cases.py")
 TAU = torch.tensor(0.2, dtype=torch.float64)
 
 
-def terms(queue, **more):
-    return terms_of(near={"name": "neighbours", "weight": 1.0, "queue": queue, **more})
+ONE = Views(["main"], ["main"])
+
+
+def terms(queue, known=ONE, **more):
+    return terms_of(known=known, near={"name": "neighbours", "weight": 1.0, "queue": queue, **more})
 
 
 def unit(count, seed=5):
@@ -36,15 +41,15 @@ def unit(count, seed=5):
     return normalize(torch.randn(count, WIDTH, generator=draw, dtype=torch.float64), dim=1)
 
 
-def filled(queue, rows):
-    made = terms(queue)
+def filled(queue, rows, **more):
+    made = terms(queue, **more)
     made._terms["near"].queue.add(rows[None], torch.arange(len(rows)))
     return made
 
 
 def test_it_is_the_definition_over_all_views():
     rows, (images, texts) = unit(20), views(2, 2)
-    found = filled(20, rows).add_to(nothing(), encoded_of(images, texts), TAU).loss
+    found = filled(20, rows, known=TWO).add_to(nothing(), encoded_of(images, texts), TAU).loss
     expected = supervision.neighbours(
         [v.unit.detach() for v in images.values()],
         [v.unit.detach() for v in texts.values()],

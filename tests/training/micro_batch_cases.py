@@ -52,7 +52,7 @@ def trainer_of(config, *, num_samples=1000, world=None, seed=0, dtype=torch.floa
     terms = WeightedTerms(
         config.terms,
         objective_weight=config.share_of_objective,
-        about=About(**about, vocabulary=towers.text.vocabulary),
+        about=About(**about, views=config.known_views, vocabulary=towers.text.vocabulary),
     )
     phase = Phase(0, config, 0, 50, 0)
     return Trainer(towers, objective, terms.to(dtype), phase, seed=seed, world=world)

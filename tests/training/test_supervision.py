@@ -280,3 +280,18 @@ def test_a_queue_that_no_run_fills_is_refused(packed, tmp_path):
     terms = {"near": {**SMALL_TERMS["near"], "queue": 200}}
     with pytest.raises(ConfigError, match=r"train\.terms\.near\.queue 200 is not full before"):
         train_here(tmp_path, packed, make_config(**QUICK, terms=terms))
+
+
+def test_no_contrastive_loss_reads_a_text_that_is_masked_separately():
+    """Oracle: the same steps of the other terms without it."""
+    terms = {"mvs": TERMS["mvs"], "near": {**TERMS["near"], "queue": 8}}
+    with_words, without = (
+        make_trainer("openclip", global_batch=16, **{**ALL, "terms": {**terms, **more}})
+        for more in ({"words": TERMS["words"]}, {})
+    )
+    for step in range(2):
+        told = [t.update(make_masked(t, step)).metrics for t in (with_words, without)]
+        if step == 0:
+            for name in ("objective_loss", "term_mvs_loss"):
+                assert told[0][name] == told[1][name]
+    assert with_words.terms._terms["near"].views.texts == [MAIN, "second"]

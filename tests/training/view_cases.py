@@ -9,6 +9,7 @@ from neuclip.distributed.world import World
 from neuclip.loading.batch import Batch
 from neuclip.loading.visits import MAIN
 from neuclip.objectives.loss_part import TrainableGroup
+from neuclip.objectives.terms.config import MultiViewConfig, Views
 from neuclip.objectives.terms.term import About, Term, TermResult
 
 VIEWS = {
@@ -23,7 +24,8 @@ class Head(Term):
     """Pulls a linear map of the images to the texts; it has parameters of its own."""
 
     def __init__(self, world):
-        super().__init__(None, "head", About(16, 1000, 0, world, lambda: None))
+        about = About(16, 1000, 0, world, Views([MAIN], [MAIN, "second"]), lambda: None)
+        super().__init__(MultiViewConfig(name="multi_view", weight=1), "head", about)
         draw = torch.Generator().manual_seed(1)
         self.map = nn.Parameter(torch.randn(16, 16, generator=draw, dtype=torch.float64) / 4)
 

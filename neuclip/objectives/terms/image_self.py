@@ -47,9 +47,10 @@ class ImageSelf(Term):
     def forward(self, encoded: Encoded, temperature: Float[Tensor, ""]) -> TermResult:
         """Return the loss; see `Term.forward`."""
         del temperature
-        names = self._config.images or list(encoded.images)[:2]
         with torch.autocast(encoded.sample_ids.device.type, enabled=False):
-            raw = (in_own_precision(self.heads, encoded.images[name].raw) for name in names)
+            raw = (
+                in_own_precision(self.heads, encoded.images[name].raw) for name in self.views.images
+            )
             one, two = (self.heads["project"](x) for x in raw)
             if self._config.method == "simsiam":
                 predicted = self.heads["predict"](one), self.heads["predict"](two)

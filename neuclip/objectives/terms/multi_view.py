@@ -32,11 +32,11 @@ class MultiView(Term):
 
     def __init__(self, config: MultiViewConfig, name: str, about: About) -> None:
         super().__init__(config, name, about)
-        self._images, self._texts, self._pairs = config.images, config.texts, config.pairs
+        self._pairs = config.pairs
 
     def forward(self, encoded: Encoded, temperature: Float[Tensor, ""]) -> TermResult:
         """Return the loss, nats; see `Term.forward`."""
-        pairs = list(product(self._images or encoded.images, self._texts or encoded.texts))
+        pairs = list(product(*self.views))
         if self._pairs == "others":
             pairs = [pair for pair in pairs if pair != _OWN]
         sample_ids_G = all_gather(encoded.sample_ids, self.world)

@@ -34,7 +34,6 @@ class Neighbours(Term):
 
     def __init__(self, config: NeighboursConfig, name: str, about: About) -> None:
         super().__init__(config, name, about)
-        self._images, self._texts = config.images, config.texts
         self.queue = RecentPairs(config.queue, about.feature_dim, sides=1)
 
     def forward(self, encoded: Encoded, temperature: Float[Tensor, ""]) -> TermResult:
@@ -53,9 +52,7 @@ class Neighbours(Term):
     def _result(
         self, encoded: Encoded, is_other_BG: Bool[Tensor, "B G"], temperature: Float[Tensor, ""]
     ) -> TermResult:
-        found = {
-            name: self._nearest(encoded.texts[name].unit) for name in self._texts or encoded.texts
-        }
+        found = {name: self._nearest(encoded.texts[name].unit) for name in self.views.texts}
         losses = [
             image_to_neighbour(
                 encoded.images[image].unit,
@@ -64,7 +61,7 @@ class Neighbours(Term):
                 is_other_BG,
                 temperature,
             )
-            for image, (own_BD, _, _) in product(self._images or encoded.images, found.values())
+            for image, (own_BD, _, _) in product(self.views.images, found.values())
         ]
         _, places_B, cosine_B = found[next(iter(found))]
         is_same_BG = places_B[:, None] == all_gather(places_B, self.world)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from neuclip.distributed.world import World
 from neuclip.objectives.encoded import Encoded
 from neuclip.objectives.loss_part import LossPart, TrainableGroup
+from neuclip.objectives.terms.config import Views
 from neuclip.tokens.vocabulary import Vocabulary
 
 
@@ -44,6 +45,7 @@ class About(NamedTuple):
         feature_dim: width D of the embeddings.
         num_samples: pairs in the data set.
         seed: of the run; new weights are a pure function of it and the term's name.
+        views: those that the recipe describes; views that a term has of its own are not among them.
         vocabulary: says what tokens the text tower reads; raises ConfigError if it reads none.
     """
 
@@ -51,6 +53,7 @@ class About(NamedTuple):
     num_samples: int
     seed: int
     world: World
+    views: Views
     vocabulary: Callable[[], Vocabulary]
 
 
@@ -71,10 +74,10 @@ class Term(LossPart):
         name: str,
         about: About,
     ) -> None:
-        del config, name
         super().__init__(
             feature_dim=about.feature_dim, num_samples=about.num_samples, world=about.world
         )
+        self.views = config.reads(about.views, name)
 
     @property
     def states(self) -> Mapping[str, States]:
