@@ -107,19 +107,18 @@ machine.
 Reading, of these three seeds:
 
 - At equal seconds nothing here beats the objective alone on retrieval: seeing more samples is worth 1 to 3
-  points of R@1 on pairs and 5 to 13 on scenes more than any term. `neighbours` costs nothing and changes
+  points of R@1 on pairs and 5 to 12 on scenes more than any term. `neighbours` costs nothing and changes
   nothing.
-- At equal samples `multi_view` beside NeuCLIP gains 0.5 to 0.6 points of R@1 in all seeds on both sets; single
-  terms are otherwise within the noise. All terms together gain 3 to 4 points of zero-shot on scenes with either
-  objective, of which 2.6 to 2.8 are left at equal seconds, and about 1 on pairs; they cost R@1 on scenes and
-  gain 0.4 to 0.5 on pairs.
-- With 2,000 training pairs instead of 14,682, so with 12 passes instead of 1.6, all terms gain 1.1 points of R@1
-  on pairs at equal samples beside InfoNCE (0.3 beside NeuCLIP, within the noise), and what they lose at equal
-  seconds falls from 3 points to half a point. DeCLIP's published gains are of 32 passes with towers 200 times
-  larger; this is no test of them.
+- At equal samples `multi_view` beside NeuCLIP gains 0.5 to 0.7 points of R@1 on average, in all seeds on both
+  sets; single terms are otherwise within the noise. All terms together gain 4 points of zero-shot on scenes
+  with either objective, of which 3 are left at equal seconds, and 1.1 to 1.4 on pairs, of which nothing is
+  left; of R@1 they gain 0.6 to 0.8 points on pairs in all seeds, and on scenes they cost InfoNCE 2 points and
+  NeuCLIP none.
+- With 2,000 training pairs instead of 14,682, so with 12 passes instead of 1.6, all terms gain 0.8 to 1.1 points
+  of R@1 on pairs at equal samples, and what they lose there at equal seconds falls from 3 points to 0.4 beside
+  InfoNCE and to nothing beside NeuCLIP. DeCLIP's published gains are of 32 passes with towers 200 times larger;
+  this is no test of them.
 - The alarm for a collapse was silent in all runs.
-- In these runs of `all`, several views and neighbours also read the separately masked text, which they no longer
-  do; its rows are to be run anew.
 """
 
 
