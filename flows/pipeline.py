@@ -18,8 +18,8 @@ def pipeline(
         overrides: dotted name -> value, over the recipe; fields that name programs and machines cannot change.
         force: do all stages again although they are done.
     """
-    read_recipe(recipe, overrides)
+    loaded = read_recipe(recipe, overrides)
     done: list[dict[str, Any]] = []
-    for stage_flow in STAGE_FLOWS.values():
-        done += stage_flow(recipe, overrides, force=force, only=True)
+    for name in loaded.having(STAGE_FLOWS):
+        done += STAGE_FLOWS[name](recipe, overrides, force=force, only=True)
     return done

@@ -25,6 +25,6 @@ def repair(
     """
     loaded = read_recipe(recipe, overrides)
     done, report = do_repair(loaded)
-    stages = () if only else from_stage("acquire")[1:]
+    stages = () if only else loaded.having(from_stage("acquire")[1:])
     shown = [show(report), *(show(do_stage(loaded, name, force=False)) for name in stages)]
     return {"repair": asdict(done), "stages": shown}

@@ -43,7 +43,7 @@ def stage_flow(stage: Stage[Any]) -> Flow[..., list[dict[str, Any]]]:
             only: do this stage alone.
         """
         loaded = read_recipe(recipe, overrides)
-        stages = (stage.name,) if only else from_stage(stage.name)
+        stages = (stage.name,) if only else loaded.having(from_stage(stage.name))
         return [show(do_stage(loaded, name, force=force)) for name in stages]
 
     return begin_at_stage

@@ -212,6 +212,7 @@ def _fewer_tokens(config: TrainConfig, model: ModelConfig) -> list[TrainConfig]:
     vision, text = architecture["vision_cfg"], architecture["text_cfg"]
     size, patch = vision.get("image_size", 224), patch_px(vision)
     length = text.get("context_length", 77)
+    reads_features = model.text is not None and model.text.reads_features
     found: dict[tuple[int, int], TrainConfig] = {}
     for share, most in zip(_SIDES, _TEXTS, strict=True):
         px = size if patch is None else max(1, round(size * share / patch)) * patch
@@ -221,7 +222,7 @@ def _fewer_tokens(config: TrainConfig, model: ModelConfig) -> list[TrainConfig]:
                 "model": model,
                 "phases": [],
                 "image_px": px,
-                "context_length": tokens,
+                "context_length": None if reads_features else tokens,
                 "image_tokens": ResizeConfig(),
                 "text_tokens": TruncateConfig(),
                 "learn_positions": False,

@@ -65,7 +65,8 @@ def identify(recipe: Recipe) -> dict[str, StageIdentity]:
     require_folder(recipe.root, "root")
     identities: dict[str, StageIdentity] = {}
     for stage in STAGES:
-        identities[stage.name] = _identity(recipe, stage, identities)
+        if recipe.has(stage.name):
+            identities[stage.name] = _identity(recipe, stage, identities)
     return identities
 
 
@@ -74,7 +75,7 @@ def _identity(
 ) -> StageIdentity:
     config = _chosen(recipe, stage, above)[0].config
     section = _keyed_section(recipe, stage)
-    inputs = {name: above[name].key for name in stage.above} | stage.inputs(config)
+    inputs = _keys(stage, above) | stage.inputs(config)
 
     def key_of(inputs: dict[str, str]) -> str:
         return stage_key(stage.name, stage.version, section, inputs)
@@ -91,6 +92,11 @@ def _identity(
     )
 
 
+def _keys(stage: Stage[Any], identities: Mapping[str, StageIdentity]) -> dict[str, str]:
+    """Return the keys of the stages above that the recipe has."""
+    return {name: identities[name].key for name in stage.above if name in identities}
+
+
 def _keyed_section(recipe: Recipe, stage: Stage[Any]) -> dict[str, Any]:
     section = recipe.section(stage.name).keyed()
     return section | ({"seed": recipe.seed} if stage.is_seeded else {})
@@ -103,7 +109,7 @@ def _chosen(
     config = recipe.section(stage.name)
     if stage.choose is None:
         return Chosen(config), ""
-    inputs = {name: above[name].key for name in stage.above}
+    inputs = _keys(stage, above)
     rest = stage_key(stage.name, stage.version, _keyed_section(recipe, stage), inputs)
     kept = kept_choice(join(recipe.root, stage.name), rest)
     return stage.choose(config, recipe.root, kept), rest
@@ -139,7 +145,7 @@ def _estimate(
     recipe: Recipe, stage: Stage[Any], identities: Mapping[str, StageIdentity]
 ) -> Estimate:
     """Return what a stage would cost; nothing before the stages above are done."""
-    above = all(is_committed(identities[name].uri) for name in stage.above)
+    above = all(is_committed(identities[name].uri) for name in _keys(stage, identities))
     if stage.estimate is None or not above:
         return {}
     return stage.estimate(_job(recipe, stage, identities, silent, force=False))
@@ -162,6 +168,7 @@ def run_stage(
     Raises: ConfigError: if a stage above it has not been done.
     """
     stage = stage_called(name)
+    recipe.section(stage.name)  # before anything else, if the recipe has none
     identities = identify(recipe)
     _require_above(stage, identities)
     chosen, rest = _chosen(recipe, stage, identities)
@@ -204,12 +211,13 @@ def run_journey(
 
     Raises: NeuclipError: at once, what would fail a stage at its end.
     """
-    for stage in map(stage_called, stages):
+    names = recipe.having(stages) or stages  # of a single one that is not there, the error says so
+    for stage in map(stage_called, names):
         if stage.check is not None:
             stage.check(recipe.section(stage.name))
     reports: list[StageReport] = []
     sweep(recipe.root)
-    for name in stages:
+    for name in names:
         report = run_stage(recipe, name, force=force, progress=progress)
         reports.append(report)
         if on_stage is not None:
@@ -225,7 +233,7 @@ def preflight(recipe: Recipe) -> dict[str, Callable[[], str]]:
     identities = identify(recipe)
     checks: dict[str, Callable[[], str]] = {}
     for stage in STAGES:
-        if stage.preflight is not None:
+        if stage.preflight is not None and recipe.has(stage.name):
             _require_above(stage, identities)
             checks |= stage.preflight(_job(recipe, stage, identities, silent, force=False))
     return checks
@@ -264,7 +272,7 @@ def _job(
         root=recipe.root,
         key=identities[stage.name].key,
         uri=identities[stage.name].uri,
-        above={name: identities[name].uri for name in stage.above},
+        above={name: identities[name].uri for name in _keys(stage, identities)},
         feeding=tuple(name for name in stage.above if name in FEEDING),
         recipe_yaml=recipe.to_published_yaml(),
         progress=progress,
@@ -273,7 +281,7 @@ def _job(
 
 
 def _require_above(stage: Stage[Any], identities: Mapping[str, StageIdentity]) -> None:
-    for above in stage.above:
+    for above in _keys(stage, identities):
         if not is_committed(identities[above].uri):
             raise ConfigError(
                 f"stage {stage.name} needs {above}, which has not been done with this recipe "

@@ -1,6 +1,6 @@
 """The recipe: one frozen model of everything a run is made of, from YAML and overrides."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any, cast, get_args
 
@@ -23,6 +23,7 @@ from neuclip.selection.config import SelectConfig
 from neuclip.shards.config import ShardConfig
 from neuclip.storage.files import read_bytes
 from neuclip.storage.places import Place, published, without_credentials
+from neuclip.text_encoder.config import TextEncoderConfig
 from neuclip.training.config import TrainConfig
 
 _SECTION = "expected a section with fields"
@@ -62,6 +63,10 @@ class Recipe(Section):
     caption: CaptionConfig = Field(
         default_factory=CaptionConfig, description="which caption sources travel on"
     )
+    text_encoder: TextEncoderConfig | None = Field(
+        default=None,
+        description="a language model that encodes the texts, for a text tower of kind `features`; null is none",
+    )
     shard: ShardConfig = Field(default_factory=ShardConfig, description="how pairs are packed")
     index: IndexConfig = Field(default_factory=IndexConfig, description="the sample index")
     train: TrainConfig = Field(description="model, objective and schedule")
@@ -86,8 +91,41 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _features_have_an_encoder(self) -> "Recipe":
+        text = self.train.model.text
+        reads = text is not None and text.reads_features
+        if reads and self.text_encoder is None:
+            raise ValueError(
+                "train.model.text.kind features reads features of a language model; add the section text_encoder with "
+                "its folder"
+            )
+        if not reads and self.text_encoder is not None:
+            raise ValueError(
+                "text_encoder makes features that train.model does not read; add train.model.text: {kind: features, "
+                "width: WIDTH}, or take the section out"
+            )
+        return self
+
+    def has(self, stage: str) -> bool:
+        """Tell whether the recipe has a stage."""
+        return getattr(self, stage) is not None
+
+    def having(self, stages: Iterable[str]) -> list[str]:
+        """Return those of some stages that the recipe has."""
+        return [stage for stage in stages if self.has(stage)]
+
     def section(self, stage: str) -> Section:
-        """Return the section of a stage; that of `score` with what curate asks for besides."""
+        """Return the section of a stage with what others ask of it: of `score` curate, of `text_encoder` train.
+
+        Raises: ConfigError: if the recipe has no such stage.
+        """
+        if not self.has(stage):
+            raise ConfigError(
+                f"the recipe has no section {stage}, so there is no such stage to do; write one, or name another stage"
+            )
+        if stage == "text_encoder" and self.text_encoder is not None:
+            return self.text_encoder.encoding(self.train.all_caption_sources)
         if stage != "score":
             return getattr(self, stage)
         scores = asked_scores(self.curate, self.score.scores)

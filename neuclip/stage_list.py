@@ -14,12 +14,14 @@ from neuclip.selection.stage import SELECT
 from neuclip.shards.stage import SHARD
 from neuclip.stages.stage import Stage
 from neuclip.training.stage import TRAIN
+from neuclip.tuning.stage import TEXT_ENCODER
 
 STAGES: tuple[Stage[Any], ...] = (
     ACQUIRE,
     SCORE,
     CURATE,
     CAPTION,
+    TEXT_ENCODER,
     SHARD,
     INDEX,
     TRAIN,

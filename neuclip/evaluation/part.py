@@ -11,6 +11,7 @@ from neuclip.stages.keys import stage_key
 from neuclip.stages.loaded import Loaded
 from neuclip.stages.part_work import Part
 from neuclip.stages.workspace import Outcome, StageIdentity, Workspace
+from neuclip.text_encoder.run import committed_encoder
 from neuclip.towers.encode import scoring_device
 from neuclip.towers.folder import load_towers
 from neuclip.towers.towers import Towers
@@ -21,9 +22,13 @@ MODEL = "model"
 _SCORE = "score.json"
 
 
-def load_chosen(select_uri: str) -> Towers:
-    """Load the model that a committed select stage chose."""
-    return load_towers(committed_folder(select_uri, MODEL), scoring_device())
+def load_chosen(select_uri: str, text_encoder_uri: str | None) -> Towers:
+    """Load the model that a committed select stage chose, with the encoder whose features it reads, if it reads any."""
+    return load_towers(
+        committed_folder(select_uri, MODEL),
+        scoring_device(),
+        encoder=text_encoder_uri and committed_encoder(text_encoder_uri),
+    )
 
 
 def set_part(

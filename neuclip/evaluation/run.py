@@ -16,14 +16,14 @@ from neuclip.stages.manifest import read_manifest
 from neuclip.stages.part_work import do_parts
 from neuclip.stages.pool import LOCAL, Pool
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.files import sha256_of
-from neuclip.towers.files import WEIGHTS_FILE
+from neuclip.towers.files import weights_sha256
 
 
 def run_evaluate(
     config: EvaluateConfig,
     *,
     select_uri: str,
+    text_encoder_uri: str | None = None,
     root: str,
     workspace: Workspace,
     progress: Progress,
@@ -36,6 +36,7 @@ def run_evaluate(
     weights.
 
     Args:
+        text_encoder_uri: of a model that reads features of texts: the stage with their encoder.
         force: score again what was scored.
 
     Raises:
@@ -50,7 +51,7 @@ def run_evaluate(
     if len(set(names)) < len(names):
         raise ConfigError(f"evaluate.sets has two sets of one name: {', '.join(sorted(names))}")
     model_sha256 = _model_sha256(select_uri)
-    towers = Loaded(partial(load_chosen, select_uri))
+    towers = Loaded(partial(load_chosen, select_uri, text_encoder_uri))
     parts = [
         set_part(towers, suite, batch_size=config.batch_size, model_sha256=model_sha256, root=root)
         for suite in suites
@@ -79,7 +80,7 @@ def run_evaluate(
 
 def _model_sha256(select_uri: str) -> str:
     """Return the hash of the weights that are scored, which must be those that were chosen."""
-    sha256 = sha256_of(str(committed_folder(select_uri, MODEL) / WEIGHTS_FILE))
+    sha256 = weights_sha256(committed_folder(select_uri, MODEL))
     require_same(
         sha256,
         read_manifest(select_uri).summary["model_sha256"],

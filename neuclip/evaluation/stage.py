@@ -12,6 +12,7 @@ def _run(job: Job[EvaluateConfig], workspace: Workspace) -> Outcome:
     return run_evaluate(
         job.config,
         select_uri=job.above["select"],
+        text_encoder_uri=job.above.get("text_encoder"),
         root=job.root,
         workspace=workspace,
         progress=job.progress,
@@ -36,7 +37,7 @@ EVALUATE = Stage(
     version=STAGE_VERSION,
     purpose="Score the chosen model.",
     run=_run,
-    above=("select",),
+    above=("text_encoder", "select"),
     inputs=_inputs,
     check=_check,
     trace=Trace(stays="scores of that model", through="select"),

@@ -1,14 +1,21 @@
-"""Erase the texts of pairs from side files: the places of the samples stay, without a word."""
+"""Erase the texts of pairs and their features from side files: the places of the samples stay, without a word."""
 
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import ipc
 
-from neuclip.index.side_files import SAMPLES, SHARD_PART, texts_name
+from neuclip.index.side_files import (
+    SAMPLES,
+    SHARD_PART,
+    TEXT_PART,
+    features_name,
+    texts_name,
+)
 from neuclip.stages.manifest import PARTS, is_committed, read_manifest
 from neuclip.stages.open_folder import OpenFolder
 from neuclip.storage.cache import local_copy
@@ -18,7 +25,7 @@ from neuclip.storage.uris import join
 ArrowBatch = Any
 """A pyarrow.RecordBatch; pyarrow has no types."""
 Rows = dict[str, set[int]]
-"""Side file -> rows of samples."""
+"""Side file of texts -> rows of samples."""
 
 
 def find_side_parts(stage_uri: str, uids: Collection[str]) -> dict[str, Rows]:
@@ -35,6 +42,40 @@ def find_side_parts(stage_uri: str, uids: Collection[str]) -> dict[str, Rows]:
 
 def erase_side_part(uri: str, rows: Rows, takedown: int, scratch: Path) -> None:
     """Erase rows of the files of a side part."""
+    if TEXT_PART in read_manifest(uri).inputs:
+        _erase_features(uri, rows, takedown, scratch)
+    else:
+        _erase_texts(uri, rows, takedown, scratch)
+
+
+def _erase_features(uri: str, rows: Rows, takedown: int, scratch: Path) -> None:
+    """Leave out the features of texts that are erased beside them, so that the others stand where their texts do."""
+    folder = OpenFolder(uri, read_manifest(uri), scratch)
+    samples = pq.read_table(local_copy(join(uri, SAMPLES)))
+    counts = samples["texts"].to_numpy().copy()
+    shards = np.array(samples["shard"].to_pylist())
+    for shard in np.unique(shards):
+        places = rows.get(texts_name(str(shard)))
+        if not places:
+            continue
+        here = np.flatnonzero(shards == shard)
+        gone = np.zeros(len(here), bool)
+        gone[list(places)] = True
+        features = np.load(local_copy(join(uri, features_name(str(shard)))), allow_pickle=False)
+        is_kept = np.repeat(~gone, counts[here])
+        # A takedown that was cut short may have left them out before.
+        kept = features[is_kept] if len(features) == len(is_kept) else features
+        counts[here[gone]] = 0
+        folder.replace(
+            features_name(str(shard)),
+            lambda path, kept=kept: np.save(path.open("wb"), kept, allow_pickle=False),
+        )
+    left = samples.set_column(2, "texts", pa.array(counts, pa.int32()))
+    folder.replace(SAMPLES, lambda path: pq.write_table(left, path, compression="zstd"))
+    folder.close(takedown)
+
+
+def _erase_texts(uri: str, rows: Rows, takedown: int, scratch: Path) -> None:
     folder = OpenFolder(uri, read_manifest(uri), scratch)
     for name, places in rows.items():
         with ipc.open_file(str(local_copy(join(uri, name)))) as file:

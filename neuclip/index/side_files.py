@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import ipc
 
 from neuclip.foundation.errors import IntegrityError
-from neuclip.stages.committed import committed_file
+from neuclip.stages.committed import committed_file, holds_file
 from neuclip.stages.manifest import PARTS, FileRecord, part_uri, read_manifest, verify_sizes
 from neuclip.storage.tables import ArrowColumn
 from neuclip.storage.uris import join, name_of
@@ -23,10 +23,14 @@ SIDE_FILES_SCHEMA = pa.schema(
     {"source": pa.string(), "shard_part": pa.string(), "part": pa.string(), "texts": pa.int64()}
 )
 """source: of the texts; part: among the index's, with a file for each tar of the shard part."""
+SIDE_FEATURES = "side_features.parquet"
+"""Likewise of the features of texts, where a text encoder made some."""
+SIDE_FEATURES_SCHEMA = SIDE_FILES_SCHEMA
 SAMPLES = "samples.parquet"
-"""Of a side part: uid and shard of every sample, in order, by which a takedown finds the texts of a pair."""
-SHARD_PART = "shard part"
-"""Input of a side part's manifest."""
+"""Of a side part: uid and shard of every sample, in order, by which a takedown finds the texts of a pair; of
+features also how many `texts` each has."""
+SHARD_PART, TEXT_PART = "shard part", "text part"
+"""Inputs of a side part's manifest; the second only of features: the side part with their texts."""
 
 _TEXTS = pa.schema({"texts": pa.large_list(pa.large_string())})
 _SOURCE, _SHARD = b"source", b"shard"
@@ -36,6 +40,11 @@ _OFFSET_BYTES = 8
 def texts_name(shard: str) -> str:
     """Return the name of the file with the texts of a shard's samples."""
     return f"{Path(name_of(shard)).stem}.arrow"
+
+
+def features_name(shard: str) -> str:
+    """Return the name of the file with the features of the texts of a shard's samples."""
+    return f"{Path(name_of(shard)).stem}.npy"
 
 
 def write_texts(path: Path, texts: Sequence[Sequence[str]], *, source: str, shard: str) -> None:
@@ -74,6 +83,15 @@ class SideTexts:
         self._texts = _offsets(values, len(values))
         self._content = memoryview(values.buffers()[2] or b"")
 
+    @property
+    def count_of_texts(self) -> int:
+        """How many texts all samples have together."""
+        return self._rows[self.count]
+
+    def first_of(self, row: int) -> int:
+        """Return where the texts of a sample begin, counted over all samples of the shard."""
+        return self._rows[row]
+
     def of(self, row: int) -> list[str]:
         """Return the texts of a sample by its place in the shard."""
         if row >= self.count:
@@ -103,8 +121,17 @@ def count_texts(index_uri: str) -> dict[str, int]:
 
 def side_records(index_uri: str) -> dict[str, dict[str, tuple[str, FileRecord]]]:
     """Return the side files of a committed index: source -> tar, as the index names it -> URI, what was committed."""
+    return _records(index_uri, SIDE_FILES)
+
+
+def feature_records(index_uri: str) -> dict[str, dict[str, tuple[str, FileRecord]]]:
+    """Return the side files of features of a committed index, likewise; of no source if it has none."""
+    return _records(index_uri, SIDE_FEATURES) if holds_file(index_uri, SIDE_FEATURES) else {}
+
+
+def _records(index_uri: str, listing: str) -> dict[str, dict[str, tuple[str, FileRecord]]]:
     found: dict[str, dict[str, tuple[str, FileRecord]]] = {}
-    table = pq.read_table(committed_file(index_uri, SIDE_FILES))
+    table = pq.read_table(committed_file(index_uri, listing))
     for row in table.to_pylist():
         uri = part_uri(index_uri, row["part"])
         for file in read_manifest(uri).files:

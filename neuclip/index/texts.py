@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import orjson
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from neuclip.captions.files import TEXTS, read_parts
 from neuclip.foundation.errors import IntegrityError
 from neuclip.foundation.progress import Progress
+from neuclip.index.places import UID, Shard, place_pairs
 from neuclip.index.side_files import (
     SAMPLES,
     SHARD_PART,
@@ -37,29 +37,13 @@ TEXTS_VERSION = 1
 """Raised when other side files come of the same texts."""
 _ROWS_AT_ONCE = 4096
 
-_UID = "('0x' || uid[1:16])::UBIGINT AS uid_hi, ('0x' || uid[17:32])::UBIGINT AS uid_lo"
-_PLACES = f"""
-    INSERT INTO places SELECT {_UID}, $first + file_row_number
-    FROM read_parquet($members, file_row_number = true)"""  # noqa: S608
-_SHARDS = """
-    SELECT shard, count(*) FROM read_parquet($members, file_row_number = true)
-    GROUP BY shard ORDER BY min(file_row_number)"""
 _TEXTS = f"""
-    SELECT {_UID}, list(text ORDER BY k) AS texts
+    SELECT {UID}, list(text ORDER BY k) AS texts
     FROM read_parquet($files) WHERE status = 'ok' GROUP BY uid"""  # noqa: S608
 _NO_TEXTS = "CREATE TABLE texts (uid_hi UBIGINT, uid_lo UBIGINT, texts VARCHAR[])"
 _WITHOUT_SAMPLE = "SELECT count(*) FROM texts ANTI JOIN places USING (uid_hi, uid_lo)"
 _IN_ORDER = """
     SELECT place, texts FROM places JOIN texts USING (uid_hi, uid_lo) ORDER BY place"""
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """A tar: the part it is of, its name, and how many samples it has, held-out ones too."""
-
-    part: str
-    name: str
-    samples: int
 
 
 @dataclass(frozen=True)
@@ -80,13 +64,12 @@ def build_text_files(
     earlier: Sequence[Manifest],
     progress: Progress,
     force: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, list[Manifest]]:
     """Commit the side files of every source of texts, and list them in `side_files.parquet`.
 
     Args:
         earlier: indexes at this root: what they hold of the same shards and texts is not read again.
-    Returns: for the summary of the index: `captions`, the key of the caption stage, and `texts`, source -> side parts,
-        one for each part of the shards.
+    Returns: source -> side parts, one for each part of the shards.
     Raises: IntegrityError: for texts of pairs that are no samples.
     """
     shard = read_manifest(shard_uri)
@@ -112,8 +95,7 @@ def build_text_files(
     ]
     table = pa.Table.from_pylist(listed, schema=SIDE_FILES_SCHEMA)
     pq.write_table(table, workspace.output / SIDE_FILES)
-    texts = {source: [part.key for part in parts] for source, parts in made.items()}
-    return {"captions": name_of(caption_uri), "texts": texts}
+    return made
 
 
 def _known(
@@ -165,7 +147,7 @@ class _Builder:
         if first == len(self._shard.parts) and not caption_parts:
             return []
         with connect(self._scratch) as connection:
-            shards = self._place(connection, self._shard.parts[first:])
+            shards = place_pairs(connection, self._shard_uri, self._shard.parts[first:])
             folders = [part_uri(self._caption_uri, part) for part in caption_parts]
             paths = [committed_file(folder, TEXTS) for folder in folders]
             connection.execute(_NO_TEXTS)
@@ -177,19 +159,6 @@ class _Builder:
                 self._commit(source, part, [s for s in shards if s.part == part], texts)
                 for part in self._shard.parts[first:]
             ]
-
-    def _place(self, connection: duckdb.DuckDBPyConnection, parts: Sequence[str]) -> list[_Shard]:
-        """Fill table `places` with the pairs of parts by number, counted through all of them; return their shards."""
-        connection.execute("CREATE TABLE places (uid_hi UBIGINT, uid_lo UBIGINT, place BIGINT)")
-        shards: list[_Shard] = []
-        first = 0
-        for part in parts:
-            members = str(committed_file(part_uri(self._shard_uri, part), MEMBERS))
-            connection.execute(_PLACES, {"members": members, "first": first})
-            for name, count in connection.execute(_SHARDS, {"members": members}).fetchall():
-                shards.append(_Shard(part, str(name), int(count)))
-                first += int(count)
-        return shards
 
     def _require_samples(self, connection: duckdb.DuckDBPyConnection, source: str) -> None:
         """Refuse texts of pairs that were not packed, except for those whose image could not be read there."""
@@ -203,7 +172,7 @@ class _Builder:
             )
 
     def _commit(
-        self, source: str, part: str, shards: Iterable[_Shard], texts: "_Stream"
+        self, source: str, part: str, shards: Iterable[Shard], texts: "_Stream"
     ) -> Manifest:
         folder = self._scratch / "side" / part
         folder.mkdir(parents=True)

@@ -1,6 +1,6 @@
 """The texts of samples by source, read from the side files of a committed index."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from neuclip.index.side_files import SideTexts, side_records
 from neuclip.loading.mapped_files import MappedFiles
@@ -12,12 +12,16 @@ class Captions:
     Args:
         index_uri: committed index; its side files hold the texts.
         cache_gb: size of the cache for files of a remote root, which shards share.
+        sources: those that may be shown; None is all.
     """
 
-    def __init__(self, index_uri: str, *, cache_gb: float) -> None:
+    def __init__(
+        self, index_uri: str, *, cache_gb: float, sources: Collection[str] | None = None
+    ) -> None:
         self._files = {
             source: MappedFiles(files, kind="side file", stage="index", cache_gb=cache_gb)
             for source, files in sorted(side_records(index_uri).items())
+            if sources is None or source in sources
         }
         self._open: dict[tuple[str, str], SideTexts] = {}
 
@@ -36,14 +40,20 @@ class Captions:
 
         Raises: IntegrityError: for a side file that is missing or damaged.
         """
-        if source not in self._files:
-            return []
+        return self._side(source, shard).of(row) if source in self._files else []
+
+    def place_of(self, source: str, shard: str, row: int) -> tuple[int, int]:
+        """Return where the texts of a sample begin among those of its shard, and how many the shard has."""
+        side = self._side(source, shard)
+        return side.first_of(row), side.count_of_texts
+
+    def _side(self, source: str, shard: str) -> SideTexts:
         side = self._open.get((source, shard))
         if side is None:
             path, content = self._files[source].map(shard)
             side = SideTexts(path, content, source=source, shard=shard)
             self._open[source, shard] = side
-        return side.of(row)
+        return side
 
     def files(self, sources: Iterable[str]) -> Iterator[MappedFiles]:
         """Yield the files of sources, which are fetched with the shards of their names."""

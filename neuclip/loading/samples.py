@@ -21,6 +21,7 @@ from neuclip.loading.masked import Masked
 from neuclip.loading.policies import Caption
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.shown import Shown
+from neuclip.loading.text_features import TextFeatures
 from neuclip.loading.views import ImageView, TextView, text_ids
 from neuclip.loading.visits import Visit
 
@@ -33,6 +34,7 @@ class _Seen(NamedTuple):
     visit: Visit
     images: dict[str, Tensor]
     captions: dict[str, Caption]
+    features: dict[str, Tensor]
 
 
 class ShardSamples(Dataset[Batch]):
@@ -64,9 +66,15 @@ class ShardSamples(Dataset[Batch]):
 
     def _side_files(self) -> Iterator[MappedFiles]:
         """Yield the files of the sources that some view may read."""
-        return self.captions.files(
-            sorted({source for view in self._texts for source in view.sources})
-        )
+        sources = sorted({source for view in self._texts for source in view.sources})
+        yield from self.captions.files(sources)
+        if self._features is not None:
+            yield from self._features.files(sources)
+
+    @property
+    def _features(self) -> TextFeatures | None:
+        """The features that all views share, if they show features."""
+        return next((view.features for view in self._texts), None)
 
     def fetch(self, name: str) -> None:
         """Fetch a shard of a remote root, and the texts that belong to it."""
@@ -110,7 +118,12 @@ class ShardSamples(Dataset[Batch]):
             captions = {
                 view.name: view.choose(self.captions, shard, row, visit) for view in self._texts
             }
-            seen[place] = _Seen(visit, images, captions)
+            features = {
+                view.name: view.features.of(self.captions, shard, row, captions[view.name])
+                for view in self._texts
+                if view.features is not None
+            }
+            seen[place] = _Seen(visit, images, captions, features)
         return self._joined(_without_gaps(seen, pairs), corrupt)
 
     def _joined(self, samples: Sequence[_Seen], corrupt: list[int]) -> Batch:
@@ -122,6 +135,9 @@ class ShardSamples(Dataset[Batch]):
         texts: dict[str, Tensor] = {}
         masked: dict[str, Masked] = {}
         for view in self._texts:
+            if view.features is not None:
+                texts[view.name] = torch.stack([one.features[view.name] for one in samples])
+                continue
             chosen = [caption.text for caption in captions[view.name]]
             texts[view.name] = view.tokenize(chosen, visits, view.name)
             if view.mask is not None:
@@ -165,6 +181,8 @@ class ShardSamples(Dataset[Batch]):
         names = self.names(list(places_of))
         self.files.close_all_but(names)
         self.captions.close_all_but(names)
+        if self._features is not None:
+            self._features.close_all_but(names)
 
 
 def _record(text: bytes, sample_id: int, path: Path) -> dict[str, Any]:

@@ -1,14 +1,19 @@
 """The held-out selection split: pairs of an image file and a text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import islice
 
-from neuclip.foundation.errors import DataError
+from torch import Tensor
+
+from neuclip.foundation.errors import DataError, IntegrityError
+from neuclip.index.side_files import feature_records
 from neuclip.loading.captions import Captions
 from neuclip.loading.mapped_files import CACHE_GB
+from neuclip.loading.policies import ORIGINAL, Caption
 from neuclip.loading.tar_samples import IMAGE_SUFFIXES, read_samples
+from neuclip.loading.text_features import TextFeatures
 from neuclip.shards.members import shard_files_uri, shard_records
 from neuclip.stages.committed import committed_file
 from neuclip.storage.uris import join, name_of, parent_of
@@ -25,6 +30,8 @@ class Pair:
     key: str
     image: bytes
     caption: str
+    feature: Tensor | None = None
+    """Of the caption, float16 [F], where a text encoder made features of the texts."""
 
 
 def read_selection_split(shard_uri: str, index_uri: str, *, max_samples: int) -> list[Pair]:
@@ -43,10 +50,28 @@ def read_selection_split(shard_uri: str, index_uri: str, *, max_samples: int) ->
     return pairs
 
 
+def features_of(pairs: Iterable[Pair]) -> dict[str, Tensor]:
+    """Return the features of the captions of pairs: caption -> float16 [F].
+
+    Raises: IntegrityError: for a pair without one.
+    """
+    found: dict[str, Tensor] = {}
+    for pair in pairs:
+        if pair.feature is None:
+            raise IntegrityError(
+                f"the caption of the held-out pair {pair.key} has no feature; run `--from text_encoder`"
+            )
+        found[pair.caption] = pair.feature
+    return found
+
+
 def _pairs(shard_uri: str, index_uri: str) -> Iterator[Pair]:
     """Yield the pairs of all selection shards in the order of parts and names."""
     folder = shard_files_uri(shard_uri)
-    others = Captions(index_uri, cache_gb=CACHE_GB)
+    features = None
+    if feature_records(index_uri):
+        features = TextFeatures(index_uri, cache_gb=CACHE_GB)
+    others = Captions(index_uri, cache_gb=CACHE_GB, sources=features and features.sources)
     for name in shard_records(shard_uri):
         if not fnmatch(name_of(name), _PATTERN):
             continue
@@ -58,5 +83,8 @@ def _pairs(shard_uri: str, index_uri: str) -> Iterator[Pair]:
                     f"{join(folder, name)}: sample {sample.key!r} has {sorted(sample.parts)}; "
                     f"expected one of {', '.join(IMAGE_SUFFIXES)}"
                 )
-            text = others.first(name, row)[0] if alt is None else alt.decode(errors="replace")
-            yield Pair(sample.key, image, text.strip())
+            text, source = others.first(name, row)
+            if alt is not None:
+                text, source = alt.decode(errors="replace"), ORIGINAL
+            feature = features and features.of(others, name, row, Caption(text, source))
+            yield Pair(sample.key, image, text.strip(), feature)

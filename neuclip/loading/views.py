@@ -24,6 +24,7 @@ from neuclip.loading.policies import (
     draw,
     without,
 )
+from neuclip.loading.text_features import TextFeatures
 from neuclip.loading.visits import MAIN, Visit, view_number
 
 ToPixels = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
@@ -70,6 +71,7 @@ class TextView:
         tokenize: makes token ids of the chosen texts.
         of: the view that the policy leans on, where it does.
         mask: hides some of the tokens, where a loss has them guessed.
+        features: gives features of the chosen texts in place of tokens.
     """
 
     policy: ViewCaptions
@@ -77,6 +79,7 @@ class TextView:
     name: str = MAIN
     of: "TextView | None" = None
     mask: MaskTokens | None = None
+    features: TextFeatures | None = None
 
     @property
     def sources(self) -> list[str]:

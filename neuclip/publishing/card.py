@@ -7,13 +7,16 @@ import yaml
 from neuclip.publishing.facts import Facts
 from neuclip.publishing.templates import environment
 from neuclip.publishing.text import count
+from neuclip.text_encoder.record import EncoderRecord
+from neuclip.towers.exports import IMAGE
 from neuclip.towers.model_cfg import text_exports
 
 
 def model_card(facts: Facts) -> str:
     """Write the model card in Markdown."""
+    exports = text_exports(facts.model["model_cfg"])
     front_matter: dict[str, Any] = {
-        "library_name": "open_clip" if text_exports(facts.model["model_cfg"]) else "neuclip",
+        "library_name": "neuclip" if exports == IMAGE else "open_clip",
         "pipeline_tag": "zero-shot-image-classification",
         "license": facts.config.license,
         "tags": ["clip", "neuclip"],
@@ -25,21 +28,17 @@ def model_card(facts: Facts) -> str:
             front_matter=yaml.safe_dump(front_matter, sort_keys=False).strip(),
             facts=facts,
             limits=limits(facts),
-            loading=loading(facts.model["model_cfg"]),
+            loading=loading(facts.model["model_cfg"], facts.encoder),
             in_a_cell=_in_a_cell,
         )
     )
 
 
-def loading(model_cfg: dict[str, Any]) -> str:
+def loading(model_cfg: dict[str, Any], encoder: EncoderRecord | None) -> str:
     """Say in Markdown how the model folder is loaded."""
     exports = text_exports(model_cfg)
-    if not exports:
-        return (
-            "```python\nfrom pathlib import Path\n\nfrom neuclip.towers.folder import load_towers\n\n"
-            'towers = load_towers(Path("PATH_OF_THIS_FOLDER"))\n```\n\n'
-            "Its text tower is none of open_clip's."
-        )
+    if exports == IMAGE:
+        return _loading_by_neuclip(encoder)
     place = "PATH_OF_THIS_FOLDER" if "open_clip" in exports else "."
     code = (
         "```python\nimport open_clip\n\n"
@@ -54,6 +53,31 @@ def loading(model_cfg: dict[str, Any]) -> str:
     if model_cfg["text_cfg"].get("hf_tokenizer_name"):
         return f"{code}The tokenizer lies in this folder and needs the transformers library."
     return f"{code}The tokenizer is the one that open_clip ships; no further file is needed."
+
+
+def _loading_by_neuclip(encoder: EncoderRecord | None) -> str:
+    """Say how images and texts are encoded where the text tower is none of open_clip's."""
+    given, about = "", ""
+    if encoder is not None:
+        given, about = ', encoder="PATH_OF_THE_ENCODER"', _about_encoder(encoder)
+    return (
+        "```python\nfrom neuclip.towers.folder import load_towers\n\n"
+        f'towers = load_towers("PATH_OF_THIS_FOLDER"{given})\n'
+        'texts = towers.text_features(towers.tokenize(["a photo of a cat"]))\n```\n\n'
+        f"{about}The weights of the text tower are in `text_adapter.safetensors`.\n\n"
+        "**open_clip alone encodes images, and no texts**: `open_clip.create_model_and_transforms"
+        '("local-dir:PATH_OF_THIS_FOLDER")` gives the image tower, and in the place of a text tower one of zeros that '
+        "reads a single token. So zero-shot classification and retrieval need neuclip."
+    )
+
+
+def _about_encoder(encoder: EncoderRecord) -> str:
+    return (
+        f"Texts are encoded by a language model that is not in this folder: of type {encoder.model_type}, width "
+        f"{encoder.width}, {encoder.pooling} pooling, fingerprint `{encoder.fingerprint[:16]}`; `encoder.json` has all "
+        "of it. It is the folder `encoder` that the stage `text_encoder` of the training left; any other one is "
+        "refused. "
+    )
 
 
 def limits(facts: Facts) -> list[str]:

@@ -12,7 +12,14 @@ from neuclip.selection.choose import Choice
 from neuclip.selection.score import CheckpointScore
 from neuclip.stages.committed import committed_bytes, holds_file, require_same
 from neuclip.stages.manifest import Manifest, read_manifest
-from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
+from neuclip.text_encoder.record import ENCODER, EncoderRecord, parse_record
+from neuclip.towers.files import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    joined_sha256,
+    parse_config,
+)
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -28,12 +35,14 @@ class Facts:
     data_stages: Sequence[str]
     """Those that hand samples on."""
     model: dict[str, Any]
-    """open_clip's configuration: model_cfg and preprocess_cfg."""
+    """model_cfg and preprocess_cfg of the model folder."""
     scores: list[SetScore]
     checkpoints: list[CheckpointScore]
     choice: Choice
     metrics: list[dict[str, Any]]
     """Lines of the training log, in order of steps."""
+    encoder: EncoderRecord | None = None
+    """What encodes texts for it, if its text tower reads features."""
 
     def manifest(self, stage: str) -> Manifest:
         """Return the manifest of a stage."""
@@ -71,28 +80,40 @@ def read_facts(
     select = uris["select"]
     choice = Choice(**_read_json(select, "choice.json"))
     scores = [SetScore(**row) for row in _read_json(uris["evaluate"], "scores.json")]
-    weights = {record.name: record.sha256 for record in read_manifest(select).files}
+    committed = {record.name: record.sha256 for record in read_manifest(select).files}
+    names = [f"model/{name}" for name in (WEIGHTS_FILE, ADAPTER_FILE)]
+    weights = joined_sha256(committed[name] for name in names if name in committed)
     for what, sha256 in [
         ("the choice", choice.model_sha256),
         *((f"the score on {row.set}", row.model_sha256) for row in scores),
     ]:
         require_same(
             sha256,
-            weights.get(f"model/{WEIGHTS_FILE}"),
+            weights,
             f"SHA-256 of the model of {what}",
             redo_with="run `--from select --force`",
         )
+    model = parse_config(committed_bytes(select, f"model/{CONFIG_FILE}"))
     return Facts(
         config=config,
         recipe_yaml=recipe_yaml,
         manifests=[read_manifest(uri) for uri in uris.values()],
         data_stages=data_stages,
-        model=_read_json(select, f"model/{CONFIG_FILE}"),
+        model=dict(zip(("model_cfg", "preprocess_cfg"), model, strict=True)),
+        encoder=_read_encoder(select),
         scores=scores,
         checkpoints=[CheckpointScore(**row) for row in _read_json(select, "scores.json")],
         choice=choice,
         metrics=_read_metrics(uris["train"]),
     )
+
+
+def _read_encoder(select_uri: str) -> EncoderRecord | None:
+    """Return what encodes texts for the chosen model, None if its text tower reads tokens."""
+    name = f"model/{ENCODER}"
+    if not holds_file(select_uri, name):
+        return None
+    return parse_record(committed_bytes(select_uri, name), name)
 
 
 def _read_json(folder_uri: str, name: str) -> Any:  # noqa: ANN401  # each file has its own form

@@ -34,7 +34,7 @@ class Tables:
     @property
     def views(self) -> list[str]:
         """Views that there are now."""
-        return [view for view, stage in VIEWS.items() if self.is_done[stage]]
+        return [view for view, stage in VIEWS.items() if self.is_done.get(stage)]
 
     @property
     def missing(self) -> dict[str, str]:

@@ -15,10 +15,9 @@ from neuclip.stages.committed import committed_files
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.storage.files import sha256_of
 from neuclip.storage.uris import join
 from neuclip.towers.encode import scoring_device
-from neuclip.towers.files import WEIGHTS_FILE, model_files
+from neuclip.towers.files import model_files, weights_sha256
 from neuclip.towers.folder import load_towers
 
 _CHECKPOINTS = "checkpoints"
@@ -78,7 +77,7 @@ def _score(folder: Path, pairs: list[Pair], *, batch_size: int) -> CheckpointSco
         batch_size=batch_size,
         step=int(note["step"]),
         samples_seen=int(note["samples_seen"]),
-        model_sha256=sha256_of(str(folder / WEIGHTS_FILE)),
+        model_sha256=weights_sha256(folder),
     )
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from neuclip.loading.selection_split import Pair
+from neuclip.loading.selection_split import Pair, features_of
 from neuclip.towers.held_out import held_out_recall
 from neuclip.towers.towers import Towers
+from neuclip.towers.with_encoder import reads_features, with_features
 
 
 class CheckpointScore(BaseModel):
@@ -38,6 +39,8 @@ def score_towers(
 
     Raises: DataError: if no image decodes. NumericsError: if features are not finite.
     """
+    if reads_features(towers):
+        towers = with_features(towers, features_of(pairs))
     found = held_out_recall(
         towers,
         (pair.image for pair in pairs),

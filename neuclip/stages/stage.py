@@ -106,7 +106,8 @@ class Stage(Generic[Config]):
         version: raised when its output for the same recipe and inputs changes.
         purpose: what it does, as one sentence.
         run: does it: leaves files in the workspace and says how many samples came, left and were dropped.
-        above: stages whose keys are inputs of its own.
+        above: stages whose keys are inputs of its own; of optional ones, those that the recipe has.
+        is_optional: a recipe may leave its section out, and has no such stage then.
         inputs: fingerprints of the inputs that no stage makes, by name.
         choose: fills in what the section leaves open until a run begins, given the root and what was chosen when such
             a run began before, see choices.py.
@@ -134,6 +135,7 @@ class Stage(Generic[Config]):
     inputs: Callable[[Config], dict[str, str]] = _nothing
     choose: Callable[[Config, str, str | None], Chosen[Config]] | None = None
     fed_by: str | None = None
+    is_optional: bool = False
     is_seeded: bool = False
     is_revisable: bool = False
     resumes: bool = False

@@ -17,14 +17,14 @@ from neuclip.stages.keys import fingerprint
 from neuclip.storage.files import read_bytes
 from neuclip.storage.places import Place
 from neuclip.storage.uris import join
-from neuclip.towers.cached_features import CachedFeatures
-from neuclip.towers.hugging_face_text import THIS_FOLDER, HuggingFaceText
-from neuclip.towers.outside import WITH_TEXT_TOWER, WITH_TOKENIZER, outside_need
-from neuclip.towers.tokenizer_files import (
+from neuclip.tokens.tokenizer_files import (
     TOKENIZER,
     TOKENIZER_FILES,
     read_tokenizer,
 )
+from neuclip.towers.cached_features import CachedFeatures
+from neuclip.towers.hugging_face_text import THIS_FOLDER, HuggingFaceText
+from neuclip.towers.outside import WITH_TEXT_TOWER, WITH_TOKENIZER, outside_need
 
 TextTowerKind = Annotated[HuggingFaceText | CachedFeatures, Field(discriminator="kind")]
 
@@ -99,6 +99,10 @@ class ModelConfig(Section):
                 raise ValueError(
                     f"an architecture needs embed_dim, vision_cfg and text_cfg; missing here: {', '.join(missing)}"
                 )
+        if self.tokenizer is not None and self.text is not None and self.text.reads_features:
+            raise ValueError(
+                f"tokenizer stands beside text.kind {self.text.kind}, which reads no tokens; leave one of them out"
+            )
         known = known_architectures()
         if self.name is not None and self.name not in known:
             raise ValueError(

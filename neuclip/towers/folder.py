@@ -1,21 +1,21 @@
 """Towers as a folder in open_clip's own format: every checkpoint and the published model."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from neuclip.foundation.errors import CheckpointError, ConfigError
+from neuclip.tokens.tokenizer_files import TOKENIZER, read_tokenizer
 from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
+from neuclip.towers.folder_content import read_config, write_config, write_weights
 from neuclip.towers.hugging_face_text import TEXT_CONFIG, read_text_config
 from neuclip.towers.model import build_from_folder
 from neuclip.towers.outside import WITH_TEXT_TOWER, WITH_TOKENIZER, outside_need
-from neuclip.towers.tokenizer_files import TOKENIZER, read_tokenizer
 from neuclip.towers.towers import Towers
+from neuclip.towers.with_encoder import with_encoder
 
 
 def save_towers(towers: Towers, folder: Path) -> None:
@@ -42,20 +42,26 @@ def write_towers(towers: Towers, weights: Mapping[str, Tensor], folder: Path) ->
     architecture = towers.architecture
     if "logit_bias" in weights:
         architecture = {**architecture, "init_logit_bias": weights["logit_bias"].item()}
-    config = {"model_cfg": architecture, "preprocess_cfg": towers.preprocess}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_config(folder, architecture, towers.preprocess)
     for name, content in towers.files.items():
         (folder / name).write_bytes(content)
-    save_file(dict(weights), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_weights(folder, architecture, weights)
 
 
-def load_towers(folder: Path, device: str | torch.device = "cpu") -> Towers:
+def load_towers(
+    folder: str | Path, device: str | torch.device = "cpu", *, encoder: str | Path | None = None
+) -> Towers:
     """Read what save_towers wrote, in evaluation mode.
+
+    Args:
+        encoder: folder of the text encoder, for a model whose text tower reads features; without it such towers take
+            images and features, and no texts.
 
     Raises:
         CheckpointError: if a file is missing or does not fit the architecture.
         ConfigError: if the architecture needs a network.
     """
+    folder = Path(folder)
     architecture = read_architecture(folder)
     try:
         towers = build_from_folder(folder, architecture, load_weights=True, device=device)
@@ -64,7 +70,7 @@ def load_towers(folder: Path, device: str | torch.device = "cpu") -> Towers:
     except Exception as error:  # open_clip, safetensors and torch each have their own errors
         raise CheckpointError(f"the model in {folder} cannot be loaded: {error}") from error
     towers.model.eval()
-    return towers
+    return towers if encoder is None else with_encoder(towers, str(encoder))
 
 
 def read_architecture(folder: Path) -> dict[str, Any]:
@@ -82,13 +88,11 @@ def read_architecture(folder: Path) -> dict[str, Any]:
             )
     path = folder / CONFIG_FILE
     try:
-        architecture = json.loads(path.read_bytes())["model_cfg"]
+        architecture, _ = read_config(folder)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not a configuration of open_clip: JSON with model_cfg and preprocess_cfg is expected"
         ) from error
-    if not isinstance(architecture, dict):
-        raise CheckpointError(f"{path} has a model_cfg without fields")
     has_tokenizer, has_text = ((folder / name).is_file() for name in (TOKENIZER, TEXT_CONFIG))
     answered = (WITH_TOKENIZER if has_tokenizer else frozenset[str]()) | (
         WITH_TEXT_TOWER if has_text else frozenset[str]()

@@ -15,9 +15,9 @@ from neuclip.storage.cache import local_copy
 from neuclip.storage.files import exists, read_bytes
 from neuclip.storage.places import Place
 from neuclip.storage.uris import join
+from neuclip.tokens.tokenizer_files import TOKENIZER, read_tokenizer
 from neuclip.towers.exports import INSIDE, Export
 from neuclip.towers.text_kind import TextKind
-from neuclip.towers.tokenizer_files import TOKENIZER, read_tokenizer
 
 if TYPE_CHECKING:
     from neuclip.towers.towers import Towers

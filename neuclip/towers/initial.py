@@ -1,6 +1,5 @@
 """Weights to start a run from: read from a model folder, fitted to the recipe's towers, or refused."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -10,12 +9,13 @@ from typing import Any
 import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from neuclip.foundation.errors import CheckpointError, ConfigError
 from neuclip.storage.cache import local_folder
+from neuclip.text_encoder.record import ENCODER, parse_record
 from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE, require_model_files
+from neuclip.towers.folder_content import read_config, read_weights
 from neuclip.towers.initial_config import InitialConfig
 from neuclip.towers.positions import FIXED_TABLE, IMAGE_TABLES, TEXT_TABLES, resized
 from neuclip.towers.towers import Towers
@@ -69,6 +69,8 @@ def start_from(towers: Towers, config: InitialConfig) -> Start:
     tensors, notes = _read_tensors(folder, config.model)
     if config.positions == "regenerate":
         _require_fixed_positions(towers, config)
+    if config.towers != "image":
+        _require_same_encoder(folder, towers, config.model)
     own = towers.model.state_dict()
     names = [name for name in own if _is_asked(name, config)]
     found = {name: tensor for name, tensor in tensors.items() if _is_asked(name, config)}
@@ -90,8 +92,8 @@ def start_from(towers: Towers, config: InitialConfig) -> Start:
 def _read_config(folder: Path, where: str) -> dict[str, dict[str, Any]]:
     """Return the folder's `model_cfg` and `preprocess_cfg`; nothing is built of them."""
     try:
-        read = json.loads((folder / CONFIG_FILE).read_bytes())
-        found = {name: read[name] for name in ("model_cfg", "preprocess_cfg")}
+        model_cfg, preprocess_cfg = read_config(folder)
+        found = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
         sections = [
             *found.values(),
             found["model_cfg"]["vision_cfg"],
@@ -110,7 +112,7 @@ def _read_config(folder: Path, where: str) -> dict[str, dict[str, Any]]:
 def _read_tensors(folder: Path, where: str) -> tuple[dict[str, Tensor], list[str]]:
     """Return the folder's tensors by name, without the prefix that DataParallel gives all of them."""
     try:
-        tensors = load_file(folder / WEIGHTS_FILE)
+        tensors = read_weights(folder)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{where}/{WEIGHTS_FILE} is no file of safetensors that can be read: {error}; copy it again"
@@ -138,6 +140,20 @@ def _require_towers(tensors: Mapping[str, Tensor], config: InitialConfig) -> Non
         raise ConfigError(
             f"train.initial.towers is {config.towers}, and {config.model} has no {' and no '.join(missing)} tower "
             f"({len(tensors)} tensors, {_some(tensors)}); ask for the other one, or name another model"
+        )
+
+
+def _require_same_encoder(folder: Path, towers: Towers, where: str) -> None:
+    """Refuse a text tower that has learnt to read the features of another encoder."""
+    if ENCODER not in towers.files or not (folder / ENCODER).is_file():
+        return
+    ours = parse_record(towers.files[ENCODER], ENCODER)
+    theirs = parse_record((folder / ENCODER).read_bytes(), f"{where}/{ENCODER}")
+    if ours.fingerprint != theirs.fingerprint:
+        raise ConfigError(
+            f"the text tower of {where} reads features of the encoder {theirs.fingerprint[:12]} ({theirs.model_type}, "
+            f"width {theirs.width}), and text_encoder is {ours.fingerprint[:12]}; name the same encoder, or set "
+            "train.initial.towers: image"
         )
 
 

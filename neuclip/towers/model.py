@@ -4,31 +4,30 @@ import contextlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import open_clip
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.untrusted_json import require_transformers
+from neuclip.text_encoder.record import ENCODER
+from neuclip.tokens.tokenizer_files import TOKENIZER_FILES
 from neuclip.towers.config import ModelConfig
-from neuclip.towers.files import CONFIG_FILE, WEIGHTS_FILE
+from neuclip.towers.files import CONFIG_FILE
+from neuclip.towers.folder_content import PLACEHOLDER, read_weights
 from neuclip.towers.hugging_face_text import TEXT_CONFIG
 from neuclip.towers.model_cfg import text_exports, text_kind
 from neuclip.towers.open_clip_towers import ImageOf, TextOf
 from neuclip.towers.own_tokenizer import load_tokenizer
 from neuclip.towers.text_kind import TextKind
-from neuclip.towers.tokenizer_files import TOKENIZER_FILES
 from neuclip.towers.towers import Towers
 from neuclip.towers.two_towers import TwoTowers
 from neuclip.towers.words import bound_memory
-
-_PLACEHOLDER = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
-"""Stands for a text tower that open_clip does not know, while it builds the image tower."""
 
 
 def create_towers(
@@ -37,6 +36,7 @@ def create_towers(
     seed: int,
     device: str | torch.device = "cpu",
     change: Callable[[dict[str, Any]], dict[str, Any]] = lambda architecture: architecture,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Towers:
     """Build the towers with new weights, but for those of a folder that the recipe names.
 
@@ -44,13 +44,14 @@ def create_towers(
         change: is given open_clip's `model_cfg` that the section names, and returns the one to build.
         seed: the weights are a pure function of the architecture and this number; the global random
             state is left as it was.
+        beside: further files that belong to the model folder: name -> content.
     Raises: ConfigError: for an architecture that cannot be built, or a tokenizer that does not fit it.
     """
     architecture = change(config.model_cfg())
     with tempfile.TemporaryDirectory() as folder:
         content = json.dumps({"model_cfg": architecture, "preprocess_cfg": {}})
         (Path(folder) / CONFIG_FILE).write_text(content, encoding="utf-8")
-        for name, found in config.files().items():
+        for name, found in {**config.files(), **beside}.items():
             (Path(folder) / name).write_bytes(found)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -158,11 +159,11 @@ def _with_own_text(
         load_weights=False,
         pretrained_image=False,
         force_custom_text=True,
-        text_cfg=_PLACEHOLDER,
+        text_cfg=PLACEHOLDER,
     )
     model = TwoTowers(built, kind.build(int(architecture["embed_dim"])))
     if load_weights:
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        model.load_state_dict(read_weights(folder))
     return model
 
 
@@ -171,6 +172,8 @@ def _files_of(folder: Path, text_cfg: dict[str, Any]) -> dict[str, bytes]:
     names = TOKENIZER_FILES if text_cfg.get("hf_tokenizer_name") else ()
     if "hf_model_name" in text_cfg:
         names = (TEXT_CONFIG, *names)
+    if "kind" in text_cfg:
+        names = (ENCODER, *names)
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
 

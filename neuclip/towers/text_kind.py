@@ -7,7 +7,7 @@ it: a file like cached_features.py, and its name in the list of config.py.
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from neuclip.foundation.config import Section
-from neuclip.towers.exports import Export
+from neuclip.towers.exports import IMAGE, Export
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class TextKind(Section):
     """A text tower that a recipe names by `train.model.text.kind`."""
 
-    exports: ClassVar[frozenset[Export]] = frozenset()
+    exports: ClassVar[frozenset[Export]] = IMAGE
     """Who reads its model folder beside neuclip."""
-    reads_texts: ClassVar[bool] = True
-    """Whether the train stage can feed it."""
+    reads_features: ClassVar[bool] = False
+    """Whether it reads features of texts, which the stage `text_encoder` makes, in place of tokens."""
 
     def text_cfg(self, before: dict[str, Any]) -> dict[str, Any]:
         """Return the `text_cfg` of the model folder, from which the tower is built again.

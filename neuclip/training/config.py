@@ -28,6 +28,7 @@ from neuclip.tokens.config import (
     TextTokensConfig,
     TruncateConfig,
 )
+from neuclip.towers.cached_features import CachedFeatures
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.initial_config import InitialConfig
 from neuclip.training.collapse_config import CollapseConfig
@@ -450,6 +451,27 @@ class TrainConfig(Section):
             )
         for name in self.text_views:
             self._check_leaning(name, self.known_views.texts)
+        return self
+
+    @model_validator(mode="after")
+    def _features_fit(self) -> Self:
+        text = self.model.text
+        if not isinstance(text, CachedFeatures):
+            return self
+        masking = [n for n, term in self.active_terms.items() if isinstance(term, MaskedTextConfig)]
+        if masking:
+            raise ValueError(
+                f"terms.{masking[0]} masks tokens of texts, and model.text.kind {text.kind} reads features of whole "
+                "texts; leave it out"
+            )
+        edited = [
+            v for v in (MAIN, *self.text_views) for f in self.by_phase() if f.captions_in(v).edit
+        ]
+        if edited and not text.online:
+            raise ValueError(
+                f"the texts of view {edited[0]} are edited at each visit, and features were made of texts as they are; "
+                "leave the edit out, or set model.text.online: true for a small set"
+            )
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from neuclip.loading.masked import Masked
 from neuclip.loading.visits import Visit
 from neuclip.tokens.images.policy import PatchPolicy
 from neuclip.tokens.mask import TokenMask
+from neuclip.towers.cached_features import CachedFeatures
 from neuclip.towers.towers import Towers
 from neuclip.training.config import TrainConfig
 from neuclip.training.tokens import patch_policy
@@ -26,7 +27,11 @@ def example_batch(config: TrainConfig, towers: Towers, *, pairs: int, first_id: 
     ids = torch.arange(first_id, first_id + pairs)
     draws = np.random.default_rng(first_id)
     pixels = draws.integers(256, size=(pairs, 3, towers.image_px, towers.image_px), dtype=np.uint8)
-    tokens = towers.tokenize([_TEXT]).expand(pairs, -1).contiguous()
+    text = config.model.text
+    if isinstance(text, CachedFeatures):
+        tokens = torch.from_numpy(draws.normal(size=(pairs, text.width)).astype(np.float16))
+    else:
+        tokens = towers.tokenize([_TEXT]).expand(pairs, -1).contiguous()
     read, masked = dict.fromkeys(texts, tokens), dict[str, Masked]()
     visits = [Visit(0, 0, sample_id) for sample_id in ids.tolist()]
     for view, term in config.masked_views.items():

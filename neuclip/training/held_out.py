@@ -1,7 +1,8 @@
 """The score of a checkpoint: how well its towers match held-out pairs."""
 
-from neuclip.loading.selection_split import read_selection_split
+from neuclip.loading.selection_split import features_of, read_selection_split
 from neuclip.towers.held_out import held_out_recall
+from neuclip.towers.with_encoder import reads_features, with_features
 from neuclip.training.trainer import Trainer
 
 _BATCH = 256
@@ -22,6 +23,8 @@ class HeldOut:
         Every rank calls it, since the weights may be shared out. The towers are left in training mode.
         """
         towers = trainer.towers
+        if reads_features(towers):
+            towers = with_features(towers, features_of(self._pairs))
         towers.model.eval()
         with trainer.published_weights():
             found = held_out_recall(

@@ -27,6 +27,8 @@ class TrainJob(BaseModel):
     train_key: str
     index_uri: str
     shard_uri: str
+    text_encoder_uri: str | None = None
+    """Of a recipe whose text tower reads features: the stage that made them."""
     run_uri: str
     """The stage's own folder, for checkpoints and metrics."""
 

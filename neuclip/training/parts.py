@@ -16,6 +16,7 @@ from neuclip.loading.policies import Other, Same
 from neuclip.loading.samples import ShardSamples
 from neuclip.loading.shard_files import ShardFiles
 from neuclip.loading.shared_memory import require_shared_memory
+from neuclip.loading.text_features import TextFeatures
 from neuclip.loading.views import ImageView, TextView
 from neuclip.loading.workers import PREFETCH
 from neuclip.objectives.objective import Objective
@@ -25,6 +26,7 @@ from neuclip.objectives.terms.term import About
 from neuclip.objectives.terms.weighted import WeightedTerms
 from neuclip.tokens.mask import TokenMask
 from neuclip.tokens.texts.policy import build_text_tokens
+from neuclip.towers.cached_features import CachedFeatures
 from neuclip.towers.initial import Start, start_from
 from neuclip.towers.model import create_towers
 from neuclip.towers.positions import FIXED_TABLE, learn_fixed
@@ -33,6 +35,12 @@ from neuclip.towers.transforms import training_pixels
 from neuclip.training.config import TrainConfig
 from neuclip.training.job import TrainJob
 from neuclip.training.phases import Phase
+from neuclip.training.text_features import (
+    encoder_files_of,
+    put_encoder,
+    reads_cached,
+    towers_tokens,
+)
 from neuclip.training.tokens import patch_policy, sized
 from neuclip.training.trainer import Trainer
 
@@ -89,7 +97,9 @@ def make_trainer(job: TrainJob, world: World, phase: Phase, *, num_samples: int)
         seed=job.seed,
         device=world.device,
         change=partial(sized, config=config),
+        beside=encoder_files_of(job),
     )
+    put_encoder(towers, job)
     start = start_from(towers, config.initial) if config.initial else None
     towers = start.towers if start else towers
     if config.learn_positions:
@@ -162,7 +172,9 @@ def training_samples(
 ) -> ShardSamples:
     """Return the training samples in the views that a recipe's losses read."""
     images, texts = config.views_read
-    text_tokens = build_text_tokens(config.text_tokens, towers.tokenize)
+    cache_gb = config.loader.cache_gb
+    features = TextFeatures(index_uri, cache_gb=cache_gb) if reads_cached(config) else None
+    text_tokens = towers_tokens(towers) or build_text_tokens(config.text_tokens, towers.tokenize)
     patches = patch_policy(towers.architecture, config)
     masks = {
         view: TokenMask(term.share, towers.tokenize) for view, term in config.masked_views.items()
@@ -171,10 +183,10 @@ def training_samples(
     def text_view(name: str) -> TextView:
         policy = config.captions_in(name)
         of = text_view(policy.view) if isinstance(policy, Same | Other) else None
-        return TextView(policy, text_tokens, name, of, masks.get(name))
+        return TextView(policy, text_tokens, name, of, masks.get(name), features)
 
     return ShardSamples(
-        ShardFiles(shard_uri, cache_gb=config.loader.cache_gb),
+        ShardFiles(shard_uri, cache_gb=cache_gb),
         table,
         images=[
             ImageView(
@@ -191,7 +203,7 @@ def training_samples(
             for name in images
         ],
         texts=[text_view(name) for name in texts],
-        captions=Captions(index_uri, cache_gb=config.loader.cache_gb),
+        captions=Captions(index_uri, cache_gb=cache_gb, sources=features and features.sources),
         seed=seed,
     )
 
@@ -216,7 +228,9 @@ def check_shared_memory(config: TrainConfig) -> str:
         policy = patch_policy(architecture, flat)
         patches = 8 * policy.num_kept if policy else 0
         pair_bytes = len(images) * (3 * height * width + patches)
-        pair_bytes += len(texts) * (8 * tokens + 8) + 8
+        text = flat.model.text
+        text_bytes = 2 * text.width if isinstance(text, CachedFeatures) else 8 * tokens
+        pair_bytes += len(texts) * (text_bytes + 8) + 8
         most = max(most, flat.global_batch // flat.launch.world_size * pair_bytes)
     return require_shared_memory(most, batches=(PREFETCH * workers + 2) * ranks)
 

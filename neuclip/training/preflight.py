@@ -27,6 +27,7 @@ from neuclip.training.parts import (
 )
 from neuclip.training.phases import Phase, plan_phases
 from neuclip.training.requested import RequestedSamples, require_prototypes
+from neuclip.training.text_features import check_features
 
 _GB = 1e9
 
@@ -48,6 +49,7 @@ class Preflight:
             "samples": self.samples,
             "prototypes": lambda: require_prototypes(self._config, self._job.index_uri),
             "captions": self.captions,
+            "features": lambda: check_features(self._job),
             "held out": self.held_out,
             "launch": lambda: check_launch(self._config.launch),
             "shared memory": self.shared_memory,

@@ -39,6 +39,7 @@ def run_train(
     seed: int,
     index_uri: str,
     shard_uri: str,
+    text_encoder_uri: str | None = None,
     workspace: Workspace,
     progress: Progress,
     start: Mapping[str, Any] = MappingProxyType({}),
@@ -55,6 +56,7 @@ def run_train(
         train_key=name_of(workspace.uri),
         index_uri=absolute(index_uri),
         shard_uri=absolute(shard_uri),
+        text_encoder_uri=text_encoder_uri and absolute(text_encoder_uri),
         run_uri=absolute(workspace.uri),
     )
     for what, check in Preflight(job).inputs.items():

@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from neuclip.foundation.errors import ConfigError
 from neuclip.stages.stage import Checks, Job, Stage, Trace, Views
 from neuclip.stages.workspace import Outcome, Workspace
 from neuclip.training.config import STAGE_VERSION, TrainConfig
@@ -24,6 +23,7 @@ def _run(job: Job[TrainConfig], workspace: Workspace) -> Outcome:
         seed=job.seed,
         index_uri=job.above["index"],
         shard_uri=job.above["shard"],
+        text_encoder_uri=job.above.get("text_encoder"),
         workspace=workspace,
         progress=job.progress,
         start=initial_record(job.config, job.root),
@@ -36,12 +36,6 @@ def _inputs(config: TrainConfig) -> dict[str, str]:
 
 def _check(config: TrainConfig) -> None:
     """Refuse a tokenizer, a text tower or tokens that could not be used."""
-    text = config.model.text
-    if text is not None and not text.reads_texts:
-        raise ConfigError(
-            f"train.model.text.kind {text.kind} reads no texts, and training feeds texts alone; take another kind, or "
-            "leave train.model.text out"
-        )
     check_tokenizer(config, config.model.files())
 
 
@@ -55,6 +49,7 @@ def _preflight(job: Job[TrainConfig]) -> Checks:
         train_key=job.key,
         index_uri=job.above["index"],
         shard_uri=job.above["shard"],
+        text_encoder_uri=job.above.get("text_encoder"),
         run_uri=job.uri,
     )
     return Preflight(train_job).all
@@ -83,7 +78,7 @@ TRAIN = Stage(
     version=STAGE_VERSION,
     purpose="Train the towers.",
     run=_run,
-    above=("shard", "index"),
+    above=("shard", "text_encoder", "index"),
     inputs=_inputs,
     choose=choose_initial,
     check=_check,

@@ -14,8 +14,8 @@ from neuclip.tokens.priorities import (
     require_table,
     shipped_tables,
 )
+from neuclip.tokens.tokenizer_files import TOKENIZER
 from neuclip.towers.hugging_face_text import TEXT_CONFIG, most_tokens
-from neuclip.towers.tokenizer_files import TOKENIZER
 from neuclip.training.config import TrainConfig
 from neuclip.training.tokens import sized
 

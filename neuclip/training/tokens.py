@@ -49,6 +49,20 @@ def patch_policy(architecture: dict[str, Any], config: "TrainConfig") -> PatchPo
     return build_patch_policy(config.image_tokens, side)
 
 
+def _refuse_tokens(config: "TrainConfig", kind: str) -> None:
+    """Refuse what chooses tokens beside a text tower that reads none."""
+    if not isinstance(config.text_tokens, TruncateConfig):
+        raise ConfigError(
+            f"text_tokens: {config.text_tokens.name} chooses tokens of texts, and train.model.text.kind {kind} reads "
+            "features of whole texts; leave text_tokens out"
+        )
+    if config.context_length is not None:
+        raise ConfigError(
+            f"context_length {config.context_length} is of tokens, and train.model.text.kind {kind} reads features of "
+            "whole texts; leave it out, and set text_encoder.max_tokens"
+        )
+
+
 def check_tokens(config: "TrainConfig", *, is_first: bool) -> None:
     """Check the token settings of a phase against the architecture, without building it.
 
@@ -73,11 +87,8 @@ def check_tokens(config: "TrainConfig", *, is_first: bool) -> None:
         )
     patch_policy(architecture, config)
     text = config.model.text
-    if not isinstance(config.text_tokens, TruncateConfig) and text and not text.reads_texts:
-        raise ConfigError(
-            f"text_tokens: {config.text_tokens.name} chooses tokens of texts, and train.model.text.kind {text.kind} "
-            "reads cached features; leave text_tokens out"
-        )
+    if text is not None and text.reads_features:
+        _refuse_tokens(config, text.kind)
     is_fixed = vision.get("pos_embed_type") == _FIXED
     if config.learn_positions and not is_fixed:
         raise ConfigError(

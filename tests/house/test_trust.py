@@ -29,6 +29,9 @@ WORDS = {
     *("score.scores.name", "score.scores.source"),
     *("train.model.name", "train.model.architecture", "train.telemetry.project"),
     *("publish.name", "publish.license", "publish.description"),
+    *("text_encoder.sources", "text_encoder.tune.short", "text_encoder.tune.long"),
+    *("text_encoder.tune.to_long", "text_encoder.tune.to_short"),
+    "text_encoder.tune.warm_up.blank",
 }
 """Texts that are compared, shown or parsed: none names a file, a program, a machine or an address."""
 RESERVED_PLACES = {
@@ -36,6 +39,7 @@ RESERVED_PLACES = {
     *("acquire.scale.address", "score.scale.address", "shard.scale.address"),
     *("caption.scale.address", "caption.models.address", "caption.models.api_key"),
     *("index.scale.address", "evaluate.scale.address", "train.launch"),
+    "text_encoder.scale.address",
 }
 PLACES = {
     *("root", "acquire.table", "acquire.adopt", "curate.decontaminate.sets"),
@@ -44,7 +48,7 @@ PLACES = {
     *("train.model.tokenizer", "train.model.text.folder"),
     *("train.text_tokens.table", "train.phases.text_tokens.table"),
     *("caption.imports.table", "caption.imports.files"),
-    *("caption.models.folder", "caption.similarity.model"),
+    *("caption.models.folder", "caption.similarity.model", "text_encoder.folder"),
 }
 
 

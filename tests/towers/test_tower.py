@@ -2,6 +2,7 @@
 
 import json
 
+import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,10 +11,9 @@ from towers.tiny import TINY, tiny_towers
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.towers.config import ModelConfig
+from neuclip.towers.files import ADAPTER_FILE, CONFIG_FILE, WEIGHTS_FILE
 from neuclip.towers.folder import load_towers, save_towers
 from neuclip.towers.model import create_towers
-from neuclip.training.config import TrainConfig
-from neuclip.training.stage import TRAIN
 
 COCA = {
     **TINY,
@@ -79,36 +79,102 @@ def test_a_tower_without_such_states_says_so():
             towers.text_states(given)
 
 
-def test_cached_features_take_the_place_of_tokens(tmp_path):
+def test_features_take_the_place_of_tokens(tmp_path):
     towers = create_towers(FEATURES, seed=4)
     towers.model.eval()
     features = torch.rand(5, 12)
     save_towers(towers, tmp_path)
-    matrix = load_file(tmp_path / "open_clip_model.safetensors")["text.weight"]
     with torch.no_grad():
-        torch.testing.assert_close(towers.encode_text(features), features @ matrix.T)
         assert torch.allclose(towers.text_features(features).norm(dim=1), torch.ones(5))
         again = load_towers(tmp_path)
         assert torch.equal(again.encode_text(features), towers.encode_text(features))
         pixels = torch.rand(2, 3, 32, 32)
         assert torch.equal(again.image_features(pixels), towers.image_features(pixels))
-    assert towers.text.exports == frozenset()
-    towers.model.set_grad_checkpointing()
-    with pytest.raises(ConfigError, match="reads cached features of width 12"):
+    save_towers(again, tmp_path / "again")
+    for name in (CONFIG_FILE, WEIGHTS_FILE, ADAPTER_FILE):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert towers.text.exports == {"open_clip_image"}
+    with pytest.raises(ConfigError, match="reads features of width 12"):
         towers.tokenize(["a photo"])
-    assert FEATURES.keyed()["text"] == {"kind": "features", "width": 12}
+    fields = {"kind": "features", "width": 12, "blocks": 4, "expansion": 2}
+    assert FEATURES.keyed()["text"] == fields
 
 
-def test_the_train_stage_refuses_what_it_cannot_feed():
-    with pytest.raises(ConfigError, match="kind features reads no texts"):
-        TRAIN.check(TrainConfig(model=FEATURES))
+@pytest.mark.parametrize("is_custom", [False, True])
+def test_open_clip_reads_the_image_tower_and_nothing_that_looks_like_texts(tmp_path, is_custom):
+    config = ModelConfig(
+        architecture={**TINY, "custom_text": is_custom}, text={"kind": "features", "width": 12}
+    )
+    towers = create_towers(config, seed=4)
+    save_towers(towers, tmp_path)
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    pixels = torch.rand(2, 3, 32, 32)
+    towers.model.eval()
+    with torch.no_grad():
+        assert torch.equal(model.eval().encode_image(pixels), towers.encode_image(pixels))
+        assert not model.encode_text(torch.zeros(2, 1, dtype=torch.int64)).any()
+    tokenize = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    with pytest.raises(IndexError):
+        model.encode_text(tokenize(["a photo"]))
+
+
+def test_the_adapter_is_what_is_written(tmp_path):
+    """Oracle: the same in float64, from the file; and the number of weights in closed form."""
+    towers = create_towers(
+        ModelConfig(architecture=TINY, text={"kind": "features", "width": 12, "blocks": 3}), seed=4
+    )
+    save_towers(towers, tmp_path)
+    weights = {k: v.double() for k, v in load_file(tmp_path / ADAPTER_FILE).items()}
+    count, width, embed = 3, 12, TINY["embed_dim"]
+    in_blocks = count * (4 * width**2 + 5 * width)
+    assert sum(w.numel() for w in weights.values()) == (
+        in_blocks + 2 * width + width * embed + embed
+    )
+    features = 50 * torch.randn(6, 12)
+    expected = adapted(features.double(), weights, count=count)
+    with torch.no_grad():
+        found = towers.encode_text(features)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+        # The direction of a feature alone counts.
+        torch.testing.assert_close(towers.encode_text(features / 1000), found)
+        whole = torch.randint(-8, 9, (6, 12)).half()
+        assert torch.equal(towers.encode_text(whole), towers.encode_text(whole.float()))
+
+
+def adapted(x, weights, *, count):
+    def norm(x, name):
+        centred = x - x.mean(dim=1, keepdim=True)
+        scaled = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    x = x / x.norm(dim=1, keepdim=True)
+    for n in range(count):
+        inner = linear(norm(x, f"blocks.{n}.norm"), f"blocks.{n}.up")
+        inner = inner * (1 + torch.erf(inner / 2**0.5)) / 2
+        x = x + linear(inner, f"blocks.{n}.down")
+    return linear(norm(x, "norm"), "proj")
+
+
+def test_computing_blocks_again_gives_the_same_gradient():
+    features = torch.randn(6, 12)
+    gradients = []
+    for again in (False, True):
+        towers = create_towers(FEATURES, seed=4)
+        towers.model.set_grad_checkpointing(again)
+        towers.encode_text(features).square().sum().backward()
+        gradients.append([p.grad for p in towers.model.text.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_kind_that_is_not_known_is_refused_by_name(tmp_path):
     save_towers(create_towers(FEATURES, seed=4), tmp_path)
     path = tmp_path / "open_clip_config.json"
     content = json.loads(path.read_text())
-    content["model_cfg"]["text_cfg"]["kind"] = "sound"
+    content["neuclip"]["text_cfg"]["kind"] = "sound"
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="names the text tower 'sound'"):
         load_towers(tmp_path)
