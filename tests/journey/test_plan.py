@@ -10,7 +10,6 @@ from neuclip.stage_list import NAMES, STAGES, from_stage
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, commit_stage
 
-
 OPTIONAL = {stage.name for stage in STAGES if stage.is_optional}
 """The demo's recipe has none of them."""
 

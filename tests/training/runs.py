@@ -84,6 +84,7 @@ def train(root: Path, packed, config: TrainConfig, *, key="k", seed=5, progress=
             seed=seed,
             index_uri=packed.index,
             shard_uri=packed.shard,
+            text_encoder_uri=getattr(packed, "text_encoder", None),
             workspace=w,
             progress=progress,
         ),
@@ -100,6 +101,7 @@ def train_here(folder: Path, packed, config: TrainConfig, *, seed=5):
         train_key="k",
         index_uri=packed.index,
         shard_uri=packed.shard,
+        text_encoder_uri=getattr(packed, "text_encoder", None),
         run_uri=str(folder),
     )
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
