@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,6 +12,7 @@ from neuclip.index.reader import read_samples
 from neuclip.journey import identify
 from neuclip.recipe import Recipe
 from neuclip.stages.manifest import is_committed
+from neuclip.stages.workspace import StageIdentity
 from neuclip.tokens.config import ResizeConfig, TruncateConfig
 from neuclip.tokens.patch_grid import patch_px
 from neuclip.towers.config import ModelConfig
@@ -110,6 +111,7 @@ def plan_budget(
         train_key=identities["train"].key,
         index_uri=identities["index"].uri,
         shard_uri=identities["shard"].uri,
+        text_encoder_uri=_committed(identities, "text_encoder"),
         run_uri=tempfile.gettempdir(),
     )
     table = read_samples(job.index_uri) if is_committed(job.index_uri) else None
@@ -204,6 +206,12 @@ def _alternatives(
                 )
             )
     return found
+
+
+def _committed(identities: Mapping[str, StageIdentity], stage: str) -> str | None:
+    """Return the folder of a stage that a recipe may have, if it has it and it is done."""
+    identity = identities.get(stage)
+    return identity.uri if identity is not None and is_committed(identity.uri) else None
 
 
 def _fewer_tokens(config: TrainConfig, model: ModelConfig) -> list[TrainConfig]:

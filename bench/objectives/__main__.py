@@ -6,7 +6,16 @@ from pathlib import Path
 
 import torch
 
-from bench.objectives import captions, estimation, gpu, plots, quality, supervision, tokens
+from bench.objectives import (
+    captions,
+    estimation,
+    gpu,
+    plots,
+    quality,
+    supervision,
+    text_encoder,
+    tokens,
+)
 from bench.objectives.records import run_missing
 from bench.objectives.training import train
 
@@ -18,11 +27,18 @@ STUDIES = {
     "captions": (captions.grid, captions.RECORDS),
     "tokens": (tokens.grid, tokens.RECORDS),
     "supervision": (supervision.grid, supervision.RECORDS),
+    "text-encoder": (text_encoder.grid, text_encoder.RECORDS),
+    "tuning": (text_encoder.tuning_grid, text_encoder.TUNING_RECORDS),
     "gpu": (gpu.grid, gpu.RECORDS),
     "gpu-tiny": (gpu.tiny_grid, gpu.TINY_RECORDS),
 }
 
-OWN_WAY = {"tokens": tokens.run, "supervision": supervision.run}
+OWN_WAY = {
+    "tokens": tokens.run,
+    "supervision": supervision.run,
+    "text-encoder": text_encoder.run,
+    "tuning": text_encoder.tune,
+}
 """Studies by the product's own trainer."""
 
 
@@ -47,6 +63,7 @@ def write_reports(out: Path) -> None:
         ("captions", captions.report),
         ("tokens", tokens.report),
         ("supervision", supervision.report),
+        ("text-encoder", text_encoder.report),
         ("gpu", gpu.report),
     ):
         text = report(out)

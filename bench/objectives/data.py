@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,9 @@ class DataSet:
     class_targets: Tensor
     more_captions: list[list[str]] = field(default_factory=list)
     """Further texts of each training sample; an empty list where there are none."""
+    held_out_longest: list[str] = field(default_factory=list)
+    class_longest: list[str] = field(default_factory=list)
+    """The longest further text of each held-out sample, and of each class; empty where there are none."""
 
     def texts_of(self, sample: int, source: str) -> list[str]:
         """Return the texts of a training sample by source: its caption is `alt`, all others are `extra`."""
@@ -123,6 +127,7 @@ def _pairs(folder: Path, image_px: int) -> DataSet:
     images = pairs.read_images(folder, rows, image_px)
     train, held_out, products = (pairs.part(rows, name) for name in pairs.PARTS)
     names = sorted({rows[i]["caption"] for i in products})
+    longest = {rows[i]["caption"]: _longest(rows[i]) for i in products}
     return DataSet(
         images=images[train],
         captions=[rows[i]["caption"] for i in train],
@@ -132,4 +137,11 @@ def _pairs(folder: Path, image_px: int) -> DataSet:
         class_images=images[products],
         class_targets=torch.tensor([names.index(rows[i]["caption"]) for i in products]),
         more_captions=[list(rows[i]["captions_extra"]) for i in train],
+        held_out_longest=[_longest(rows[i]) for i in held_out],
+        class_longest=[longest[name] for name in names],
     )
+
+
+def _longest(row: dict[str, Any]) -> str:
+    """Return the longest text of a row but its caption, which stands in where there is none."""
+    return max(row["captions_extra"], key=len, default=row["caption"])

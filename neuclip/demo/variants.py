@@ -25,7 +25,7 @@ from neuclip.storage.uris import is_local, local_part
 _RECIPES = files("neuclip.demo") / "recipes"
 _SUFFIX = ".yaml"
 _FIRST = "neuclip"
-_PAIRS_OF = {"captions": 2_500, "declip": 6_000, "tokens": 6_000}
+_PAIRS_OF = {"captions": 2_500, "declip": 6_000, "llm2clip": 6_000, "tokens": 6_000}
 """Tiny models on a CPU write a few hundred captions a second; ViTs, and further views, take their time."""
 
 
@@ -94,8 +94,8 @@ def set_up(
 ) -> Generator[Example]:
     """Draw the web unless it is there, write the recipe into its folder, and serve what stages ask that are not done.
 
-    Pictures are served unless acquire is done; a recipe whose captions models write has a server of tiny models unless
-    caption is.
+    A recipe with a text encoder has a tiny one drawn. Pictures are served unless acquire is done; a recipe whose captions
+    models write has a server of tiny models unless caption is.
 
     Raises: ConfigError: if a port is taken, before anything is drawn; and as load_variant and prepare do.
     """
@@ -103,12 +103,14 @@ def set_up(
     recipe = load_variant(name, root=root, web=folder, port=settings.port, overrides=overrides)
     done: set[str] = set()
     if is_drawn(settings):
+        _draw_encoder(recipe, folder)
         done = {stage for stage, at in identify(recipe).items() if is_committed(at.uri)}
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as servers:
         if "acquire" not in done:
             servers.enter_context(serving(folder, settings.port))
         prepare(settings)
+        _draw_encoder(recipe, folder)
         if recipe.caption.generate and "caption" not in done:
             from neuclip.demo.model_server import model_server
 
@@ -116,6 +118,15 @@ def set_up(
         path = folder / f"{name}{_SUFFIX}"
         path.write_text(recipe.to_yaml(), encoding="utf-8")
         yield Example(recipe, path)
+
+
+def _draw_encoder(recipe: Recipe, folder: Path) -> None:
+    """Write the language model that the recipe encodes texts by into the folder of the web, unless it has another."""
+    own = folder / "encoder"
+    if recipe.text_encoder is not None and recipe.text_encoder.folder == str(own):
+        from neuclip.demo.encoder import draw_encoder
+
+        draw_encoder(own)
 
 
 def _known(name: str) -> str:

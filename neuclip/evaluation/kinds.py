@@ -15,6 +15,7 @@ from neuclip.evaluation.zero_shot import (
     LEAST_CLASSES_FOR_TOP_5,
     class_features,
     classification_metrics,
+    prompts_of,
 )
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.text import split_lines
@@ -59,6 +60,7 @@ class Kind:
         metrics: those that a set can be told by; the first is the default.
         wrong: why a sample with such a member cannot be scored, None if it can, given its key.
         score: returns chance for the main metric, and all metrics as shares of 0..1.
+        texts: all texts that are encoded for it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Kind:
     metrics: Callable[[EvaluationSet], list[str]]
     wrong: Callable[[str, bytes, EvaluationSet], Why | None]
     score: Callable[[Scoring], tuple[float, Metrics]]
+    texts: Callable[[Scoring], list[str]]
 
 
 def kind_of(suite: EvaluationSet) -> Kind:
@@ -114,6 +117,10 @@ def _classify(given: Scoring) -> tuple[float, Metrics]:
     return chance, classification_metrics(given.features, classes, labels)
 
 
+def _prompts(given: Scoring) -> list[str]:
+    return prompts_of(given.suite.classnames, given.suite.templates)
+
+
 def _recalls(suite: EvaluationSet) -> list[str]:
     del suite
     ways = ("mean", "image_to_text", "text_to_image")
@@ -126,6 +133,10 @@ def _wrong_text(key: str, target: bytes, suite: EvaluationSet) -> Why | None:
         return None if captions_of(target) else ("no_txt", f"{key}.txt has no caption")
     except UnicodeDecodeError as error:
         return "bad_text", f"{key}.txt is not UTF-8: {error}"
+
+
+def _captions(given: Scoring) -> list[str]:
+    return [caption for target in given.targets for caption in captions_of(target)]
 
 
 def _retrieve(given: Scoring) -> tuple[float, Metrics]:
@@ -152,6 +163,6 @@ def _retrieve(given: Scoring) -> tuple[float, Metrics]:
 
 
 KINDS = (
-    Kind("classification", "cls", _metrics_of_classes, _wrong_label, _classify),
-    Kind("retrieval", "txt", _recalls, _wrong_text, _retrieve),
+    Kind("classification", "cls", _metrics_of_classes, _wrong_label, _classify, _prompts),
+    Kind("retrieval", "txt", _recalls, _wrong_text, _retrieve, _captions),
 )

@@ -15,6 +15,7 @@ from neuclip.foundation.errors import DataError
 from neuclip.loading.evaluation_sets import EvaluationSet
 from neuclip.loading.tar_samples import TarSample
 from neuclip.stages.ledger import Ledger, make_ledger
+from neuclip.towers.cut_texts import count_cut
 from neuclip.towers.encode import encode_images
 from neuclip.towers.towers import Towers
 
@@ -39,6 +40,8 @@ class SetScore(BaseModel):
     main_value: float
     chance: float
     metrics: Metrics
+    cut_texts: int = 0
+    """Texts of the set that are longer than the model reads, and were encoded by their beginning."""
 
 
 @dataclass
@@ -95,6 +98,7 @@ def score_set(
         main_value=metrics[main.name],
         chance=chance,
         metrics=metrics,
+        cut_texts=count_cut(towers, list(dict.fromkeys(kind_of(suite).texts(given)))),
     )
     return row, ledger
 

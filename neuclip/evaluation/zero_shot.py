@@ -20,6 +20,11 @@ _SCALE = 100.0
 """Of the scores in open_clip's trainer and CLIP_benchmark; with it, ties of rounded scores fall as they do there."""
 
 
+def prompts_of(classnames: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Return the prompts of all classes, those of a class together."""
+    return [template.replace("{c}", name) for name in classnames for template in templates]
+
+
 def class_features(
     towers: Towers, classnames: Sequence[str], templates: Sequence[str], *, batch_size: int
 ) -> Float[Tensor, "C D"]:
@@ -30,7 +35,7 @@ def class_features(
     Source: CLIP 2021, section 3.1.4; equals open_clip's build_zero_shot_classifier, see
         tests/evaluation/test_zero_shot.py.
     """
-    prompts = [template.replace("{c}", name) for name in classnames for template in templates]
+    prompts = prompts_of(classnames, templates)
     places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
     features = encode_texts(towers, list(places), batch_size=batch_size)
     prompt_features = features[[places[prompt] for prompt in prompts]]

@@ -28,7 +28,7 @@ def model_card(facts: Facts) -> str:
             front_matter=yaml.safe_dump(front_matter, sort_keys=False).strip(),
             facts=facts,
             limits=limits(facts),
-            loading=loading(facts.model["model_cfg"], facts.encoder),
+            loading=loading(facts.model["model_cfg"], facts.encoder) + _tuning(facts),
             in_a_cell=_in_a_cell,
         )
     )
@@ -71,6 +71,26 @@ def _loading_by_neuclip(encoder: EncoderRecord | None) -> str:
     )
 
 
+def _tuning(facts: Facts) -> str:
+    """Say what the encoder learnt of the captions, and how many it read cut; nothing without an encoder."""
+    stage = facts.find("text_encoder")
+    if stage is None:
+        return ""
+    texts, cut = stage.ledger.out, stage.summary["truncated"]
+    said = f"\n\nOf {count(texts)} training texts the encoder read {count(cut)} cut at its budget of tokens."
+    if after := stage.summary["tuning"].get("retrieval_after"):
+        before = stage.summary["tuning"]["retrieval_before"]
+        ways = [
+            f"{way.replace('_', ' ')} {before[way]:.1%} before and {after[way]:.1%} after"
+            for way in ("short_to_long", "long_to_short")
+        ]
+        said += (
+            f" It was tuned on the captions: on {count(after['pairs'])} pairs that were kept out it finds the other "
+            f"caption of an image, {', '.join(ways)}."
+        )
+    return said
+
+
 def _about_encoder(encoder: EncoderRecord) -> str:
     return (
         f"Texts are encoded by a language model that is not in this folder: of type {encoder.model_type}, width "
@@ -97,6 +117,13 @@ def limits(facts: Facts) -> list[str]:
         )
     if collapse := facts.manifest("train").summary.get("collapse"):
         found.insert(0, f"Of the training: {collapse}.")
+    for score in facts.scores:
+        if score.cut_texts:
+            found.insert(
+                0,
+                f"{count(score.cut_texts)} texts of {score.set} are longer than the model reads, and were scored by their "
+                "beginning.",
+            )
     weak = [score.set for score in facts.scores if score.main_value < 2 * score.chance]
     if weak:
         found.insert(0, f"Less than twice chance on {', '.join(weak)}.")

@@ -48,6 +48,10 @@ class Facts:
         """Return the manifest of a stage."""
         return next(manifest for manifest in self.manifests if manifest.stage == stage)
 
+    def find(self, stage: str) -> Manifest | None:
+        """Return the manifest of a stage that a recipe need not have, None if it has it not."""
+        return next((one for one in self.manifests if one.stage == stage), None)
+
     @property
     def not_kept_out(self) -> list[str]:
         """The sets scored here whose pairs curate did not look for in the training data, by their content."""

@@ -28,6 +28,7 @@ PUBLISH = Stage(
         "score",
         "curate",
         "caption",
+        "text_encoder",
         "shard",
         "index",
         "train",

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from neuclip.foundation.errors import ConfigError
 from neuclip.text_encoder.encoder import (
-    Features,
     TextEncoder,
+    TextTokenizer,
+    in_reach,
     load_encoder,
     require_fingerprint,
 )
@@ -37,13 +38,7 @@ def with_encoder(towers: Towers, encoder_folder: str) -> Towers:
         raise ConfigError("the text tower reads tokens and takes no encoder; load it without one")
     record = parse_record(towers.files[ENCODER], f"{ENCODER} of the model")
     require_fingerprint(encoder_folder, record)
-    encoder = _Lazy(encoder_folder, record, towers.device)
-    features = RememberedFeatures(record, encoder.encode)
-
-    def tokenize(texts: list[str]) -> Tensor:
-        return torch.from_numpy(features.of(texts))
-
-    return replace(towers, tokenize=tokenize)
+    return replace(towers, tokenize=_ByEncoder(encoder_folder, record, towers.device))
 
 
 def with_features(towers: Towers, features: Mapping[str, Tensor]) -> Towers:
@@ -55,16 +50,25 @@ def with_features(towers: Towers, features: Mapping[str, Tensor]) -> Towers:
     return replace(towers, tokenize=tokenize)
 
 
-class _Lazy:
-    """An encoder that is loaded when it is needed."""
+class _ByEncoder:
+    """Texts to features; the encoder is loaded when it is needed, its tokenizer likewise."""
 
     def __init__(self, folder: str, record: EncoderRecord, device: torch.device) -> None:
         self._folder, self._record, self._device = folder, record, device
+        self._features = RememberedFeatures(record, lambda texts: self._encoder.encode(texts)[0])
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        return torch.from_numpy(self._features.of(texts))
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """Count the texts that are longer than the encoder reads."""
+        return sum(one.is_cut for one in self._tokenizer.of(texts))
 
     @cached_property
     def _encoder(self) -> TextEncoder:
         return load_encoder(self._folder, self._record, device=self._device)
 
-    def encode(self, texts: Sequence[str]) -> Features:
-        """Return features of texts."""
-        return self._encoder.encode(texts)[0]
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        with in_reach(self._folder) as place:
+            return TextTokenizer(place, most=self._record.max_tokens, origin=self._folder)

@@ -28,17 +28,13 @@ def reads_cached(config: TrainConfig) -> bool:
 
 
 def encoder_record_of(job: TrainJob) -> EncoderRecord | None:
-    """Return the record of the encoder whose features the run reads, None if it reads none.
+    """Return the record of the encoder whose features the run reads; None if it reads none, or is measured alone.
 
     Raises: ConfigError: if they are of another width than the text tower reads.
     """
     text = job.config.model.text
-    if not isinstance(text, CachedFeatures):
+    if not isinstance(text, CachedFeatures) or job.text_encoder_uri is None:
         return None
-    if job.text_encoder_uri is None:
-        raise ConfigError(
-            "train.model.text.kind features needs the stage text_encoder; add its section"
-        )
     record = EncoderRecord.model_validate(read_manifest(job.text_encoder_uri).summary["encoder"])
     if record.width != text.width:
         raise ConfigError(

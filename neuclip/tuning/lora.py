@@ -1,5 +1,6 @@
 """Low-rank matrices beside the weights of an encoder, by the peft library."""
 
+import warnings
 from typing import Any, cast
 
 import torch
@@ -31,10 +32,11 @@ def add_lora(encoder: TextEncoder, config: LoraConfig, *, seed: int) -> Any:  # 
         lora_dropout=config.dropout,
         target_modules="all-linear",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft's words to itself about transformers
         torch.manual_seed(seed)
         try:
-            return get_peft_model(cast("Any", encoder.model), asked)
+            return get_peft_model(cast("Any", encoder.model), asked).eval()
         except ValueError as error:
             raise ConfigError(
                 f"low-rank matrices do not fit the {encoder.record.model_type} model: {error}; take a transformer with "

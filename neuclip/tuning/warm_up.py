@@ -64,7 +64,7 @@ def warm_up(
                     f"the loss of warming up the text encoder is not finite at step {step}; lower "
                     "text_encoder.tune.warm_up.lr"
                 )
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             progress(STAGE, done=step, total=config.steps, note="warming up the encoder")
     encoder.model = merge_lora(adapted).eval()
     return losses

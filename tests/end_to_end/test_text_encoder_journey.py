@@ -11,6 +11,7 @@ import torch
 from end_to_end.adopted_journey import NAMES, make_inputs
 from made.text_encoders import WIDTH, llama
 from PIL import Image
+from safetensors.torch import load_file
 from towers.tiny import TINY, picture
 
 from neuclip.foundation.errors import ConfigError
@@ -37,7 +38,12 @@ def recipe_of(inputs, root, **changes):
     overrides = {
         "root": str(root),
         "caption.derive": [LONG],
-        "text_encoder": {"folder": str(model), "precision": "float32", "max_tokens": 128},
+        "text_encoder": {
+            "folder": str(model),
+            "precision": "float32",
+            "max_tokens": 128,
+            "tune": {"short": "alt", "long": "long", "steps": 6, "batch": 8, "held_out": 10},
+        },
         "train.model": {
             "architecture": TINY,
             "text": {"kind": "features", "width": WIDTH, "blocks": 1},
@@ -93,7 +99,26 @@ def test_the_published_folder_is_open_clips_for_images_and_ours_for_texts(done):
     assert right == round(row["metrics"]["acc1"] * row["samples"])
     card = (model / "README.md").read_text()
     assert "open_clip alone encodes images, and no texts" in card
+    assert "It was tuned on the captions" in card
+    assert "/model" not in card.split("## Recipe")[0]
     assert towers.files["encoder.json"] == (encoder / "encoder" / "encoder.json").read_bytes()
+
+
+def test_the_tuned_encoder_is_a_folder_of_its_own_with_what_it_is_told(inputs, done):
+    recipe, reports = done
+    said = reports["text_encoder"].manifest.summary
+    assert said["tuning"]["steps"] == 6
+    assert said["tuning"]["retrieval_after"]["pairs"] >= 2
+    assert set(said["encoder"]["instructions"]) == {"long", "short"}
+    [folder] = Path(recipe.root).glob("text_encoder/parts/*/encoder")
+    before = load_file(inputs[1] / "model.safetensors")
+    after = load_file(folder / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("q_proj" in name for name in changed)
+    assert not any("norm" in name or "embed" in name for name in changed)
+    assert str(inputs[1]) not in (folder / "config.json").read_text()
+    assert not list(Path(recipe.root).glob("text_encoder/tuning/*"))
 
 
 def test_without_the_encoder_texts_are_refused_by_name(done):

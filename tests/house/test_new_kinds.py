@@ -97,7 +97,7 @@ def _any_of(given):
 
 
 KINDS = (
-    Kind("multilabel", "cls", lambda suite: ["hit_rate"], _any_label, _any_of),
+    Kind("multilabel", "cls", lambda suite: ["hit_rate"], _any_label, _any_of, _prompts),
 """,
         }
     }
@@ -175,7 +175,7 @@ config = make_config(epochs=1, probe=None, model=model, loader={"workers": 0})
 train_here(place / "run", make_packed(place / "lake"), config)
 folder = max((place / "run" / "checkpoints").glob("step-*"))
 towers = load_towers(folder)
-weights = load_file(folder / "open_clip_model.safetensors")["text.weight"]
+weights = load_file(folder / "text_adapter.safetensors")["weight"]
 tokens = towers.tokenize(["three words here"])
 assert tokens.tolist() == [[5, 5, 4, 0, 0, 0, 0, 0]]
 with torch.no_grad():

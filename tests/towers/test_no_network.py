@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made.text_encoders import llama
 from pydantic import ValidationError
 from towers.tiny import TINY, tiny_towers
 
@@ -275,3 +276,26 @@ def test_every_architecture_is_built_without_a_question(watched, tmp_path):
     heard, printed = watched(FROM_FOLDERS, str(tmp_path), *names)
     assert heard == []
     assert printed.split() == names
+
+
+ENCODER = """
+import sys
+from pathlib import Path
+from made.text_encoders import TEXTS, encoder
+from neuclip.text_encoder.tune_config import TuneConfig
+from neuclip.tuning.triples import Triples, TwoKinds
+from neuclip.tuning.tune import Tuner
+made = encoder(Path(sys.argv[1]))
+config = TuneConfig(short="alt", long="long", steps=2, batch=2)
+pairs = [TwoKinds([f"a {n}"], [f"a longer one {n}"]) for n in range(6)]
+triples = Triples(pairs, seed=0, to_long="", to_short="")
+Tuner(made, config, seed=0, state_uri=sys.argv[2]).run(triples, lambda *_, **__: None)
+print(made.encode(TEXTS)[0].shape)
+"""
+
+
+def test_tuning_and_encoding_texts_asks_no_one(watched, tmp_path):
+    folder = llama(tmp_path / "model")
+    heard, printed = watched(ENCODER, str(folder), str(tmp_path / "state"))
+    assert heard == []
+    assert "(4, 64)" in printed
