@@ -78,8 +78,8 @@ def tell_update() -> None:
     weights = sum(p.numel() for p in text.parameters())
     print(
         f"ViT-B/16 at 224 px, features of width {WIDTH}, adapter of {weights / 1e6:.1f} M weights, batch {BATCH}: an "
-        f"update {whole:.4g} processor s, of which the text side's passes {passes:.4g} s ({passes / whole:.2%}), its step "
-        f"of AdamW {stepping:.4g} s ({stepping / whole:.2%}, the same at any batch); multiply-adds of a pair "
+        f"update {whole:.4g} processor s, of which the text side's passes {passes:.4g} s ({passes / whole:.2%}), its "
+        f"step of AdamW {stepping:.4g} s ({stepping / whole:.2%}, the same at any batch); multiply-adds of a pair "
         f"{floors[0] / 1e9:.2f} G, with a text tower of 77 tokens {floors[1] / 1e9:.2f} G"
     )
 
@@ -114,8 +114,8 @@ def tell_loader() -> None:
                     timed.seconds = 0.0
     read = BATCHES * LOADED
     print(
-        f"loader, photographs of 256 px, {read} samples: {1e3 * seconds['features'] / read:.3g} processor ms a sample, of "
-        f"which reading features {1e3 * timed.seconds / read:.3g} ms ({timed.seconds / seconds['features']:.2%}); "
+        f"loader, photographs of 256 px, {read} samples: {1e3 * seconds['features'] / read:.3g} processor ms a sample, "
+        f"of which reading features {1e3 * timed.seconds / read:.3g} ms ({timed.seconds / seconds['features']:.2%}); "
         f"with CLIP's tokens {1e3 * seconds['tokens'] / read:.3g} ms. Floor: copying {2 * WIDTH} bytes, "
         f"{1e3 * _copying():.2g} ms"
     )

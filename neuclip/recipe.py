@@ -24,6 +24,7 @@ from neuclip.shards.config import ShardConfig
 from neuclip.storage.files import read_bytes
 from neuclip.storage.places import Place, published, without_credentials
 from neuclip.text_encoder.config import TextEncoderConfig
+from neuclip.towers.cached_features import CachedFeatures
 from neuclip.training.config import TrainConfig
 
 _SECTION = "expected a section with fields"
@@ -125,7 +126,9 @@ class Recipe(Section):
                 f"the recipe has no section {stage}, so there is no such stage to do; write one, or name another stage"
             )
         if stage == "text_encoder" and self.text_encoder is not None:
-            return self.text_encoder.encoding(self.train.all_caption_sources)
+            text = self.train.model.text
+            width = text.width if isinstance(text, CachedFeatures) else None
+            return self.text_encoder.encoding(self.train.all_caption_sources, width=width)
         if stage != "score":
             return getattr(self, stage)
         scores = asked_scores(self.curate, self.score.scores)

@@ -51,9 +51,33 @@ ARMS = {
     "features, short and long": ("features", 0.5),
 }
 """Arm -> text tower, share of long texts in training."""
-TUNING = {"steps": 40, "batch": 32, "lr": 2e-4, "warmup_steps": 10, "held_out": 400}
+TUNING = {"steps": 15, "batch": 24, "lr": 5e-4, "warmup_steps": 3, "held_out": 200}
 _ENCODE = 256
-_NOTE = ""
+_NOTE = """all-MiniLM-L6-v2 (22 M weights, width 384, mean pooling) encodes every text once; the adapter has one
+block of the features' width. The trained text tower has two blocks of width 64, a vocabulary of 4,000 words and 40
+tokens. Both have about half a million weights with the same image tower, see 24,000 samples (1.6 passes) at
+one rate (1e-3). Short texts are the captions, long ones the longest other text of each picture: keywords of
+emoji (11 words), descriptions of groceries (35 words). R@1 is of emoji of concepts or drawings that were not
+trained on; products are 81 groceries in other photos, told by name or by description. Processor seconds are
+those of the updates; encoding the 16,638 texts took MiniLM about two minutes, once.
+
+Reading, of these three seeds:
+
+- Trained on short captions alone, features read long texts better than the trained tower in every seed: R@1
+  by 3.4 points beside InfoNCE and 1.0 beside NeuCLIP, descriptions of products by 1.7 and 1.5. Of short texts
+  they gain 1.2 points of R@1 beside InfoNCE in all seeds, and 0.6 beside NeuCLIP within the noise.
+- Trained on short and long texts, both read long texts alike. The trained tower pays for it with 1.2 to 1.4
+  points of R@1 on short texts; features pay 1.1 to 1.7, and stay 0.8 to 0.9 above it on average, not in every
+  seed. Names of products gain 1.5 to 2.3 points in all seeds.
+- An update takes half as long, since MiniLM's passes are not in it.
+- It is no test of LLM2CLIP's published gains, which are of models fifty times as large, of captions written
+  for the images, and of an image tower that was pretrained.
+"""
+_TUNING_NOTE = """## Tuning
+
+MiniLM tuned on captions and the longest other text of each (one pair a caption) for 15 steps of 24 triples:
+recall@1 of one by the other, in percent, on pairs that were kept out.
+"""
 
 
 def encoder_folder() -> str:
@@ -278,5 +302,6 @@ def report(folder: Path) -> str:
             for one in tuned
         ]
         header = ["seed", "pairs", "short to long", "after", "long to short", "after"]
+        parts.append(_TUNING_NOTE)
         parts.append(markdown(header, rows))
     return "\n".join(part for part in parts if part)

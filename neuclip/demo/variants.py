@@ -94,8 +94,8 @@ def set_up(
 ) -> Generator[Example]:
     """Draw the web unless it is there, write the recipe into its folder, and serve what stages ask that are not done.
 
-    A recipe with a text encoder has a tiny one drawn. Pictures are served unless acquire is done; a recipe whose captions
-    models write has a server of tiny models unless caption is.
+    A recipe with a text encoder has a tiny one drawn. Pictures are served unless acquire is done; a recipe whose
+    captions models write has a server of tiny models unless caption is.
 
     Raises: ConfigError: if a port is taken, before anything is drawn; and as load_variant and prepare do.
     """

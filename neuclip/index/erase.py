@@ -68,7 +68,7 @@ def _erase_features(uri: str, rows: Rows, takedown: int, scratch: Path) -> None:
         counts[here[gone]] = 0
         folder.replace(
             features_name(str(shard)),
-            lambda path, kept=kept: np.save(path.open("wb"), kept, allow_pickle=False),
+            lambda path, kept=kept: np.save(path, kept, allow_pickle=False),
         )
     left = samples.set_column(2, "texts", pa.array(counts, pa.int32()))
     folder.replace(SAMPLES, lambda path: pq.write_table(left, path, compression="zstd"))

@@ -121,8 +121,8 @@ def limits(facts: Facts) -> list[str]:
         if score.cut_texts:
             found.insert(
                 0,
-                f"{count(score.cut_texts)} texts of {score.set} are longer than the model reads, and were scored by their "
-                "beginning.",
+                f"{count(score.cut_texts)} texts of {score.set} are longer than the model reads, and were scored by "
+                "their beginning.",
             )
     weak = [score.set for score in facts.scores if score.main_value < 2 * score.chance]
     if weak:

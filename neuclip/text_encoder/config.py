@@ -1,6 +1,6 @@
 """The `text_encoder` section of a recipe."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -79,7 +79,20 @@ class TextEncoderConfig(EncoderSettings):
         ScaleConfig(), description="who encodes; a part is the texts of one source in one partition"
     )
 
-    def encoding(self, trained_on: list[str]) -> "TextEncoderConfig":
-        """Return the section with all sources that are encoded: `alt` first, which stands in for others."""
+    def encoding(self, trained_on: list[str], *, width: int | None) -> "EncodingConfig":
+        """Return the section as the stage reads it.
+
+        Args:
+            trained_on: caption sources that training names.
+            width: of the features that the text tower reads.
+        """
         named = trained_on if self.sources is None else self.sources
-        return self.model_copy(update={"sources": list(dict.fromkeys(["alt", *named]))})
+        fields: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        fields |= {"sources": list(dict.fromkeys(["alt", *named])), "expected": width}
+        return EncodingConfig.model_construct(**fields)
+
+
+class EncodingConfig(TextEncoderConfig):
+    """The section with what training asks of it: all sources that are encoded; `alt` stands in for others."""
+
+    expected: int | None = unkeyed(None, description="width of the features that are read")

@@ -35,10 +35,6 @@ def _erase(uri: str, uids: Collection[str], takedown: int, scratch: Path) -> Non
     features = np.load(local_copy(join(uri, FEATURES)), allow_pickle=False).copy()
     features[rows] = 0
 
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, features, allow_pickle=False)
-
-    folder.replace(FEATURES, write)
+    folder.replace(FEATURES, lambda path: np.save(path, features, allow_pickle=False))
     blank_rows(folder, ROWS, uids)
     folder.close(takedown)

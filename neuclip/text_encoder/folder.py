@@ -91,6 +91,19 @@ def require_settings(folder_uri: str, settings: EncoderSettings) -> int:
     return width
 
 
+def require_width(found: int, expected: int, whose: str) -> None:
+    """Refuse an encoder whose features the text tower cannot read.
+
+    Raises: ConfigError: saying what is of which width.
+    """
+    if found != expected:
+        raise ConfigError(
+            f"train.model.text.width is {expected}, and the encoder ({whose}) makes features of width {found}; set "
+            f"it to {found}. The width of the embeddings is embed_dim of the architecture: the adapter leads from one "
+            "to the other"
+        )
+
+
 def require_padding(folder_uri: str) -> None:
     """Refuse a tokenizer that has no token to fill up shorter texts with.
 

@@ -12,6 +12,7 @@ from neuclip.loading.views import Tokenize
 from neuclip.loading.visits import Visit
 from neuclip.stages.manifest import read_manifest
 from neuclip.text_encoder.encoder import TextTokenizer, load_encoder, pack
+from neuclip.text_encoder.folder import require_width
 from neuclip.text_encoder.record import ENCODER, EncoderRecord
 from neuclip.text_encoder.run import committed_encoder
 from neuclip.towers.adapter import FeatureAdapter
@@ -36,12 +37,7 @@ def encoder_record_of(job: TrainJob) -> EncoderRecord | None:
     if not isinstance(text, CachedFeatures) or job.text_encoder_uri is None:
         return None
     record = EncoderRecord.model_validate(read_manifest(job.text_encoder_uri).summary["encoder"])
-    if record.width != text.width:
-        raise ConfigError(
-            f"train.model.text.width is {text.width}, and the encoder ({record.model_type}) makes features of width "
-            f"{record.width}; set it to {record.width}. The width of the embeddings is embed_dim of the architecture: "
-            "the adapter leads from one to the other"
-        )
+    require_width(record.width, text.width, record.model_type)
     return record
 
 

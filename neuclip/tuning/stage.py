@@ -5,7 +5,7 @@ from collections.abc import Collection
 from neuclip.stages.keys import fingerprint
 from neuclip.stages.stage import Erasures, Estimate, Job, Stage, Trace
 from neuclip.stages.workspace import Outcome, Workspace
-from neuclip.text_encoder.config import STAGE_VERSION, TextEncoderConfig
+from neuclip.text_encoder.config import STAGE_VERSION, EncodingConfig, TextEncoderConfig
 
 _SUFFIXES = (".json", ".safetensors")
 
@@ -47,9 +47,12 @@ def _inputs(config: TextEncoderConfig) -> dict[str, str]:
 
 
 def _check(config: TextEncoderConfig) -> None:
-    from neuclip.text_encoder.folder import require_settings
+    """Refuse a folder that cannot be used, and features of another width than the text tower reads."""
+    from neuclip.text_encoder.folder import require_settings, require_width
 
-    require_settings(config.folder, config)
+    found = require_settings(config.folder, config)
+    if isinstance(config, EncodingConfig) and config.expected is not None:
+        require_width(found, config.expected, config.folder)
 
 
 def _estimate(job: Job[TextEncoderConfig]) -> Estimate:

@@ -6,10 +6,10 @@ import sys
 import time
 
 from made.demo_web import DEMO_RECIPE
+from made.stages import NAMES
 from typer.testing import CliRunner
 
 from neuclip.cli.main import app
-from neuclip.stage_list import NAMES
 
 runner = CliRunner()
 

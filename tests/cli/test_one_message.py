@@ -442,7 +442,7 @@ def test_with_json_the_same_message_is_the_one_object(made):
 
 def test_no_advice_names_a_stage_that_is_not_there():
     files = [*Path("neuclip").rglob("*.py"), *Path("docs").rglob("*.md"), Path("README.md")]
-    advice = re.compile(r"`(?:neuclip run [^`]*)?--(?:only|from) ([a-z]+)")
+    advice = re.compile(r"`(?:neuclip run [^`]*)?--(?:only|from) ([a-z_]+)")
     named = {word for path in files for word in advice.findall(path.read_text())}
     assert named
     assert named <= set(NAMES)

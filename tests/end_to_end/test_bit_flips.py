@@ -9,6 +9,7 @@ import pytest
 from evaluation.test_run import classification_set, labelled
 from made.acquired import Pair, some_pairs
 from made.demo_web import DEMO_RECIPE
+from made.stages import NAMES
 from query.journeys import do_stages, make_recipe
 from towers.tiny import COLOURS
 from training.runs import make_config
@@ -16,7 +17,6 @@ from training.runs import make_config
 from neuclip.foundation.errors import NeuclipError
 from neuclip.journey import identify, run_stage
 from neuclip.recipe import load_recipe
-from neuclip.stage_list import NAMES
 from neuclip.stages.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from end_to_end.journeys import check_ledgers, files_below, neuclip, only_json
 from made.demo_web import DEMO_RECIPE, SMALL, as_options
+from made.stages import NAMES, from_stage
 from servers.s3 import HOST, KEYS, free_port
 from typer.testing import CliRunner, Result
 
 from neuclip.cli.main import app
-from neuclip.stage_list import NAMES, from_stage
 from neuclip.stages.manifest import Manifest, read_manifest
 from neuclip.storage.files import exists, sha256_of
 

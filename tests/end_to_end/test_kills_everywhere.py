@@ -23,8 +23,8 @@ from end_to_end.journeys import REPOSITORY, check_ledgers
 from end_to_end.processes import MARK, kind_of, marked, new_mark
 from made.demo_web import DEMO_RECIPE, SMALL, DemoWeb, as_options, demo_web
 from made.kills import KILLS
+from made.stages import NAMES
 
-from neuclip.stage_list import NAMES
 from neuclip.stages.manifest import read_manifest, verify_sizes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]

@@ -16,12 +16,12 @@ import pytest
 import webdataset as wds
 from end_to_end.journeys import files_below
 from made.demo_web import DEMO_RECIPE, SMALL, demo_web
+from made.stages import NAMES
 
 from neuclip.export import export_shards
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.journey import identify, plan, run_journey
 from neuclip.recipe import Recipe, load_recipe
-from neuclip.stage_list import NAMES
 from neuclip.stages.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from end_to_end.journeys import REPOSITORY, check_ledgers
 from end_to_end.pairs_web import TABLE, repository_pairs, unpack, write_sets, write_table
+from made.stages import NAMES
 
 from neuclip.demo.server import serving
 from neuclip.journey import run_journey
 from neuclip.recipe import load_recipe
-from neuclip.stage_list import NAMES
 from neuclip.stages.manifest import read_manifest
 
 pytestmark = [

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from end_to_end.journeys import REPOSITORY, check_ledgers, neuclip, only_json
 from made.demo_web import DEMO_RECIPE
+from made.stages import NAMES
 
-from neuclip.stage_list import NAMES
 from neuclip.stages.manifest import read_manifest, verify_sizes
 from neuclip.storage.files import list_files
 from neuclip.storage.uris import join

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from towers.tiny import TINY, picture
 
 from neuclip.foundation.errors import ConfigError
-from neuclip.journey import identify, run_journey
+from neuclip.journey import identify, plan, run_journey
 from neuclip.recipe import load_recipe
 from neuclip.towers.encode import encode_images, encode_texts
 from neuclip.towers.folder import load_towers
@@ -124,8 +124,24 @@ def test_the_tuned_encoder_is_a_folder_of_its_own_with_what_it_is_told(inputs, d
 def test_without_the_encoder_texts_are_refused_by_name(done):
     recipe, _ = done
     towers = load_towers(f"{uri(recipe, 'publish')}/model")
-    with pytest.raises(ConfigError, match="load_towers\\(FOLDER, encoder=ENCODER_FOLDER\\)"):
+    with pytest.raises(ConfigError, match=r"load_towers\(FOLDER, encoder=ENCODER_FOLDER\)"):
         towers.tokenize(["a cat"])
+
+
+def test_what_could_not_be_trained_on_is_refused_before_anything_is_encoded(inputs, tmp_path):
+    wide = {"kind": "features", "width": 2 * WIDTH}
+    recipe = recipe_of(inputs, tmp_path, **{"train.model": {"architecture": TINY, "text": wide}})
+    with pytest.raises(
+        ConfigError, match=r"width is 128, and the encoder \(.*\) makes .* width 64; set it to 64"
+    ):
+        plan(recipe)
+    with pytest.raises(ConfigError, match="add the section text_encoder"):
+        recipe_of(inputs, tmp_path, text_encoder=None)
+    with pytest.raises(ConfigError, match=r"makes features that train.model does not read"):
+        recipe_of(inputs, tmp_path, **{"train.model": {"architecture": TINY}})
+    edited = {"kind": "per_source", "weights": {"alt": 1}, "edit": "eda"}
+    with pytest.raises(ConfigError, match=r"edited at each visit.*online: true"):
+        recipe_of(inputs, tmp_path, **{"train.captions": edited})
 
 
 def test_another_encoder_is_refused_by_both_fingerprints(done, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from launching.namespaces import machines
 from made.demo_web import DEMO_RECIPE
+from made.stages import NAMES
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_HOME,
@@ -18,7 +19,7 @@ from servers.prefect_server import PrefectServer, descendants, wait_for
 
 from neuclip.foundation.errors import ConfigError, DataError, TransientStorageError
 from neuclip.recipe import load_recipe
-from neuclip.stage_list import NAMES
+from neuclip.stage_list import NAMES as ALL
 from tasks.stage import do_stage
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -53,8 +54,8 @@ def states(artifacts: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def test_all_deployments_take_recipe_overrides_and_force(server: PrefectServer):
-    assert len(server.find("deployments")) == len(NAMES) + 2  # the pipeline, and repair
-    for name in ("pipeline", *NAMES):
+    assert len(server.find("deployments")) == len(ALL) + 2  # the pipeline, and repair
+    for name in ("pipeline", *ALL):
         deployment = server.get(f"/deployments/name/{name}/neuclip")
         schema = deployment["parameter_openapi_schema"]
         expected = ["recipe", "overrides", "force"] + ["only"] * (name != "pipeline")

@@ -2,16 +2,14 @@
 
 import pytest
 from made.demo_web import DEMO_RECIPE
+from made.stages import NAMES, from_stage
 
 from neuclip.foundation.errors import ConfigError, DataError
 from neuclip.journey import identify, plan, run_stage
 from neuclip.recipe import load_recipe
-from neuclip.stage_list import NAMES, STAGES, from_stage
+from neuclip.stage_list import stage_called
 from neuclip.stages.ledger import make_ledger
 from neuclip.stages.workspace import Outcome, commit_stage
-
-OPTIONAL = {stage.name for stage in STAGES if stage.is_optional}
-"""The demo's recipe has none of them."""
 
 
 @pytest.fixture
@@ -25,14 +23,9 @@ def changed(demo):
     return lambda overrides: _changed(demo({}), demo(overrides))
 
 
-def below(first):
-    """Return a stage of the demo and all below it."""
-    return [stage for stage in from_stage(first) if stage not in OPTIONAL]
-
-
 def _changed(was, now):
     before, after = identify(was), identify(now)
-    assert set(before) == set(after) == set(NAMES) - OPTIONAL
+    assert set(before) == set(after) == set(NAMES)
     return [stage for stage in before if before[stage].key != after[stage].key]
 
 
@@ -55,7 +48,7 @@ def _changed(was, now):
 )
 def test_a_change_touches_its_stage_and_all_below(changed, overrides, first):
     beside = {"caption": {"shard"}}.get(first, set())  # texts lie apart from images
-    assert changed(overrides) == [stage for stage in below(first) if stage not in beside]
+    assert changed(overrides) == [stage for stage in from_stage(first) if stage not in beside]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +76,7 @@ def test_the_plan_says_what_changed(demo, tmp_path):
     assert {item.state for item in plan(recipe)} == {"done"}
     other = demo({"root": str(tmp_path), "curate.rules.caption_words.min": 4})
     by_stage = {item.stage: item for item in plan(other)}
-    assert [s for s in by_stage if by_stage[s].state == "missing"] == below("curate")
+    assert [s for s in by_stage if by_stage[s].state == "missing"] == list(from_stage("curate"))
     assert by_stage["curate"].why == "curate.rules.caption_words.min: 2 -> 4"
     assert by_stage["caption"].why == "other input: curate (changed)"
     (tmp_path / "train" / by_stage["train"].key).mkdir(parents=True)
@@ -99,7 +92,7 @@ def test_a_set_to_evaluate_alone_redoes_no_training(demo, changed, small_web):
         demo({"curate.decontaminate.sets": []})
     one = small_web.sets[:1]
     assert changed({"evaluate.sets": one}) == ["evaluate", "publish"]
-    assert changed({"curate.decontaminate.sets": one}) == below("score")
+    assert changed({"curate.decontaminate.sets": one}) == list(from_stage("score"))
 
 
 def test_a_stage_without_what_lies_above_is_refused(demo, tmp_path):
@@ -111,7 +104,7 @@ def test_a_stage_without_what_lies_above_is_refused(demo, tmp_path):
 
 def test_names_and_inputs_are_checked(demo, tmp_path):
     with pytest.raises(ConfigError, match=r"no stage 'curat'.*Did you mean 'curate'"):
-        from_stage("curat")
+        stage_called("curat")
     with pytest.raises(DataError, match=r"found none; check the path"):
         plan(demo({"acquire.table": str(tmp_path / "none.parquet")}))
     with pytest.raises(ConfigError, match="called alike"):

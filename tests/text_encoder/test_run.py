@@ -76,6 +76,7 @@ def test_what_is_there_is_not_made_again_and_a_pool_makes_the_same(tmp_path, cap
     check_features(both, captions, folder)
 
 
+@pytest.mark.slow
 def test_another_encoder_or_setting_makes_other_parts(tmp_path, captions, folder):
     parts = [
         set(read_manifest(encode_texts(tmp_path, captions, config, key=key)).parts)
@@ -138,7 +139,14 @@ def test_side_files_of_appended_shards_alone_are_made(tmp_path, folder):
     assert {str(path) for path in made} < listed
 
 
-@pytest.mark.parametrize("damage", ["swapped", "short", "missing row", "fp32"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "swapped",
+        "missing row",
+        *(pytest.param(d, marks=pytest.mark.slow) for d in ("short", "fp32")),
+    ],
+)
 def test_a_part_that_is_not_what_was_committed_is_refused_by_the_index(tmp_path, folder, damage):
     packed: Packed = pack(tmp_path, two_partitions(), shard=SHARD)
     uri = encode_texts(tmp_path, packed.caption, settings(folder))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from made.text_encoders import llama
-from towers.hub_folders import tokenizer_folder
+from towers.hub_folders import SMALL_SIGLIP, tokenizer_folder
 from towers.tiny import COLOURS, TINY, picture, tiny_towers, write_tar
 from transformers import AutoTokenizer
 
@@ -30,7 +30,7 @@ def test_open_clips_tokenizer_cuts_what_has_no_room():
 
 def test_a_tokenizer_of_a_folder_is_asked_as_well(tmp_path):
     folder = tokenizer_folder(tmp_path / "words")
-    towers = create_towers(ModelConfig(architecture=TINY, tokenizer=str(folder)), seed=1)
+    towers = create_towers(ModelConfig(architecture=SMALL_SIGLIP, tokenizer=str(folder)), seed=1)
     inner = AutoTokenizer.from_pretrained(folder)
     texts = ["a photo of a cat " * n for n in range(1, 9)]
     expected = sum(len(inner(text)["input_ids"]) > 16 for text in texts)

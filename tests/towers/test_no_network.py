@@ -294,6 +294,7 @@ print(made.encode(TEXTS)[0].shape)
 """
 
 
+@pytest.mark.slow
 def test_tuning_and_encoding_texts_asks_no_one(watched, tmp_path):
     folder = llama(tmp_path / "model")
     heard, printed = watched(ENCODER, str(folder), str(tmp_path / "state"))

@@ -76,7 +76,7 @@ def parts_of(packed, config):
     return make_parts(job_of(packed, config), World.single(), phase, table)
 
 
-@pytest.mark.parametrize("objective", ["openclip", "neuclip"])
+@pytest.mark.parametrize("objective", ["neuclip", pytest.param("openclip", marks=pytest.mark.slow)])
 def test_cached_and_online_take_the_same_20_steps(packed, tmp_path, objective):
     runs = {}
     for name, text in (("cached", {}), ("online", {"online": True})):
@@ -148,6 +148,7 @@ def test_a_share_of_0_for_long_texts_is_the_run_without_them(packed, tmp_path):
     assert weights(tmp_path / "both") != weights(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_workers_and_micro_batches_change_nothing(packed, tmp_path):
     train_here(tmp_path / "a", packed, config_of())
     train_here(tmp_path / "b", packed, config_of(loader={"workers": 2}))
@@ -227,7 +228,10 @@ def side_file(packed, number=0):
     return Path([uri for uri in sorted(found) if "selection" not in uri][number])
 
 
-@pytest.mark.parametrize("damage", ["swapped", "short", "fp32", "gone"])
+@pytest.mark.parametrize(
+    "damage",
+    ["swapped", *(pytest.param(d, marks=pytest.mark.slow) for d in ("short", "fp32", "gone"))],
+)
 def test_a_side_file_that_is_not_what_was_committed_is_named(tmp_path, folder, damage):
     packed = encoded(tmp_path, make_packed(tmp_path), folder)
     path, other = side_file(packed), side_file(packed, 1)

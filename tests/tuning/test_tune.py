@@ -72,7 +72,7 @@ def test_merged_is_unmerged(folder):
 def test_tuning_teaches_which_captions_are_of_one_image(folder, tmp_path):
     pairs, held_out = split(PAIRS, held_out=100, seed=1)
     before = caption_retrieval(encoder(folder), held_out, batch_tokens=1000)
-    made, done = tune(folder, tmp_path, steps=80, pairs=pairs)
+    made, done = tune(folder, tmp_path, steps=40, pairs=pairs)
     after = caption_retrieval(made, held_out, batch_tokens=1000)
     assert done.losses[-1] < done.losses[0] - 0.5
     assert after["pairs"] == before["pairs"] == 18

@@ -43,6 +43,7 @@ def test_a_hidden_token_is_guessed_from_the_state_before_it(folder):
     assert float(found.detach()) == pytest.approx(total / count, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_it_lowers_its_loss_and_leaves_a_model_without_matrices_beside_it(folder):
     made = encoder(folder)
     losses = warm_up(made, config(), PAIRS, str(folder), seed=1, progress=silent)
