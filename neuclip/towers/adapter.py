@@ -42,10 +42,7 @@ class FeatureAdapter(nn.Module):
         if not inputs.is_floating_point():
             assert self.encoder is not None, "tokens come to a tower with its encoder alone"
             features = self.encoder.of_packed(inputs)
-        with torch.autocast(
-            features.device.type, enabled=False
-        ):  # a half-precision sum of squares overflows
-            x = normalize(features.float(), dim=-1)
+        x = normalize(features.float(), dim=-1)  # in half precision a sum of squares overflows
         for block in self.blocks:
             if self._is_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)

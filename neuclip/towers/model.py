@@ -103,7 +103,9 @@ def build_from_folder(
         if kind is None:
             model = _open_clip_model(folder, text_cfg, load_weights=load_weights, device=device)
         else:
-            model = _with_own_text(folder, kind, architecture, load_weights=load_weights).to(device)
+            model = _with_own_text(
+                folder, kind, architecture, load_weights=load_weights, device=device
+            )
         if kind is not None:
             tokenize = kind.tokens_of
         elif text_cfg.get("hf_tokenizer_name"):
@@ -151,17 +153,23 @@ def _open_clip_model(
 
 
 def _with_own_text(
-    folder: Path, kind: TextKind, architecture: dict[str, Any], *, load_weights: bool
+    folder: Path,
+    kind: TextKind,
+    architecture: dict[str, Any],
+    *,
+    load_weights: bool,
+    device: str | torch.device,
 ) -> TwoTowers:
     """Build the image tower by open_clip, the text tower by its kind."""
     built = open_clip.create_model(
         f"local-dir:{folder}",
         load_weights=False,
+        device=device,
         pretrained_image=False,
         force_custom_text=True,
         text_cfg=PLACEHOLDER,
     )
-    model = TwoTowers(built, kind.build(int(architecture["embed_dim"])))
+    model = TwoTowers(built, kind.build(int(architecture["embed_dim"]))).to(device)
     if load_weights:
         model.load_state_dict(read_weights(folder))
     return model

@@ -83,9 +83,10 @@ def forward_cost(config: TrainConfig) -> ForwardCost:
         batch = example_batch(config, towers, pairs=1)
     patches = [kept.shape[1] for kept in batch.patches.values()]
     side = patches_a_side(towers.architecture["vision_cfg"])
+    texts = next(iter(batch.texts.values()))
     return ForwardCost(
         image_tokens=patches[0] if patches else side and side * side,
-        text_tokens=next(iter(batch.texts.values())).shape[1],
+        text_tokens=1 if texts.is_floating_point() else texts.shape[1],  # a feature is one
         multiply_adds=forward_flops(encoders, batch.to(_META).inputs()) // 2,
         weights=sum(weight.numel() for weight in encoders.parameters()),
     )
