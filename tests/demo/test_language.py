@@ -66,6 +66,7 @@ def test_words_are_put_together_again():
     assert join_words(split_words(text)) == text
 
 
+@pytest.mark.slow
 def test_a_short_training_is_a_function_of_its_seed(tmp_path):
     one, two, three = (TinyModels.train(seed, share=0.01) for seed in (1, 1, 2))
     weights = [models._parts().state_dict() for models in (one, two, three)]

@@ -41,6 +41,7 @@ assert count_texts(packed.index)["backwards"] == 30
     )
 
 
+@pytest.mark.slow
 def test_a_rule_over_groups_is_two_files(tmp_path):
     changed = {
         "curate/rules.py": {

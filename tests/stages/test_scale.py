@@ -2,11 +2,11 @@
 
 import pytest
 from made.demo_web import DEMO_RECIPE
+from made.stages import NAMES
 from pydantic import ValidationError
 
 from neuclip.journey import identify
 from neuclip.recipe import load_recipe
-from neuclip.stage_list import NAMES
 from neuclip.stages.pool import LOCAL
 from neuclip.stages.scale import ScaleConfig
 from tasks.pool import pool_of

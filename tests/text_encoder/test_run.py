@@ -125,6 +125,7 @@ def test_the_estimate_counts_what_is_missing(tmp_path, captions, folder):
     assert after["rewrite"] == before["rewrite"]
 
 
+@pytest.mark.slow
 def test_side_files_of_appended_shards_alone_are_made(tmp_path, folder):
     pairs = some_pairs(60)
     first = pack(tmp_path, [pairs[:35]], shard=SHARD, key="first")

@@ -342,7 +342,7 @@ TIMM = {
                 "text_tokens": {"name": "syntax"},
                 "model": {"architecture": FINE, "text": {"kind": "features", "width": 8}},
             },
-            "reads cached features",
+            "reads features of whole texts",
         ),
         ({"learn_positions": True}, "learn_positions is for the fixed positions"),
         (

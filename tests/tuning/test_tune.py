@@ -69,6 +69,7 @@ def test_merged_is_unmerged(folder):
     assert not torch.allclose(features(encoder(folder)), unmerged, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_tuning_teaches_which_captions_are_of_one_image(folder, tmp_path):
     pairs, held_out = split(PAIRS, held_out=100, seed=1)
     before = caption_retrieval(encoder(folder), held_out, batch_tokens=1000)
