@@ -19,15 +19,12 @@ from torch import Tensor, nn
 from neuclip.foundation.errors import ConfigError, NumericsError, ShapeError
 from neuclip.foundation.untrusted_json import require_transformers
 from neuclip.storage.cache import local_copy
-from neuclip.storage.files import exists, read_bytes
 from neuclip.storage.uris import join
 from neuclip.text_encoder.config import EncoderSettings
 from neuclip.text_encoder.folder import encoder_files, read_model_config, require_settings
 from neuclip.text_encoder.record import (
-    ENCODER,
     EncoderRecord,
     fingerprint_of,
-    parse_record,
 )
 
 Features = npt.NDArray[np.float16]
@@ -320,29 +317,6 @@ def load_encoder(
     encoder = TextEncoder(model, tokenizer, record)
     _require_direction(encoder, origin=folder_uri)
     return encoder
-
-
-def read_encoder(folder_uri: str, *, device: str | torch.device = "cpu") -> TextEncoder:
-    """Load an encoder from a folder with its encoder.json, as the stage text_encoder leaves it.
-
-    Raises: ConfigError: if a file of it is another than when the record was written.
-    """
-    record = record_of(folder_uri)
-    require_fingerprint(folder_uri, record)
-    return load_encoder(folder_uri, record, device=device)
-
-
-def record_of(folder_uri: str) -> EncoderRecord:
-    """Return the record that lies in an encoder's folder.
-
-    Raises: ConfigError: if there is none.
-    """
-    where = join(folder_uri, ENCODER)
-    if not exists(where):
-        raise ConfigError(
-            f"{folder_uri} has no {ENCODER}; expected the folder `encoder` that a stage text_encoder leaves"
-        )
-    return parse_record(read_bytes(where), where)
 
 
 def require_fingerprint(folder_uri: str, record: EncoderRecord) -> None:

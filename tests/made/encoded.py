@@ -1,6 +1,6 @@
 """Features of the texts of packed pairs, through the project's own stages."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from made.packed import Packed
@@ -86,8 +86,3 @@ def encoded(root: Path, packed: Packed, folder: Path, *, key: str = "key", **fie
     return Encoded(
         **{**vars(packed), "index": index_features(root, packed, uri, key=key)}, text_encoder=uri
     )
-
-
-def of(found: Encoded, **fields) -> Encoded:
-    """Return the same with other places."""
-    return replace(found, **fields)
