@@ -23,6 +23,9 @@ def draw_encoder(folder: Path, seed: int = 0) -> None:
         return
     import torch
     from transformers import LlamaConfig, LlamaModel
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of saving a model of half a million weights
 
     config = LlamaConfig(
         hidden_size=WIDTH,

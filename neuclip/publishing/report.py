@@ -63,6 +63,7 @@ def report_page(
             written=written,
             samples=samples,
             texts=_texts(facts),
+            encoding=facts.find("text_encoder"),
             charts=draw_charts(facts.metrics),
             limits=limits(facts),
             wall_s=sum(manifest.wall_s for manifest in facts.manifests),

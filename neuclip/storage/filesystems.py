@@ -12,6 +12,9 @@ from neuclip.storage.uris import is_local, local_part
 _TRIES = 2
 """Of s3fs, each of them botocore's own tries: a dead endpoint is told soon."""
 
+READ_TIMEOUT_S = 20
+"""Without a byte, after which a read of S3 is tried again."""
+
 _IN_MEMORY = "memory://"
 """Asks nobody and keeps nothing: no recipe can name it, since other processes would not see it."""
 
@@ -27,7 +30,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
     if protocol == "s3":
         options["config_kwargs"] = {
             "connect_timeout": 5,
-            "read_timeout": 20,  # seconds without a byte
+            "read_timeout": READ_TIMEOUT_S,
             "retries": {"max_attempts": 3, "mode": "standard"},
         }
     try:

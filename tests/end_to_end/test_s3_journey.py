@@ -25,8 +25,8 @@ from neuclip.towers.folder import load_towers
 
 pytestmark = [pytest.mark.slow, pytest.mark.s3, pytest.mark.timeout(900)]
 
-LONGER = {"train__epochs": 12, "train__lr": 2e-3, "train__launch__max_restarts": 0}
-"""A hundred steps, a checkpoint after every fourth: time enough to be killed."""
+LONGER = {"train__epochs": 4, "train__lr": 2e-3, "train__launch__max_restarts": 0}
+"""Some thirty steps, a checkpoint after every fourth: it is killed after the first."""
 
 
 @pytest.fixture(scope="module", autouse=True)

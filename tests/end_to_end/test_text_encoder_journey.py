@@ -100,6 +100,10 @@ def test_the_published_folder_is_open_clips_for_images_and_ours_for_texts(done):
     card = (model / "README.md").read_text()
     assert "open_clip alone encodes images, and no texts" in card
     assert "It was tuned on the captions" in card
+    report = Path(uri(recipe, "publish"), "report.html").read_text()
+    assert "What encoded its texts" in report
+    assert json.loads(towers.files["encoder.json"])["fingerprint"][:16] in report
+    assert "<td>short to long</td>" in report
     assert "/model" not in card.split("## Recipe")[0]
     assert towers.files["encoder.json"] == (encoder / "encoder" / "encoder.json").read_bytes()
 

@@ -241,7 +241,7 @@ def test_a_bucket_with_the_objects_of_an_unfinished_partition(
 @pytest.mark.prefect
 @pytest.mark.timeout(1800)
 @pytest.mark.slow
-@pytest.mark.parametrize("runner", ["threads", "dask", "ray"])
+@pytest.mark.parametrize("runner", ["threads", "ray"])
 def test_partitions_that_no_worker_fetched_are_named(prefect_here, tmp_path, runner):
     share = Share(1, str(tmp_path / "nowhere"), (Planned("0123abcd", "urls.parquet", 0, 5, 5),))
     config = AcquireConfig(table="urls.parquet", scale=ScaleConfig(runner=runner, workers=1))

@@ -2,6 +2,6 @@
 
 import os
 
-KILLS = int(os.environ.get("NEUCLIP_KILLS", "4"))
+KILLS = int(os.environ.get("NEUCLIP_KILLS", "3"))
 FEW_KILLS = max(2, KILLS // 3)
 """For what takes longer."""
