@@ -81,7 +81,7 @@ def export_shards(
             put_file(path, join(target, path.name))
             export.shards.append(path.name)
             files.close_all_but([])
-            captions.close_all_but([])
+            captions.side.close_all_but([])
     write_bytes(join(target, RECORD), export.model_dump_json(indent=1).encode())
     progress("export", done=len(names), total=len(names), note=f"{export.samples} samples")
     return export

@@ -67,9 +67,9 @@ class ShardSamples(Dataset[Batch]):
     def _side_files(self) -> Iterator[MappedFiles]:
         """Yield the files of the sources that some view may read."""
         sources = sorted({source for view in self._texts for source in view.sources})
-        yield from self.captions.files(sources)
+        yield from self.captions.side.files(sources)
         if self._features is not None:
-            yield from self._features.files(sources)
+            yield from self._features.side.files(sources)
 
     @property
     def _features(self) -> TextFeatures | None:
@@ -180,9 +180,9 @@ class ShardSamples(Dataset[Batch]):
                 yield place, name, sample_ids[place] - first, image, record
         names = self.names(list(places_of))
         self.files.close_all_but(names)
-        self.captions.close_all_but(names)
+        self.captions.side.close_all_but(names)
         if self._features is not None:
-            self._features.close_all_but(names)
+            self._features.side.close_all_but(names)
 
 
 def _record(text: bytes, sample_id: int, path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Legend: F width of a feature.
 
 import io
 import mmap
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from neuclip.captions.text_features import Rows
 from neuclip.foundation.errors import IntegrityError
 from neuclip.index.side_files import feature_records
 from neuclip.loading.captions import Captions
-from neuclip.loading.mapped_files import MappedFiles
 from neuclip.loading.policies import Caption
+from neuclip.loading.side_files import SideFiles
 from neuclip.stages.manifest import read_manifest
 
 _HEADER_BYTES = 4096
@@ -37,16 +36,12 @@ class TextFeatures:
     def __init__(self, index_uri: str, *, cache_gb: float) -> None:
         self.encoder: dict[str, Any] = read_manifest(index_uri).summary["text_encoder"]
         self._width = int(self.encoder["width"])
-        self._files = {
-            source: MappedFiles(files, kind="side file", stage="index", cache_gb=cache_gb)
-            for source, files in sorted(feature_records(index_uri).items())
-        }
-        self._open: dict[tuple[str, str], Rows] = {}
+        self.side: SideFiles[Rows] = SideFiles(feature_records(index_uri), cache_gb=cache_gb)
 
     @property
     def sources(self) -> list[str]:
         """The sources that were encoded."""
-        return list(self._files)
+        return self.side.sources
 
     def of(
         self, captions: Captions, shard: str, row: int, caption: Caption
@@ -61,28 +56,15 @@ class TextFeatures:
         features = self._features(caption.source, shard, count)
         return torch.from_numpy(np.array(features[first + caption.k]))
 
-    def files(self, sources: Iterable[str]) -> Iterator[MappedFiles]:
-        """Yield the files of sources, which are fetched with the shards of their names."""
-        for source in sources:
-            if source in self._files:
-                yield self._files[source]
-
-    def close_all_but(self, shards: Iterable[str]) -> None:
-        """Let go of the features of shards that are read no more."""
-        kept = set(shards)
-        self._open = {place: rows for place, rows in self._open.items() if place[1] in kept}
-
     def _features(self, source: str, shard: str, count: int) -> Rows:
-        found = self._open.get((source, shard))
-        if found is None:
-            if source not in self._files:
-                raise IntegrityError(
-                    f"the texts of source {source!r} were not encoded: name it in text_encoder.sources, or leave that "
-                    "out, and run `--from text_encoder`"
-                )
-            path, content = self._files[source].map(shard)
-            found = self._open[source, shard] = _rows(path, content, count, self._width)
-        return found
+        if source not in self.sources:
+            raise IntegrityError(
+                f"the texts of source {source!r} were not encoded: name it in text_encoder.sources, or leave that out, "
+                "and run `--from text_encoder`"
+            )
+        return self.side.get(
+            source, shard, lambda files: _rows(*files.map(shard), count, self._width)
+        )
 
 
 def _rows(path: Path, content: mmap.mmap, count: int, width: int) -> Rows:

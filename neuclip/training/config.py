@@ -1,23 +1,18 @@
 """The `train` section of a recipe."""
 
-import math
-from collections.abc import Mapping
 from itertools import product
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from neuclip.foundation.config import RESERVED, Section, keyed_if_set, unkeyed
-from neuclip.foundation.errors import ConfigError
 from neuclip.launching.config import LaunchConfig
 from neuclip.loading.config import LoaderConfig
 from neuclip.loading.edits.config import AugmentConfig
-from neuclip.loading.policies import Other, OwnCaptions, PerSource, Same, ViewCaptions
+from neuclip.loading.policies import OwnCaptions, PerSource, Same, ViewCaptions
 from neuclip.loading.visits import MAIN, ViewName
 from neuclip.objectives.config import NeuClipConfig, ObjectiveConfig
 from neuclip.objectives.terms.config import (
-    SELF_SUPERVISION,
-    ImageSelfConfig,
     MaskedTextConfig,
     TermConfig,
     Views,
@@ -28,70 +23,18 @@ from neuclip.tokens.config import (
     TextTokensConfig,
     TruncateConfig,
 )
-from neuclip.towers.cached_features import CachedFeatures
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.initial_config import InitialConfig
 from neuclip.training.collapse_config import CollapseConfig
+from neuclip.training.config_checks import check_train, share_of
 from neuclip.training.freezing_config import FreezeConfig
 from neuclip.training.phase_config import PhaseConfig
-from neuclip.training.tokens import check_tokens
+from neuclip.training.probe_config import ProbeConfig
+from neuclip.training.telemetry_config import TelemetryConfig
 from neuclip.training.view_config import ImageViewConfig, TextViewConfig
 
 STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
-
-
-ObserverName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
-
-
-class ProbeConfig(Section):
-    """How often the log-normalizers that the objective uses are held against exact ones."""
-
-    every_steps: int = Field(default=500, ge=1, description="steps between two measurements")
-    samples: int = Field(
-        default=4096, ge=16, description="samples of the training set that stand for the whole"
-    )
-    anchors: int = Field(
-        default=512, ge=2, description="of these, how many the normalizers are compared for"
-    )
-    observers: dict[ObserverName, ObjectiveConfig] = Field(
-        default={},
-        description="further objectives by name that watch the run's features and are measured "
-        "like its own; each costs a step of its own",
-    )
-
-
-class TelemetryConfig(Section):
-    """Where a run's numbers go beside its own folder, and what it may cost. Changes no result."""
-
-    trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
-        default=(),
-        description="further places for the numbers, set up by their own environment variables; "
-        "metrics.jsonl and TensorBoard are always written",
-    )
-    project: str = Field(
-        default="neuclip", min_length=1, description="name the trackers file the run under"
-    )
-    peak_tflops: float | None = Field(
-        default=None,
-        gt=0,
-        description="what one device can do at the run's precision, 1e12 FLOP/s, for the share used (MFU); "
-        "null takes it from the device's name where it is known",
-    )
-    price_per_hour: float | None = Field(
-        default=None, ge=0, description="price of one device for an hour, in any currency"
-    )
-    budget: float | None = Field(
-        default=None,
-        gt=0,
-        description="what all devices of the run may cost; the run saves and stops when it is used up",
-    )
-
-    @model_validator(mode="after")
-    def _budget_has_a_price(self) -> Self:
-        if self.budget is not None and not self.price_per_hour:
-            raise ValueError("a budget needs price_per_hour")
-        return self
 
 
 class TrainConfig(Section):
@@ -345,7 +288,7 @@ class TrainConfig(Section):
     @property
     def share_of_objective(self) -> float:
         """Return what the objective's loss is multiplied by."""
-        return self.objective_weight if self.weighting == "code" else 1 - _share_of(self.terms)
+        return self.objective_weight if self.weighting == "code" else 1 - share_of(self.terms)
 
     def of_image_view(self, view: str, field: Literal["crop_scale", "augment"]) -> Any:  # noqa: ANN401  # either's
         """Return a setting of a view of images, which takes it from `main` where it has none."""
@@ -406,152 +349,6 @@ class TrainConfig(Section):
         return {**fields, "epochs": sum(lengths)} if is_known else fields
 
     @model_validator(mode="after")
-    def _has_weights(self) -> Self:
-        if self.epochs == 0 and self.initial is None:
-            raise ValueError(
-                "epochs 0 publishes the weights that a run starts from; name them in train.initial, or train longer"
-            )
+    def _fits(self) -> Self:
+        check_train(self)
         return self
-
-    @model_validator(mode="after")
-    def _phases_fit(self) -> Self:
-        total = sum(phase.epochs for phase in self.phases)
-        if self.phases and not math.isclose(self.epochs, total):
-            raise ValueError(
-                f"epochs is {self.epochs:g}, and the phases are {total:g} epochs together; leave epochs out"
-            )
-        for number, flat in enumerate(self.by_phase()):
-            try:
-                _check_numbers(flat)
-                check_tokens(flat, is_first=number == 0)
-            except (ValueError, ConfigError) as error:
-                where = f"phases[{number}]: " if self.phases else ""
-                raise ValueError(f"{where}{error}") from error
-        return self
-
-    @model_validator(mode="after")
-    def _views_fit(self) -> Self:
-        for side in ("image_views", "text_views"):
-            if MAIN in getattr(self, side):
-                raise ValueError(
-                    f"{side} are those beside `{MAIN}`, which the flat fields describe"
-                )
-        for name, term in self.terms.items():
-            term.reads(self.known_views, name)
-        masked = [
-            term.masked_view(name)
-            for name, term in self.active_terms.items()
-            if isinstance(term, MaskedTextConfig)
-        ]
-        if len(set(masked)) < len(masked):
-            raise ValueError(f"two terms mask view {masked[0]} of texts; give one of them another")
-        if self.global_views == "all" and len(self.objective_pairs) == 1:
-            raise ValueError(
-                "global_views: all needs a second view; give image_views or text_views, or leave it out"
-            )
-        for name in self.text_views:
-            self._check_leaning(name, self.known_views.texts)
-        return self
-
-    @model_validator(mode="after")
-    def _features_fit(self) -> Self:
-        text = self.model.text
-        if not isinstance(text, CachedFeatures):
-            return self
-        masking = [n for n, term in self.active_terms.items() if isinstance(term, MaskedTextConfig)]
-        if masking:
-            raise ValueError(
-                f"terms.{masking[0]} masks tokens of texts, and model.text.kind {text.kind} reads features of whole "
-                "texts; leave it out"
-            )
-        edited = [
-            v for v in (MAIN, *self.text_views) for f in self.by_phase() if f.captions_in(v).edit
-        ]
-        if edited and not text.online:
-            raise ValueError(
-                f"the texts of view {edited[0]} are edited at each visit, and features were made of texts as they are; "
-                "leave the edit out, or set model.text.online: true for a small set"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _weights_fit(self) -> Self:
-        if self.weighting == "code":
-            return self
-        if self.objective_weight != 1:
-            raise ValueError(
-                f"objective_weight {self.objective_weight:g} stands beside weighting: paper, which gives the objective "
-                "what the terms leave of 1; leave one of the two out"
-            )
-        if (share := _share_of(self.terms)) >= 1:
-            raise ValueError(
-                f"the weights of terms are {share:g} together and leave nothing of 1 to the objective, as weighting: "
-                "paper would have it; lower them, or set weighting: code"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _terms_train_something(self) -> Self:
-        if self.freeze is None:
-            return self
-        for name, term in self.active_terms.items():
-            for kind, tower in ((ImageSelfConfig, "image"), (MaskedTextConfig, "text")):
-                if isinstance(term, kind) and getattr(self.freeze, tower) == "all":
-                    raise ValueError(
-                        f"terms.{name} trains the {tower} tower, which freeze.{tower}: all holds; leave one of them out"
-                    )
-        return self
-
-    def _check_leaning(self, name: str, known: list[str]) -> None:
-        """Refuse a view of texts that leans on one that is not there, or at last on itself."""
-        seen, policy = [name], self.captions_in(name)
-        while isinstance(policy, Same | Other):
-            where = f"text_views.{seen[-1]}.captions.view"
-            if policy.view not in known:
-                raise ValueError(
-                    f"{where} names view {policy.view!r}; views of texts are {', '.join(known)}"
-                )
-            if policy.view in seen:
-                raise ValueError(f"{where} is {policy.view}, which leans on it; take another view")
-            seen.append(policy.view)
-            policy = self.captions_in(policy.view)
-
-
-def _share_of(terms: Mapping[str, TermConfig]) -> float:
-    """Return the weight of all terms in DeCLIP's paper, where self-supervision of both sides shares one."""
-    within = [term.weight for term in terms.values() if isinstance(term, SELF_SUPERVISION)]
-    others = [term.weight for term in terms.values() if not isinstance(term, SELF_SUPERVISION)]
-    return sum(others) + max(within, default=0.0)
-
-
-def _check_numbers(config: TrainConfig) -> None:
-    """Check the numbers of one phase against each other.
-
-    Raises: ValueError: saying which do not fit.
-    """
-    if config.global_batch % config.streams:
-        raise ValueError(
-            f"global_batch {config.global_batch} is not a multiple of streams {config.streams}"
-        )
-    ranks = config.launch.world_size
-    if config.streams % ranks:
-        raise ValueError(
-            f"streams {config.streams} cannot be shared out to {ranks} ranks; use a multiple of {ranks}"
-        )
-    local_batch = config.global_batch // ranks
-    if config.micro_batch is not None and local_batch % config.micro_batch:
-        raise ValueError(
-            f"global_batch {config.global_batch} / ranks {ranks} = {local_batch} is not a multiple "
-            f"of micro_batch {config.micro_batch}; use a divisor of {local_batch}, or null"
-        )
-    if config.min_lr > config.lr:
-        raise ValueError(f"min_lr {config.min_lr} is above lr {config.lr}")
-    if config.cooldown_steps and config.schedule != "constant":
-        raise ValueError(
-            f"cooldown_steps {config.cooldown_steps} is of the constant schedule; set schedule: constant, or 0 steps"
-        )
-    for name in config.known_views.images:
-        low, high = config.of_image_view(name, "crop_scale")
-        if not 0 < low <= high <= 1:
-            where = "" if name == MAIN else f"image_views.{name}."
-            raise ValueError(f"{where}crop_scale {[low, high]} is not an increasing pair in (0, 1]")

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from neuclip.distributed.world import World
 from neuclip.loading.batch import Inputs
-from neuclip.training.config import TelemetryConfig
+from neuclip.training.telemetry_config import TelemetryConfig
 
 PASSING = frozenset(
     (

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch.utils.tensorboard import SummaryWriter
 
 from neuclip.foundation.errors import ConfigError
-from neuclip.training.config import TelemetryConfig
+from neuclip.training.telemetry_config import TelemetryConfig
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"

@@ -19,7 +19,7 @@ from neuclip.objectives.exact import (
     exact_log_normalizers,
     implied_by_infonce,
 )
-from neuclip.training.config import ProbeConfig
+from neuclip.training.probe_config import ProbeConfig
 from neuclip.training.trainer import Trainer
 
 _CHUNK = 512

@@ -9,8 +9,8 @@ from training.runs import make_config, metrics, train_here
 
 from neuclip.distributed.world import World
 from neuclip.training import meter
-from neuclip.training.config import TelemetryConfig
 from neuclip.training.meter import Meter, forward_flops
+from neuclip.training.telemetry_config import TelemetryConfig
 
 QUICK = {"loader": {"workers": 0}, "probe": None, "epochs": 1, "keep_best": 0}
 
