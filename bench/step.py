@@ -122,7 +122,7 @@ def our_command(setting: Setting, packed: Packed, place: Path) -> list[str]:
             "lr": 5e-4,
             "warmup_steps": 10,
             "weight_decay": 0.2,
-            "grad_clip_norm": 1.0,
+            "grad_clip": {"kind": "norm", "norm": 1.0},
             "precision": setting.precision,
             "save_every_steps": setting.steps,
             "keep_best": 0,

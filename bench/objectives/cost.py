@@ -30,11 +30,6 @@ CONFIGS: dict[str, dict[str, object]] = {
         "alpha_mode": "through",
     },
     "neuclip, queue": {"name": "neuclip", "estimator": QUEUE},
-    "neuclip, queue and its negatives": {
-        "name": "neuclip",
-        "estimator": QUEUE,
-        "queue_negatives_from_epoch": 0,
-    },
     "neuclip, aged queue": {
         "name": "neuclip",
         "estimator": {"name": "aged_queue", "num_pairs": PROTOTYPES},
@@ -78,8 +73,6 @@ def flops_of(config: dict[str, object]) -> float:
         flops += 2 * side * (2 * steps + 1)
         if config.get("alpha_mode") == "through":
             flops += 2 * side
-        if "queue_negatives_from_epoch" in config:
-            flops += 4 * side
     if config["name"] == "amorlip":
         flops += 2 * 2.0 * BATCH * 2 * WIDTH * WIDTH * (3 * 3 + 1)
     return flops

@@ -36,6 +36,14 @@ def _eps() -> Any:  # noqa: ANN401
     )
 
 
+def _tau_exp_weight() -> Any:  # noqa: ANN401
+    return Field(
+        default=1,
+        description="How often the exponential term counts in the temperature's gradient; 1 is the gradient of the "
+        "loss, 2 is that of the released code, which published rho values belong to.",
+    )
+
+
 class LearnedTemperature(Section):
     """Fields of objectives with one learned temperature."""
 
@@ -49,7 +57,12 @@ class LearnedTemperature(Section):
     temperature_lr: float | None = Field(
         default=None,
         ge=0,
-        description="Learning rate of log(1/temperature), at least 0; none = the encoders' rate.",
+        description="Learning rate of log(1/temperature), at least 0; none = the encoders' rate, with its schedule.",
+    )
+    temperature_lr_share: float = keyed_if_set(
+        default=1.0,
+        ge=0,
+        description="What the encoders' rate is multiplied by for log(1/temperature), where temperature_lr is none.",
     )
     learn_temperature: bool = Field(
         default=True, description="Whether the temperature is learned or stays at its start."
@@ -170,12 +183,7 @@ class FastClipConfig(LearnedTemperature):
         ge=0,
         description="Pull towards a low temperature, nats, at least 0; v2 and v3 have it.",
     )
-    tau_exp_weight: Literal[1, 2] = Field(
-        default=1,
-        description="v3: how often the exponential term counts in the temperature's gradient; "
-        "1 is the gradient of the loss, 2 is that of the released code, which published rho "
-        "values belong to.",
-    )
+    tau_exp_weight: Literal[1, 2] = _tau_exp_weight()
     individual_temperature_init: float = _temperature_init(0.03)
     individual_temperature_lr: float = Field(
         default=0.0133, ge=0, description="v2: Adam step size of the temperatures, at least 0."
@@ -332,28 +340,27 @@ class NeuClipConfig(LearnedTemperature):
     )
     reduction: Reduction = _reduction()
     eps: float = _eps()
-    rho: float = Field(
-        default=6.5,
-        ge=0,
+    rho: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto",
         description="Pull towards a low temperature, nats, at least 0: the temperature settles "
-        "where the mean KL from uniform of the contrast weights equals rho.",
+        "where the mean KL from uniform of the contrast weights equals rho. auto = log(global batch) - 1.",
     )
+    tau_exp_weight: Literal[1, 2] = _tau_exp_weight()
     alpha_mode: Literal["detached", "through"] = Field(
         default="detached",
         description="Whether the encoders' gradient stops at the predicted log-normalizers "
         "or flows through them.",
     )
-    ratio_clamp: float | None = Field(
-        default=20.0,
-        gt=1,
-        description="Largest ratio of a batch normalizer to its prediction, unitless, above 1; "
-        "none = no limit.",
+    gamma: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = keyed_if_set(
+        default=0.0,
+        description="Weight of the batch's own normalizer in the one that an anchor is divided by, in [0, 1): ratios "
+        "are then at most 1 / gamma. auto = v / (1 + v), v the mean square of the log ratio.",
     )
-    queue_negatives_from_epoch: float | None = Field(
-        default=None,
-        ge=0,
-        description="Passes over the data after which a queue's features are negatives too; "
-        "needs a queue estimator; early they collapse training. None = never.",
+    ratio_clamp: Annotated[float, Field(gt=1)] | Literal["auto"] | None = Field(
+        default="auto",
+        description="Largest ratio of a batch normalizer to its prediction, unitless, above 1; none = no limit. auto "
+        "= (pairs of the data set - 1) / (global batch - 1), which no exact normalizer goes beyond, or 20 if that is "
+        "more. Estimators learn from ratios of at most this, with auto and none of at most 20 and of any.",
     )
     warm_steps: int = keyed_if_set(
         default=0,
@@ -361,14 +368,6 @@ class NeuClipConfig(LearnedTemperature):
         description="Steps at the start of each phase but the first in which the estimator alone "
         "learns: it gets to know the features of other tokens before they teach the encoders.",
     )
-
-    @model_validator(mode="after")
-    def _queue_negatives_need_a_queue(self) -> "NeuClipConfig":
-        if self.queue_negatives_from_epoch is not None and self.estimator.name == "network":
-            raise ValueError(
-                "queue_negatives_from_epoch needs estimator queue or aged_queue, found network"
-            )
-        return self
 
 
 ObjectiveConfig = Annotated[

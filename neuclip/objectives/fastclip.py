@@ -11,7 +11,7 @@ from neuclip.objectives.averaged import AveragedObjective
 from neuclip.objectives.config import FastClipConfig
 from neuclip.objectives.individual_temperatures import AdamTemperatures, IndividualTemperatures
 from neuclip.objectives.moving_average import cosine_gamma
-from neuclip.objectives.temperature import Temperature
+from neuclip.objectives.temperature import Temperature, with_gradient_times
 
 
 class FastClip(AveragedObjective):
@@ -71,7 +71,7 @@ class FastClip(AveragedObjective):
     def margin_temperature(self, temperature: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Return tau with `tau_exp_weight` times its gradient in v3."""
         weight = self.config.tau_exp_weight if self.config.version == "v3" else 1
-        return weight * temperature - (weight - 1) * temperature.detach()
+        return with_gradient_times(weight, temperature)
 
     def temperature_term(
         self, denominators_SB: Float[Tensor, "2 B"], temperature: Float[Tensor, "*SB"]

@@ -89,8 +89,6 @@ class GlobalBatch:
         self,
         log_denominators_SB: Float[Tensor, "2 B"],
         temperature: Float[Tensor, "*SB"],
-        *,
-        log_counts_B: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, ""]:
         """Return a zero whose gradient is what local features are due as contrasts of all anchors.
 
@@ -102,14 +100,13 @@ class GlobalBatch:
 
         Args:
             log_denominators_SB: of the local anchors; gathered here.
-            log_counts_B: log of how many pairs an anchor is compared with, if not the batch's.
         Source: FastCLIP, arXiv 2407.01445; against loops over ranks in tests/oracles.
         """
         if not self.is_two_role:
             return self.own_cosine_B.new_zeros(())
-        counts_B = self.log_counts_B if log_counts_B is None else log_counts_B
         temperature = temperature.detach()
-        offsets_SB = (self.own_cosine_B / temperature + log_denominators_SB + counts_B).detach()
+        offsets_SB = self.own_cosine_B / temperature + log_denominators_SB + self.log_counts_B
+        offsets_SB = offsets_SB.detach()
         offsets_SG = all_gather(offsets_SB.T, self.world).T
         temperature_SG = (
             all_gather(temperature.T, self.world).T if temperature.ndim else temperature

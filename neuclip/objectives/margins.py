@@ -72,6 +72,21 @@ def without_eps(log_values: Tensor, eps: float) -> Tensor:
     return log_values + torch.log1p(-(math.log(eps) - log_values).exp().clamp(max=1))
 
 
+def mixed(
+    log_one: Float[Tensor, "*anchors"],
+    log_other: Float[Tensor, "*anchors"],
+    share: float | Float[Tensor, ""],
+) -> Float[Tensor, "*anchors"]:
+    """Return log((1 - share) exp(one) + share exp(other)).
+
+    Args:
+        share: of the other, strictly between 0 and 1.
+    """
+    if not isinstance(share, Tensor):
+        return torch.logaddexp(log_one + math.log1p(-share), log_other + math.log(share))
+    return torch.logaddexp(log_one + torch.log1p(-share), log_other + share.log())
+
+
 def add_eps(log_values: Tensor, eps: float) -> Tensor:
     """Return log(eps + exp(values))."""
     if eps == 0:

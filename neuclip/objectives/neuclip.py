@@ -1,29 +1,29 @@
 """NeuCLIP: encoders and a normalizer estimator descend one objective.
 
-Legend: S side (0 image anchors, 1 text anchors), B local batch, G global batch, C a queue's pairs,
+Legend: S side (0 image anchors, 1 text anchors), B local batch, G global batch,
 D embedding width, tau temperature, eps inside the log, g mean over the other pairs of
 exp(margin / tau), l = log(eps + g) over the batch, alpha its prediction, r = exp(l - alpha).
 """
+
+import math
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuclip.distributed.collectives import all_reduce_mean_
 from neuclip.distributed.world import World
 from neuclip.foundation.randomness import keyed_hash
 from neuclip.objectives.config import NeuClipConfig
 from neuclip.objectives.estimators.estimator import Anchors
 from neuclip.objectives.estimators.registry import build_estimator
 from neuclip.objectives.global_batch import GlobalBatch
-from neuclip.objectives.margins import (
-    log_normalizers,
-    log_weights,
-    pair_losses,
-    scaled_margins,
-    without_eps,
-)
+from neuclip.objectives.margins import mixed, pair_losses, without_eps
 from neuclip.objectives.objective import LogNormalizers, Objective, ObjectiveResult, Wanted
-from neuclip.objectives.temperature import Temperature
+from neuclip.objectives.temperature import Temperature, with_gradient_times
+
+_LEAST_AUTO_CLAMP = 20.0
+_SQUARE_DECAY = 0.98
 
 
 class NeuClip(Objective):
@@ -35,14 +35,16 @@ class NeuClip(Objective):
     a constant (`detached`) or as a function of features and tau (`through`). Before an estimator
     holds anything, alpha is the batch's own l.
 
-    An anchor whose r would exceed `ratio_clamp` is given alpha = l - log(ratio_clamp), so that it
-    still pulls and pushes, with limited weight. `log_normalizers` and the ratio metrics are of the
-    estimator's own alpha, before that limit.
-
-    From `queue_negatives_from_epoch` on, a queue's features count among the batch's others in l.
+    With `gamma` above 0 anchors are divided by the prediction mixed with the batch's own value, log((1 - gamma)
+    exp(alpha) + gamma exp(l)), a constant in l: FastCLIP's average with a prediction in the place of the stored value.
+    An anchor whose r would exceed `ratio_clamp` even so is given l - log(ratio_clamp), so that it still pulls and
+    pushes, with limited weight. `log_normalizers` and the ratio metrics are of the estimator's own alpha, before
+    either. `gamma: auto` is v / (1 + v), v a moving mean over the steps before of the mean of (l - alpha)^2.
 
     Source: arXiv 2511.08417, equation 12; oracles in tests/oracles/contrastive.py.
     """
+
+    squared_log_ratio: Tensor
 
     def __init__(
         self, config: NeuClipConfig, *, feature_dim: int, num_samples: int, seed: int, world: World
@@ -56,13 +58,16 @@ class NeuClip(Objective):
         )
         self.config = config
         self.seed = seed
+        clamp = config.ratio_clamp
         self.estimator = build_estimator(
             config.estimator,
             feature_dim,
             eps=config.eps,
-            ratio_clamp=config.ratio_clamp,
+            ratio_clamp=_LEAST_AUTO_CLAMP if clamp == "auto" else clamp,
             world=world,
         )
+        if config.gamma == "auto":
+            self.register_buffer("squared_log_ratio", torch.ones(()))
 
     def forward(
         self,
@@ -74,7 +79,8 @@ class NeuClip(Objective):
         with torch.autocast(image_features.device.type, enabled=False):
             batch = self.collect(image_features, text_features, sample_ids)
             temperature = self.temperature
-            log_batch_SB = batch.log_normalizers(temperature, self.config.eps)
+            for_margins = with_gradient_times(self.config.tau_exp_weight, temperature)
+            log_batch_SB = batch.log_normalizers(for_margins, self.config.eps)
             anchors = Anchors.of(batch, temperature)
             constant = anchors.detached()
             if self.training:
@@ -140,19 +146,18 @@ class NeuClip(Objective):
         alpha_SB: Float[Tensor, "2 B"],
         temperature: Float[Tensor, ""],
     ) -> ObjectiveResult:
-        log_counts_B = batch.log_counts_B
-        log_sums_SB = without_eps(log_batch_SB.detach(), self.config.eps) + log_counts_B
-        if self._uses_queue_negatives(batch):
-            log_batch_SB, log_counts_B = self._with_queue_negatives(batch, temperature)
-        log_ratio_SB = (log_batch_SB - alpha_SB).detach()
-        excess_SB = (log_ratio_SB - self.estimator.max_log_ratio).clamp(min=0)
-        limited_SB = alpha_SB + excess_SB
+        log_sums_SB = without_eps(log_batch_SB.detach(), self.config.eps) + batch.log_counts_B
+        used_SB, gamma = self._with_own_share(alpha_SB, log_batch_SB.detach())
+        excess_SB = (log_batch_SB - used_SB).detach() - self._max_log_ratio(batch)
+        excess_SB = excess_SB.clamp(min=0)
+        limited_SB = used_SB + excess_SB
         bound_SB = (log_batch_SB - limited_SB).exp() + limited_SB - 1
-        loss = temperature * (bound_SB.sum(dim=0).mean() + 2 * self.config.rho)
+        rho = self._rho(batch)
+        loss = temperature * (bound_SB.sum(dim=0).mean() + 2 * rho)
         scaled_SB = limited_SB.detach() - temperature.detach().log()
-        loss = loss + batch.contrast_role(scaled_SB, temperature, log_counts_B=log_counts_B)
+        loss = loss + batch.contrast_role(scaled_SB, temperature)
         estimates_SB = alpha_SB.detach()
-        ratio_SB = log_ratio_SB.exp()
+        ratio_SB = (log_batch_SB.detach() - estimates_SB).exp()
         return ObjectiveResult(
             loss=loss,
             log_normalizers=(estimates_SB[0], estimates_SB[1]),
@@ -163,31 +168,38 @@ class NeuClip(Objective):
                 "ratio_mean": ratio_SB.mean(),
                 "ratio_max": ratio_SB.max(),
                 "ratio_clamped_share": (excess_SB > 0).to(ratio_SB.dtype).mean(),
+                "rho": rho,
+                "gamma": gamma,
             },
             pair_losses=pair_losses(log_sums_SB),
             scale=2 * temperature.detach(),
         )
 
-    def _uses_queue_negatives(self, batch: GlobalBatch) -> bool:
-        start = self.config.queue_negatives_from_epoch
-        return start is not None and self.epoch(batch) >= start and self.estimator.is_ready
+    def _with_own_share(
+        self, alpha_SB: Float[Tensor, "2 B"], log_batch_SB: Float[Tensor, "2 B"]
+    ) -> tuple[Float[Tensor, "2 B"], float | Float[Tensor, ""]]:
+        """Return the prediction mixed with the batch's own value, and gamma; an adapted one learns from this ratio."""
+        gamma = self.config.gamma
+        if gamma == 0:
+            return alpha_SB, 0.0
+        if gamma != "auto":
+            return mixed(alpha_SB, log_batch_SB, gamma), gamma
+        before = self.squared_log_ratio.clone()
+        if self.training and self.estimator.is_ready:
+            square = (log_batch_SB - alpha_SB.detach()).square().mean().to(before.dtype)
+            self.squared_log_ratio.lerp_(all_reduce_mean_(square, self.world), 1 - _SQUARE_DECAY)
+        adapted = before / (1 + before)
+        return mixed(alpha_SB, log_batch_SB, adapted.to(alpha_SB.dtype)), adapted
 
-    def _with_queue_negatives(
-        self, batch: GlobalBatch, temperature: Float[Tensor, ""]
-    ) -> tuple[Float[Tensor, "2 B"], Float[Tensor, " B"]]:
-        """Return l over the batch's and the queue's other pairs, and the log of their number."""
-        found = self.estimator.negatives(batch.sample_ids_B)
-        if found is None:
-            raise RuntimeError("a queue that is ready holds negatives")
-        contrasts_SCD, is_own_BC = found
-        queue_SBC = scaled_margins(
-            batch.anchors_SBD,
-            contrasts_SCD.to(batch.anchors_SBD.dtype),
-            batch.own_cosine_B,
-            temperature,
-        )
-        margins_SBX = torch.cat([batch.margins(temperature), queue_SBC], dim=2)
-        is_own_BX = torch.cat([batch.is_own_BG, is_own_BC], dim=1)
-        log_counts_B = (~is_own_BX).sum(dim=1).to(margins_SBX.dtype).log()
-        weights_BX = log_weights(is_own_BX, margins_SBX.dtype)
-        return log_normalizers(margins_SBX, weights_BX, self.config.eps), log_counts_B
+    def _max_log_ratio(self, batch: GlobalBatch) -> float:
+        clamp = self.config.ratio_clamp
+        if clamp is None:
+            return math.inf
+        if clamp == "auto":
+            clamp = (self.num_samples - 1) / (len(batch.sample_ids_G) - 1)
+            return math.log(max(clamp, _LEAST_AUTO_CLAMP))
+        return math.log(clamp)
+
+    def _rho(self, batch: GlobalBatch) -> float:
+        rho = self.config.rho
+        return max(0.0, math.log(len(batch.sample_ids_G)) - 1) if rho == "auto" else rho

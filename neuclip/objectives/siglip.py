@@ -45,8 +45,10 @@ class SigLip(Objective):
 
     def trainable(self) -> list[TrainableGroup]:
         """Return the temperature and the bias; both follow the temperature's rate."""
-        lr = self.learned_temperature.lr if self.learned_temperature else None
-        return [*super().trainable(), TrainableGroup("logit_bias", [self.logit_bias], lr)]
+        tau = self.learned_temperature
+        assert tau is not None, "it is built with one"
+        bias = TrainableGroup("logit_bias", [self.logit_bias], tau.lr, tau.share)
+        return [*super().trainable(), bias]
 
     def logit_scale_and_bias(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return both as learned; see `Objective.logit_scale_and_bias`."""

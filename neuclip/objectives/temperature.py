@@ -11,6 +11,11 @@ from neuclip.objectives.config import LearnedTemperature
 _SLOWER = 1 / 3
 
 
+def with_gradient_times(weight: int, temperature: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Return the temperature with `weight` times its gradient."""
+    return weight * temperature - (weight - 1) * temperature.detach()
+
+
 class Temperature(nn.Module):
     """A temperature tau > 0, held as the learned parameter t = log(1 / tau).
 
@@ -23,6 +28,7 @@ class Temperature(nn.Module):
         self.minimum = config.temperature_min
         self.maximum = config.temperature_max
         self.lr = config.temperature_lr
+        self.share = config.temperature_lr_share if config.temperature_lr is None else 1.0
         self.slow_below = config.temperature_slow_below
         start = torch.tensor(-math.log(config.temperature_init), dtype=torch.float32)
         self.log_scale = nn.Parameter(start, requires_grad=config.learn_temperature)
@@ -40,7 +46,7 @@ class Temperature(nn.Module):
     def lr_factor(self) -> float | Tensor:
         """Return what the learning rate is multiplied by at the present temperature, on its device if it depends."""
         if self.slow_below is None:
-            return 1.0
+            return self.share
         factors = torch.ones(2, dtype=torch.float64, device=self.log_scale.device)
         factors[1:].fill_(_SLOWER)
-        return factors[(self() <= self.slow_below).long()]
+        return self.share * factors[(self() <= self.slow_below).long()]

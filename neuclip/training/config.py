@@ -25,6 +25,7 @@ from neuclip.tokens.config import (
 )
 from neuclip.towers.config import ModelConfig
 from neuclip.towers.initial_config import InitialConfig
+from neuclip.training.clip_config import GradClip, NormClip
 from neuclip.training.collapse_config import CollapseConfig
 from neuclip.training.config_checks import check_train, share_of
 from neuclip.training.freezing_config import FreezeConfig
@@ -163,8 +164,8 @@ class TrainConfig(Section):
     )
     adam_eps: float = Field(default=1e-6, gt=0, description="epsilon of AdamW and LAMB")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD's momentum")
-    grad_clip_norm: float | None = Field(
-        default=1.0, gt=0, description="norm that the encoders' gradient is clipped to; null is off"
+    grad_clip: GradClip | None = Field(
+        default=NormClip(), description="limit of the encoders' gradient; null is off"
     )
     ema_decay: float | None = Field(
         default=None,

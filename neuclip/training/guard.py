@@ -16,10 +16,10 @@ from neuclip.distributed.collectives import all_reduce_sum_, gather_objects
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import NumericsError
 from neuclip.training.config import TrainConfig
+from neuclip.training.medians import known_of, median, no_numbers, window_of, with_number
 
 log = logging.getLogger(__name__)
 
-_WINDOW = 64
 _LEAST_LOSSES = 16
 _SIGMA_OVER_MAD = 1.4826  # of a normal distribution
 _MOST_IDS = 8
@@ -60,7 +60,7 @@ class LossGuard:
 
     def __init__(self, config: TrainConfig, world: World) -> None:
         self._sigmas, self._limit, self._world = config.spike_sigmas, config.max_bad_batches, world
-        self._losses = torch.full((_WINDOW,), math.nan, dtype=torch.float64, device=world.device)
+        self._losses = no_numbers(world.device)
         self.passed_over: list[int] = []
         """Steps (0-based) whose batches moved nothing."""
 
@@ -101,10 +101,10 @@ class LossGuard:
         count = len(verdict.names)
         if any(told[count : 2 * count]):
             _refuse(verdict, told[:count], self._world)
-        loss, median, sigma = told[2 * count : 2 * count + 3]
+        loss, middle, sigma = told[2 * count : 2 * count + 3]
         raise NumericsError(
             f"the loss at step {verdict.step} is {loss:.4g}, more than train.spike_sigmas {self._sigmas:g} times "
-            f"{sigma:.2g} above the median {median:.4g} of the losses before; sample ids "
+            f"{sigma:.2g} above the median {middle:.4g} of the losses before; sample ids "
             f"{verdict.sample_ids[:_MOST_IDS].tolist()}",
             step=verdict.step,
         )
@@ -127,35 +127,25 @@ class LossGuard:
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs to hold."""
         return {
-            "losses": self._losses[~self._losses.isnan()],
+            "losses": known_of(self._losses),
             "passed_over": torch.tensor(self.passed_over, dtype=torch.int64),
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take the state back."""
-        losses = state["losses"].to(self._losses)
-        self._losses.fill_(math.nan)[_WINDOW - len(losses) :] = losses
+        self._losses = window_of(state["losses"], self._losses.device)
         self.passed_over = state["passed_over"].tolist()
 
     def _judge_loss(self, loss: Tensor, sigmas: float) -> tuple[Tensor, Tensor]:
         """Tell whether a loss is a spike, and (loss, median, deviation); an accepted loss is remembered."""
         known = self._losses
         loss = loss.double()
-        median = _median(known)
-        sigma = _SIGMA_OVER_MAD * _median((known - median).abs())
+        middle = median(known)
+        sigma = _SIGMA_OVER_MAD * median((known - middle).abs())
         is_enough = (~known.isnan()).sum() >= _LEAST_LOSSES
-        is_spike = is_enough & (loss > median + sigmas * sigma)
-        accepted = torch.cat([known[1:], loss[None]])
-        self._losses = torch.where(torch.isfinite(loss) & ~is_spike, accepted, known)
-        return is_spike, torch.stack([loss, median, sigma])
-
-
-def _median(values: Tensor) -> Tensor:
-    """Return the median of those that are not nan, the mean of the middle two; without a wait for the device."""
-    ordered = values.sort().values  # nan comes last
-    count = (~values.isnan()).sum()
-    middle = torch.stack([(count - 1).clamp(min=0) // 2, count.clamp(max=len(values) - 1) // 2])
-    return ordered.gather(0, middle).mean()
+        is_spike = is_enough & (loss > middle + sigmas * sigma)
+        self._losses = with_number(known, loss, is_kept=torch.isfinite(loss) & ~is_spike)
+        return is_spike, torch.stack([loss, middle, sigma])
 
 
 def _refuse(verdict: Verdict, values: list[float], world: World) -> NoReturn:

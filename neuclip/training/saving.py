@@ -68,6 +68,7 @@ def take_snapshot(
         "sample_statistics": statistics,
         "corrupt": torch.tensor(sorted(trainer.corrupt), dtype=torch.int64),
         "guard": trainer.guard.state(),
+        "clip": {"norms": trainer.clip.state()},
         "texts": texts,
     }
     return Snapshot(
@@ -119,6 +120,7 @@ def restore_trainer(trainer: Trainer, folder: Path) -> None:
         load_optimiser_state(trainer.optimiser, state["optimiser"])
         trainer.corrupt.update(state["corrupt"].tolist())
         trainer.guard.load_state(state["guard"])
+        trainer.clip.load_state(state["clip"]["norms"])
         trainer.texts.load_state(state.get("texts", {}))
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"the state in {folder} does not fit this recipe: {error}") from error

@@ -22,6 +22,7 @@ from neuclip.objectives.over_views import over_views
 from neuclip.objectives.terms.weighted import WeightedTerms
 from neuclip.towers.towers import Towers
 from neuclip.training.average import WeightAverage
+from neuclip.training.clipping import GradientClip
 from neuclip.training.config import TrainConfig
 from neuclip.training.encoders import Encoders
 from neuclip.training.feature_cache import FeatureCache, Sides, tensors_of
@@ -86,6 +87,7 @@ class Trainer:
         self.positions: list[str] = []  # what was done to tables of positions on the way here
         self.texts = ShownTexts(world)
         self.guard = LossGuard(config, world)
+        self.clip = GradientClip(config.grad_clip, world.device)
         still = freeze(towers.model, config.freeze)
         self.encoders = Encoders(towers, terms.states, still=still)
         self._parallel = lay_out(self.encoders, towers, config, world)
@@ -163,7 +165,7 @@ class Trainer:
         norm = numbers["gradient norm"] = gradient_norm(self._learned)
 
         is_bad, verdict = self.guard.judge(numbers, loss, batch.cpu_ids, step=self.step)
-        _clip(self._learned, norm, most=self.config.grad_clip_norm)
+        is_clipped = self.clip.apply(self._learned, norm, is_bad=is_bad)
         rate = set_learning_rate(self.optimiser, self.trainable(), self.phase, step=self.step)
         if not hold_back(self.optimiser, is_bad):
             self.guard.require_good(verdict)
@@ -175,7 +177,7 @@ class Trainer:
             part.advance(self.step)
         result = replace(result, loss=result.loss.detach())  # so that its graph goes
         self._open = _Open(verdict, batch.sample_ids, result, batch.shown)
-        return Update(loss, norm, rate, result.metrics)
+        return Update(loss, norm, rate, {**result.metrics, "clipped": is_clipped})
 
     def settle(self) -> None:
         """Close the update before: read whether its batch was good; every rank calls it.
@@ -270,11 +272,6 @@ class Trainer:
 def gradient_norm(tensors: Iterable[Tensor]) -> Tensor:
     """Return the norm of all gradients that are there, of whole tensors where they are shared out."""
     return whole(nn.utils.get_total_norm([x.grad for x in tensors if x.grad is not None]))
-
-
-def _clip(parameters: list[nn.Parameter], norm: Tensor, *, most: float | None) -> None:
-    if most is not None:
-        nn.utils.clip_grads_with_norm_(parameters, most, norm)
 
 
 def _observers(

@@ -64,10 +64,10 @@ CASES = {
     "network, bf16": neuclip_with(NETWORK | {"fit_precision": "bf16", "mask_own_pair": False}),
     "network, nothing fitted": neuclip_with(NETWORK | {"inner_steps": 0}),
     "network, through": neuclip_with(NETWORK, alpha_mode="through", ratio_clamp=None),
+    "network, adapted": neuclip_with(NETWORK, gamma="auto")
+    | {"grad_clip": {"kind": "median", "times": 1.5}},
     "queue": neuclip_with(QUEUE),
-    "queue, as negatives": neuclip_with(QUEUE, queue_negatives_from_epoch=0.5),
     "aged queue": neuclip_with(AGED),
-    "aged queue, as negatives": neuclip_with(AGED, queue_negatives_from_epoch=0.5),
     "siglip, averaged": named("siglip", temperature_lr=0.05) | {"ema_decay": 0.9},
     "amorlip, micro-batches": named("amorlip") | {"micro_batch": 4},
     "isogclr, micro-batches and averaged": named("isogclr") | {"micro_batch": 8, "ema_decay": 0.9},

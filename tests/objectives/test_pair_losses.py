@@ -17,11 +17,7 @@ SECTIONS = {
     "amorlip": {"name": "amorlip", "own_pair_weight": 0.3},
     "neuclip": {"name": "neuclip", "eps": 1e-3},
     "neuclip without eps": {"name": "neuclip", "eps": 0},
-    "neuclip, queue": {
-        "name": "neuclip",
-        "estimator": {"name": "queue"},
-        "queue_negatives_from_epoch": 0,
-    },
+    "neuclip, queue": {"name": "neuclip", "estimator": {"name": "queue"}},
 }
 
 

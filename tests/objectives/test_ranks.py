@@ -20,7 +20,7 @@ NETWORK = {
     "inner_lr": 0.01,
 }
 AGED = {"name": "aged_queue", "num_pairs": 30, "first_block": 8}
-NEUCLIP = {"name": "neuclip", "eps": 1e-6, "estimator": NETWORK}
+NEUCLIP = {"name": "neuclip", "eps": 1e-6, "rho": 6.5, "ratio_clamp": 20, "estimator": NETWORK}
 CONFIGS = {
     "openclip": {"name": "openclip"},
     "sogclr": {"name": "sogclr", "eps": 1e-6},
@@ -43,7 +43,15 @@ CONFIGS = {
     "neuclip-index": NEUCLIP | {"estimator": NETWORK | {"source": "index"}},
     "neuclip-queue": NEUCLIP | {"estimator": {"name": "queue", "num_pairs": 30}},
     "neuclip-aged": NEUCLIP | {"estimator": AGED},
-    "neuclip-negatives": NEUCLIP | {"estimator": AGED, "queue_negatives_from_epoch": 0.5},
+    "neuclip-mixed": {
+        "name": "neuclip",
+        "eps": 1e-6,
+        "estimator": NETWORK,
+        "gamma": 0.4,
+        "tau_exp_weight": 2,
+        "temperature_lr_share": 0.5,
+    },
+    "neuclip-adapted": {"name": "neuclip", "eps": 1e-6, "estimator": AGED, "gamma": "auto"},
 }
 ALL = {
     **{f"{name}, gather": config for name, config in CONFIGS.items()},

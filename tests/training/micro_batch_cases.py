@@ -37,7 +37,7 @@ def make_trainer(
         micro_batch=micro_batch,
         launch={"processes": world.size},
         precision=precision,
-        **{"grad_clip_norm": None, "probe": None, **changes},
+        **{"grad_clip": None, "probe": None, **changes},
     )
     return trainer_of(config, world=world, seed=seed, dtype=dtype)
 

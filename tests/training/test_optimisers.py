@@ -48,7 +48,7 @@ def reference(name, groups):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_are_those_of_the_library(name):
-    trainer = trainer_of(config_of(name, grad_clip_norm=None))
+    trainer = trainer_of(config_of(name, grad_clip=None))
     named = dict(trainer.encoders.named_parameters())
     twins = {
         key: torch.nn.Parameter(p.detach().clone()) for key, p in named.items() if p.requires_grad

@@ -62,7 +62,7 @@ def test_what_counts_as_a_wait():
         {"name": "openclip", "spike_sigmas": 5.0},
         {"name": "openclip", "ema_decay": 0.9},
         {"name": "openclip", "sample_statistics": True},
-        {"name": "openclip", "grad_clip_norm": 1.0},
+        {"name": "openclip", "grad_clip": {"kind": "norm", "norm": 1.0}},
         {"name": "openclip", "micro_batch": 8},
     ],
     ids=str,

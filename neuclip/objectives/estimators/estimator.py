@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neuclip.objectives.config import IndexStrategy
@@ -99,13 +99,6 @@ class Estimator(nn.Module, ABC):
         Args:
             alpha_SB: that prediction, constant.
         """
-
-    def negatives(
-        self,
-        sample_ids_B: Int[Tensor, " B"],  # noqa: ARG002  # queues read it
-    ) -> tuple[Float[Tensor, "2 C D"], Bool[Tensor, "B C"]] | None:
-        """Return features that can serve as negatives, and which are an anchor's own; or None."""
-        return None
 
     @torch.no_grad()
     def ratios(

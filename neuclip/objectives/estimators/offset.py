@@ -4,7 +4,7 @@ Legend: S side, B local anchors, l batch log-normalizer, alpha prediction withou
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuclip.distributed.collectives import all_reduce_mean_
@@ -73,9 +73,3 @@ class Offset(Estimator):
         ratios_S = all_reduce_mean_(self.ratios(log_batch_SB, inner_SB).mean(dim=1), self.world)
         offset_S = self.decay * self.log_offset_S.exp() + (1 - self.decay) * ratios_S
         self.log_offset_S.copy_(offset_S.log())
-
-    def negatives(
-        self, sample_ids_B: Int[Tensor, " B"]
-    ) -> tuple[Float[Tensor, "2 C D"], Bool[Tensor, "B C"]] | None:
-        """Return the inner estimator's."""
-        return self.inner.negatives(sample_ids_B)

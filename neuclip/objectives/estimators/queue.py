@@ -3,7 +3,7 @@
 Legend: S side, B local anchors, C pairs held, D width, tau temperature.
 """
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from neuclip.objectives.estimators.estimator import Anchors, Estimator
@@ -61,12 +61,3 @@ class Queue(Estimator):
         """Take the batch in."""
         del anchors, log_batch_SB, alpha_SB
         self.pairs.add(batch.contrasts_SGD.detach(), batch.sample_ids_G)
-
-    def negatives(
-        self, sample_ids_B: Int[Tensor, " B"]
-    ) -> tuple[Float[Tensor, "2 C D"], Bool[Tensor, "B C"]] | None:
-        """Return a copy of all that is held: the ring is written to before backward."""
-        if not self.is_ready:
-            return None
-        contrasts_SCD, ids_C = self.pairs.held()
-        return contrasts_SCD.clone(), sample_ids_B[:, None] == ids_C

@@ -20,8 +20,8 @@ class WeightedTerms(nn.Module):
     """Terms by name, each with its weight; one of weight 0 is not built and costs nothing.
 
     Definition: loss = w_0 objective / scale + w_1 term_1 + w_2 term_2 + ..., added in the order of the recipe. The
-    scale is what makes the objective's loss nats per anchor, as those of terms are: a weight then means the same beside
-    every objective, whose own loss may carry a factor tau. Without terms the objective's loss stays as it is.
+    scale is what makes the objective's loss nats per anchor, as those of terms are: a weight, a limit of the gradient's
+    norm or an optimiser's epsilon then means the same beside every objective, whose own loss may carry a factor tau.
 
     Args:
         sections: recipe sections by name.
@@ -57,9 +57,9 @@ class WeightedTerms(nn.Module):
         self, result: ObjectiveResult, encoded: Encoded, temperature: Float[Tensor, ""]
     ) -> ObjectiveResult:
         """Return the objective's result with the weighted sum as its loss, and each part among its metrics."""
+        loss = result.loss / result.scale
         if not self._weights and self._objective_weight == 1:
-            return result
-        loss = result.loss / result.scale if self._weights else result.loss
+            return replace(result, loss=loss)
         metrics = {**result.metrics, "objective_loss": loss.detach()}
         if self._objective_weight != 1:
             loss = self._objective_weight * loss
