@@ -1,6 +1,6 @@
 """Run all benchmarks."""
 
-from bench import acquire, captions, curate, guard, index, step
+from bench import acquire, blocks, captions, curate, guard, index, step
 from bench.loading import compare
 from bench.objectives import cost
 
@@ -12,4 +12,5 @@ if __name__ == "__main__":
     captions.main()
     compare.main()
     cost.main()
+    blocks.main()
     step.main()

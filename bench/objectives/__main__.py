@@ -8,6 +8,7 @@ import torch
 
 from bench.objectives import (
     captions,
+    defaults,
     estimation,
     gpu,
     plots,
@@ -22,6 +23,7 @@ from bench.objectives.training import train
 STUDIES = {
     "estimation": (estimation.grid, estimation.RECORDS),
     "sources": (estimation.sources_grid, estimation.SOURCE_RECORDS),
+    "defaults": (defaults.grid, defaults.RECORDS),
     "quality": (quality.grid, quality.RECORDS),
     "long": (quality.long_grid, quality.LONG_RECORDS),
     "captions": (captions.grid, captions.RECORDS),
@@ -58,6 +60,7 @@ def write_reports(out: Path) -> None:
     """Write the tables and plots of whatever records there are."""
     for name, report in (
         ("estimation", estimation.report),
+        ("defaults", defaults.report),
         ("quality", quality.report),
         ("long", quality.long_report),
         ("captions", captions.report),

@@ -2,7 +2,8 @@
 
 `scenes`: two coloured shapes in a relation with a complete caption, drawn from a seed; any number
 of them. Held out: scenes whose captions are not among the training captions, and single shapes to
-be told apart by colour and shape.
+be told apart by colour and shape. `other scenes`: the same from another seed, on which settings are
+chosen that are then shown on `scenes`.
 
 `pairs`: real pictures with texts of people, from a folder with `pairs.parquet` and `zips/`; see
 `bench.objectives.pairs`.
@@ -25,7 +26,7 @@ from neuclip.demo.evaluation_sets import CLASSES, TEMPLATES
 from neuclip.demo.scenes import Scene, draw, make_scene, make_single
 from neuclip.foundation.randomness import generator
 
-_SEED = 0
+_SEEDS = {"scenes": 0, "other scenes": 1}
 _TRAIN_VIEW, _HELD_OUT_VIEW, _SINGLE_VIEW = 30, 31, 32
 _HELD_OUT, _SINGLES = 2000, 960
 
@@ -63,10 +64,12 @@ def load(name: str, *, count: int, image_px: int, folder: Path | None = None) ->
     Args:
         folder: where the real pairs are.
     """
-    if name == "scenes":
-        return _scenes(count, image_px)
+    if name in _SEEDS:
+        return _scenes(count, image_px, _SEEDS[name])
     if name != "pairs" or folder is None:
-        raise ValueError(f"data set {name!r}; known are scenes and pairs, which needs its folder")
+        raise ValueError(
+            f"data set {name!r}; known are {', '.join(_SEEDS)} and pairs, which needs its folder"
+        )
     found = _pairs(folder, image_px)
     if count != len(found):
         raise ValueError(f"the folder of pairs holds {len(found)} training pairs, not {count}")
@@ -74,15 +77,15 @@ def load(name: str, *, count: int, image_px: int, folder: Path | None = None) ->
 
 
 @functools.lru_cache(maxsize=2)
-def _scenes(count: int, image_px: int) -> DataSet:
-    rows = [_pair_of_things(number, _TRAIN_VIEW) for number in range(count)]
+def _scenes(count: int, image_px: int, seed: int) -> DataSet:
+    rows = [_pair_of_things(number, _TRAIN_VIEW, seed) for number in range(count)]
     known = {caption for _, caption in rows}
-    unseen = (_pair_of_things(number, _HELD_OUT_VIEW) for number in itertools.count())
+    unseen = (_pair_of_things(number, _HELD_OUT_VIEW, seed) for number in itertools.count())
     held_out = list(
         itertools.islice((row for row in unseen if row[1] not in known), min(_HELD_OUT, count))
     )
     targets = torch.arange(_SINGLES) % len(CLASSES)
-    singles = [_single(number, int(targets[number])) for number in range(_SINGLES)]
+    singles = [_single(number, int(targets[number]), seed) for number in range(_SINGLES)]
     return DataSet(
         images=_drawn((scene for scene, _ in rows), count, image_px),
         captions=[caption for _, caption in rows],
@@ -97,8 +100,8 @@ def _scenes(count: int, image_px: int) -> DataSet:
     )
 
 
-def _pair_of_things(number: int, view: int) -> tuple[Scene, str]:
-    random = generator(_SEED, sample_id=number, view=view)
+def _pair_of_things(number: int, view: int, seed: int) -> tuple[Scene, str]:
+    random = generator(seed, sample_id=number, view=view)
     scene = _first(lambda: make_scene(random), lambda scene: len(scene.things) == 2)
     return scene, write_caption(scene, random, is_complete=True)
 
@@ -109,9 +112,9 @@ def _first(make: Callable[[], Scene], fits: Callable[[Scene], bool]) -> Scene:
     return made
 
 
-def _single(number: int, target: int) -> Scene:
+def _single(number: int, target: int, seed: int) -> Scene:
     colour, shape = CLASSES[target]
-    return make_single(generator(_SEED, sample_id=number, view=_SINGLE_VIEW), shape, colour)
+    return make_single(generator(seed, sample_id=number, view=_SINGLE_VIEW), shape, colour)
 
 
 def _drawn(scenes: Iterator[Scene], count: int, image_px: int) -> Tensor:

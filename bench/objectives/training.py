@@ -22,13 +22,19 @@ from neuclip.foundation.randomness import permutation
 from neuclip.index.draws import draw_uniform
 from neuclip.loading.policies import OwnCaptions, draw
 from neuclip.loading.visits import Visit
+from neuclip.objectives.exact import Features, error_of, exact_log_normalizers
 from neuclip.objectives.objective import Objective
 from neuclip.objectives.registry import build
 from neuclip.towers.recall import groups_of, recall_both_ways
+from neuclip.training.clip_config import GradClip
+from neuclip.training.clipping import GradientClip
 from neuclip.training.schedule import learning_rate
 
 _BETAS, _WEIGHT_DECAY, _WARMUP_SHARE, _CLIP = (0.9, 0.98), 0.1, 0.05, 1.0
 _CURVE_POINTS = 40
+_ANCHORS = 512
+_TOLD = {"ratio_mean", "ratio_max", "ratio_clamped_share", "gamma", "rho"}
+_GOOD = torch.zeros(())
 _ENCODE_BATCH = 256
 
 
@@ -44,6 +50,8 @@ class Run:
     tokens: Tensor
     captions: OwnCaptions | None = None
     """Draws a text of each sample at each visit; None shows all their captions."""
+    metrics: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """What the objective told of each step."""
     curve: list[list[float]] = field(default_factory=list)
     num_clipped: int = 0
 
@@ -88,7 +96,8 @@ def train(settings: Settings, *, pairs_folder: Path | None = None) -> Record:
     Args:
         settings: `data`, `count`, `image_px`, `architecture`, `objective`, `lr`, `seed`, `batch`,
             `samples`; for estimators that watch, `observers`, `checkpoints`, `anchors`, `eps`; and, to train on further
-        texts, `captions`: a policy of the package.
+        texts, `captions`: a policy of the package. `clip`, a section of the package or null, limits the gradient of
+        the loss in nats; without it the loss is as the objective gives it and its gradient limited to a norm of 1.
     """
     device = torch.device(settings.get("device", "cpu"))
     found = data.load(
@@ -109,7 +118,9 @@ def train(settings: Settings, *, pairs_folder: Path | None = None) -> Record:
     run = Run(settings, found, encoders, objective, device, tokens, shown)
     observers = Observers(settings, objective, encoders.feature_dim, len(found), device)
     seconds = _steps(run, observers)
+    told = describe(run) if "clip" in settings else {}
     return {
+        **told,
         **evaluate(run),
         "samples_per_s": run.total_steps * run.batch / seconds,
         "clipped_share": run.num_clipped / run.total_steps,
@@ -162,10 +173,47 @@ def evaluate(run: Run) -> dict[str, float]:
     }
 
 
+def describe(run: Run) -> dict[str, float]:
+    """Return how the normalizers are at the end, and what their ratios were over the last half of the run.
+
+    Of anchors of the training set against all of it, by the last weights: the mean square error of what the objective
+    says (nan if it says nothing), and the mean KL from uniform of the contrast weights, which rho is compared with.
+    """
+    images, texts = run.encode(run.data.images, run.tokens)
+    whole = Features(images, texts, torch.arange(len(run.data), device=run.device))
+    draw = torch.Generator().manual_seed(0)
+    places = torch.randperm(len(run.data), generator=draw)[:_ANCHORS].to(run.device)
+    anchors, tau = whole.at(places), run.objective.temperature.detach()
+    exact = exact_log_normalizers(anchors, whole, tau, eps=1e-14)
+    predicted = run.objective.predict(anchors.images, anchors.texts, anchors.sample_ids)
+    error = torch.nan if predicted is None else error_of(torch.stack(predicted), exact).mse
+    late = {name: torch.tensor(values[len(values) // 2 :]) for name, values in run.metrics.items()}
+    return {
+        "normalizer_mse": error,
+        "mean_kl": mean_divergence(anchors, whole, tau),
+        **{f"late_{name}": float(values.mean()) for name, values in late.items()},
+    }
+
+
+def mean_divergence(anchors: Features, whole: Features, temperature: Tensor) -> float:
+    """Return the mean over both sides of KL(softmax over the other pairs, uniform), nats."""
+    is_own = anchors.sample_ids[:, None] == whole.sample_ids
+    found: list[Tensor] = []
+    for side, others in ((anchors.images, whole.texts), (anchors.texts, whole.images)):
+        logits = (side @ others.T / temperature).masked_fill(is_own, -torch.inf)
+        shares = logits.softmax(dim=1)
+        entropy = torch.special.entr(shares).sum(dim=1)
+        found.append((~is_own).sum(dim=1).log() - entropy)
+    return torch.stack(found).mean().item()
+
+
 def _steps(run: Run, observers: Observers) -> float:
     """Take all steps; return the process's CPU time without that of observers."""
     optimiser = make_optimiser(run.encoders, run.objective, run.settings["lr"])
     order = batches(len(run.data), run.batch, run.settings["seed"])
+    in_nats = "clip" in run.settings
+    section = run.settings["clip"] if in_nats else {"kind": "norm", "norm": _CLIP}
+    clip = GradientClip(TypeAdapter(GradClip | None).validate_python(section), run.device)
     seconds = 0.0
     for step in range(run.total_steps):
         start = time.process_time()
@@ -178,12 +226,15 @@ def _steps(run: Run, observers: Observers) -> float:
         paused += observers.seconds
         _set_rates(optimiser, run, step)
         result = run.objective(*features, ids)
-        result.loss.backward()
-        norm = nn.utils.clip_grad_norm_(run.encoders.parameters(), _CLIP)
+        loss = result.loss / result.scale if in_nats else result.loss
+        loss.backward()
+        weights = list(run.encoders.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+        is_clipped = clip.apply(weights, norm, is_bad=_GOOD)
         optimiser.step()
         optimiser.zero_grad()
         run.objective.advance(step + 1)
-        _note(run, step, result.loss, norm)
+        _note(run, step, loss, is_clipped, result.metrics)
         seconds += time.process_time() - start - paused
         if observers.is_due(step + 1, run.total_steps):
             images, texts = run.encode(run.data.images, run.tokens)
@@ -213,9 +264,13 @@ def _give(run: Run, objective: Objective) -> None:
     objective.take(images, texts, ids.to(run.device))
 
 
-def _note(run: Run, step: int, loss: Tensor, norm: Tensor) -> None:
+def _note(
+    run: Run, step: int, loss: Tensor, is_clipped: Tensor, metrics: dict[str, float | Tensor]
+) -> None:
     """Keep a point of the course: step, loss, temperature."""
-    run.num_clipped += int(norm > _CLIP)
+    run.num_clipped += int(is_clipped)
+    for name in _TOLD & metrics.keys():
+        run.metrics.setdefault(name, []).append(float(metrics[name]))
     every = max(1, run.total_steps // _CURVE_POINTS)
     if (step + 1) % every == 0:
         values = (loss.item(), run.objective.temperature.item())

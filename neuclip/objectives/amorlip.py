@@ -94,8 +94,7 @@ class AmorLip(Objective):
 
     def _log_sums(self, batch: GlobalBatch, temperature: Float[Tensor, ""]) -> Float[Tensor, "2 B"]:
         """Return log S of the local anchors."""
-        margins_SBG = batch.margins(temperature).masked_fill(batch.is_own_BG, -torch.inf)
-        relative_SB = torch.logsumexp(margins_SBG, dim=2)
+        relative_SB = batch.log_sums(temperature)
         if self.config.own_pair_weight > 0:
             own = math.log(self.config.own_pair_weight)
             relative_SB = torch.logaddexp(relative_SB, torch.full_like(relative_SB, own))

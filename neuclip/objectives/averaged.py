@@ -15,7 +15,7 @@ from neuclip.distributed.collectives import all_gather
 from neuclip.distributed.world import World
 from neuclip.objectives.global_batch import GlobalBatch
 from neuclip.objectives.individual_temperatures import IndividualTemperatures
-from neuclip.objectives.margins import add_eps, log_normalizers, log_weights, pair_losses
+from neuclip.objectives.margins import add_eps, pair_losses
 from neuclip.objectives.moving_average import MovingAverages
 from neuclip.objectives.objective import LogNormalizers, Objective, ObjectiveResult
 from neuclip.objectives.temperature import Temperature
@@ -103,9 +103,7 @@ class AveragedObjective(Objective):
             batch = self.collect(image_features, text_features, sample_ids)
             local = self._local(len(sample_ids))
             temperature, for_margins = self._temperatures(batch, local)
-            margins_SBG = batch.margins(for_margins)
-            weights_BG = log_weights(batch.is_own_BG, margins_SBG.dtype)
-            log_g_SB = log_normalizers(margins_SBG, weights_BG, 0.0)
+            log_g_SB = batch.log_normalizers(for_margins, 0.0)
             epoch = math.floor(self.epoch(batch))
             gamma = self.gamma(epoch) if self.training else 0.0
             denominators_SB = self._log_denominators(batch, log_g_SB, gamma)[:, local]
@@ -115,8 +113,7 @@ class AveragedObjective(Objective):
             loss = loss + self.temperature_term(denominators_SB, temperature)
             loss = loss + batch.contrast_role(denominators_SB - scale.log(), temperature)
             if self.individual is not None and self.training:
-                shares_SBG = (margins_SBG + weights_BG - denominators_SB[..., None]).exp()
-                means_SB = (shares_SBG * margins_SBG).sum(dim=2).detach()
+                means_SB = batch.weighted_margins(temperature, denominators_SB)
                 self.individual.step(batch, denominators_SB - means_SB, epoch)
         return ObjectiveResult(
             loss=loss,

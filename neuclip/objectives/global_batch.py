@@ -13,7 +13,14 @@ from torch import Tensor
 
 from neuclip.distributed.collectives import all_gather, gather_with_gradient
 from neuclip.distributed.world import World
-from neuclip.objectives.margins import log_normalizers, log_weights, scaled_margins
+from neuclip.objectives import blocks
+from neuclip.objectives.margins import (
+    add_eps,
+    log_mean,
+    log_normalizers,
+    log_weights,
+    scaled_margins,
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,16 @@ class GlobalBatch:
     @cached_property
     def log_counts_B(self) -> Float[Tensor, " B"]:
         """Return the log of the number of other pairs that an anchor is compared with."""
-        return (~self.is_own_BG).sum(dim=1).to(self.own_cosine_B.dtype).log()
+        if self.is_large:
+            counts_B = blocks.count_others(self.sample_ids_B, self.sample_ids_G)
+        else:
+            counts_B = (~self.is_own_BG).sum(dim=1)
+        return counts_B.to(self.own_cosine_B.dtype).log()
+
+    @property
+    def is_large(self) -> bool:
+        """Tell whether margins are too many to keep, so that what is summed over them is computed in blocks."""
+        return blocks.are_many(2 * len(self.sample_ids_B), len(self.sample_ids_G))
 
     def margins(self, temperature: Float[Tensor, "*SB"]) -> Float[Tensor, "2 B G"]:
         """Return the margins of the local anchors to all of the batch, in units of tau."""
@@ -82,8 +98,36 @@ class GlobalBatch:
         self, temperature: Float[Tensor, "*SB"], eps: float
     ) -> Float[Tensor, "2 B"]:
         """Return log(eps + mean over the batch's other pairs of exp(margin)), nats."""
+        if self.is_large:
+            return add_eps(log_mean(self.log_sums(temperature), self.log_counts_B), eps)
         margins_SBG = self.margins(temperature)
         return log_normalizers(margins_SBG, log_weights(self.is_own_BG, margins_SBG.dtype), eps)
+
+    def log_sums(self, temperature: Float[Tensor, "*SB"]) -> Float[Tensor, "2 B"]:
+        """Return the log of the sum over the batch's other pairs of exp(margin)."""
+        if self.is_large:
+            return blocks.log_sums(self._table(temperature)) - self.own_cosine_B / temperature
+        margins_SBG = self.margins(temperature).masked_fill(self.is_own_BG, -torch.inf)
+        return torch.logsumexp(margins_SBG, dim=2)
+
+    @torch.no_grad()
+    def weighted_margins(
+        self, temperature: Float[Tensor, "*SB"], log_denominators_SB: Float[Tensor, "2 B"]
+    ) -> Float[Tensor, "2 B"]:
+        """Return the mean over the batch's other pairs of exp(margin - denominator) margin, without gradient."""
+        if self.is_large:
+            table, own_SB = self._table(temperature), self.own_cosine_B / temperature
+            sums_SB = blocks.log_sums(table)
+            means_SB = blocks.mean_logits(table, sums_SB) - own_SB
+            return (sums_SB - own_SB - self.log_counts_B - log_denominators_SB).exp() * means_SB
+        margins_SBG = self.margins(temperature)
+        weights_BG = log_weights(self.is_own_BG, margins_SBG.dtype)
+        shares_SBG = (margins_SBG + weights_BG - log_denominators_SB[..., None]).exp()
+        return (shares_SBG * margins_SBG).sum(dim=2)
+
+    def _table(self, temperature: Float[Tensor, "*SB"]) -> blocks.Table:
+        scaled_SBD = self.anchors_SBD / temperature[..., None]
+        return blocks.Table(scaled_SBD, self.contrasts_SGD, self.sample_ids_B, self.sample_ids_G)
 
     def contrast_role(
         self,
@@ -113,6 +157,16 @@ class GlobalBatch:
         )
         all_anchors_SGD = self.contrasts_SGD.flip(0)
         local_contrasts_SBD = self.anchors_SBD.flip(0)
+        if self.is_large:
+            as_rows = blocks.Table(
+                local_contrasts_SBD,
+                all_anchors_SGD / temperature_SG[..., None],
+                self.sample_ids_B,
+                self.sample_ids_G,
+                -offsets_SG,
+            )
+            role = blocks.log_sums(as_rows).exp().sum() / len(self.sample_ids_B)
+            return role - role.detach()
         logits_SGB = all_anchors_SGD @ local_contrasts_SBD.transpose(1, 2)
         logits_SGB = logits_SGB / temperature_SG[..., None] - offsets_SG[..., None]
         weights_SGB = logits_SGB.masked_fill(self.is_own_BG.T, -torch.inf).exp()

@@ -3,7 +3,6 @@
 Legend: S side (0 image anchors, 1 text anchors), B local batch.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -19,7 +18,6 @@ def infonce(
     Definition: -log softmax_j(cos_ij / tau) at j = i; equally log(1 + sum over the other pairs of
     exp(margin / tau)).
     """
-    margins_SBG = batch.margins(temperature).masked_fill(batch.is_own_BG, -torch.inf)
-    others_SB = torch.logsumexp(margins_SBG, dim=2)
+    others_SB = batch.log_sums(temperature)
     # The softmax's -log at the own pair; torch's own threshold of 20 costs 2e-9.
     return functional.softplus(others_SB, threshold=40), others_SB

@@ -55,6 +55,13 @@ def log_normalizers(
     return add_eps(torch.logsumexp(margins_SBC + log_weights_BC, dim=2), eps)
 
 
+def log_mean(
+    log_sums_SB: Float[Tensor, "S B"], log_counts_B: Float[Tensor, " B"]
+) -> Float[Tensor, "S B"]:
+    """Return log(sum / count); of nothing it is about log 0, not nan."""
+    return torch.where(torch.isneginf(log_counts_B), LOG_NOTHING, log_sums_SB - log_counts_B)
+
+
 @torch.no_grad()
 def pair_losses(log_sums_SB: Float[Tensor, "2 B"]) -> Float[Tensor, " B"]:
     """Return -log softmax at the own pair, both sides summed, nats, without gradient.

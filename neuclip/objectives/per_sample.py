@@ -40,9 +40,8 @@ class PerSample(nn.Module):
 
     def write(self, sample_ids_G: Int[Tensor, " G"], values_GC: Float[Tensor, "G C"]) -> None:
         """Overwrite the rows of these samples; of a sample that comes twice the last row counts."""
-        places_G = torch.arange(len(sample_ids_G), device=sample_ids_G.device)
-        is_same_GG = sample_ids_G[:, None] == sample_ids_G
-        last_G = torch.where(is_same_GG, places_G, -1).amax(dim=1)
+        ordered_G, places_G = sample_ids_G.sort(stable=True)
+        last_G = places_G[torch.searchsorted(ordered_G, sample_ids_G.contiguous(), right=True) - 1]
         is_here_G = sample_ids_G % self.world.size == self.world.rank
         rows_G = torch.where(is_here_G, sample_ids_G // self.world.size, self.num_rows)
         self.rows_RC[rows_G] = values_GC[last_G].to(self.rows_RC.dtype)

@@ -10,13 +10,14 @@ from torch.nn import functional
 
 from neuclip.distributed.collectives import all_gather, gather_with_gradient, ring_shift
 from neuclip.distributed.world import World
+from neuclip.objectives import blocks
 from neuclip.objectives.config import SigLipConfig
 from neuclip.objectives.loss_part import TrainableGroup
 from neuclip.objectives.objective import Objective, ObjectiveResult
 from neuclip.objectives.temperature import Temperature
 
 # Beyond it softplus(x) is x; torch's own 20 costs 2e-9.
-_THRESHOLD = 40
+_THRESHOLD = 40.0
 
 
 class SigLip(Objective):
@@ -109,6 +110,10 @@ class SigLip(Objective):
         ids_T: Int[Tensor, " T"],
     ) -> Float[Tensor, ""]:
         """Return the summed loss of the images against texts that are not theirs."""
+        if blocks.are_many(len(ids_B), len(ids_T)):
+            scaled_SBD = (images_BD / self.temperature)[None]
+            table = blocks.Table(scaled_SBD, texts_TD[None], ids_B, ids_T)
+            return blocks.softplus_sum(table, self.logit_bias, threshold=_THRESHOLD)
         logits_BT = images_BD @ texts_TD.T / self.temperature + self.logit_bias
         is_own_BT = ids_B[:, None] == ids_T
         return functional.softplus(

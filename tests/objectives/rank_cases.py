@@ -6,6 +6,7 @@ from oracles.toy import Toy
 from neuclip.distributed.collectives import average_gradients
 from neuclip.distributed.world import World
 from neuclip.foundation.errors import NumericsError, ShapeError
+from neuclip.objectives import blocks
 from neuclip.objectives.registry import build
 
 NUM_SAMPLES = 40  # five steps of 12 pairs are an epoch and a half
@@ -63,6 +64,15 @@ def train(config, num_steps, dtype=torch.float64, *, has_twins=False):
 
 def train_with_twins(config, num_steps):
     return train(config, num_steps, has_twins=True)
+
+
+def train_in_blocks(config, num_steps):
+    """The same where nothing is small enough for all logits to be kept."""
+    before, blocks.MOST_AT_ONCE = blocks.MOST_AT_ONCE, 1
+    try:
+        return train(config, num_steps)
+    finally:
+        blocks.MOST_AT_ONCE = before
 
 
 def serve(objective):

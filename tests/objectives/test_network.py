@@ -38,9 +38,7 @@ class Setting:
         return self.network(self.anchors)
 
     def gradient(self):
-        weights = self.network.column_log_weights(self.anchors)
-        offsets = weights - self.anchors.own_cosine_B[:, None] / TAU
-        return self.network.gradient(self.anchors, self.batch, offsets)
+        return self.network.gradient(self.anchors, self.batch)
 
 
 def both_inner_functions(images, texts):

@@ -85,8 +85,8 @@ def test_own_prototypes_stay_masked_after_they_moved():
     network = objective.estimator
     _images, texts, ids = batch(0, size=8)
     assert not torch.equal(network.prototypes_SMD[0], texts)
-    weights = network.column_log_weights(
-        Anchors(torch.zeros(2, 8, WIDTH), torch.zeros(8), ids, torch.tensor(0.07))
+    weights = network.column_offsets(
+        Anchors(torch.zeros(2, 8, WIDTH), torch.zeros(8), ids, torch.tensor(0.07)), slice(8)
     )
     assert weights.isinf().nonzero().tolist() == [[i, i] for i in range(8)]
     assert weights.exp().sum(dim=1) == pytest.approx([1.0] * 8)

@@ -111,6 +111,19 @@ def test_a_sample_twice_in_the_batch_is_the_same_on_any_split(ranks, cases, name
         assert relative_error(answer["gradients"], expected["gradients"]) < 1e-10
 
 
+QUICK_IN_BLOCKS = ("openclip, two_role", "fastclip-v2, gather", "neuclip, two_role", "siglip, ring")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK_IN_BLOCKS else pytest.param(n, marks=pytest.mark.slow) for n in ALL]
+)
+def test_P15_in_blocks(ranks, cases, name):
+    expected = cases.train(ALL[name], 3)
+    for answer in ranks.run(2, CASES, "train_in_blocks", ALL[name], 3):
+        assert relative_error(answer["gradients"], expected["gradients"]) < 1e-8
+        assert_states_equal(answer["state"], expected["state"], 1e-8)
+
+
 @pytest.mark.parametrize("name", list(ALL))
 def test_P15_in_float32(ranks, cases, name):
     expected = cases.train(ALL[name], 1, torch.float32)

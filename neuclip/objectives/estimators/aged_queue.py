@@ -5,19 +5,21 @@ l batch log-normalizer, alpha prediction, tau temperature.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from neuclip.distributed.collectives import all_reduce_mean_
 from neuclip.distributed.world import World
+from neuclip.objectives.blocks import are_many, count_others, log_sums
 from neuclip.objectives.config import AgedQueueConfig
 from neuclip.objectives.estimators.estimator import Anchors
 from neuclip.objectives.estimators.queue import Queue
 from neuclip.objectives.global_batch import GlobalBatch
-from neuclip.objectives.margins import LOG_NOTHING, add_eps
+from neuclip.objectives.margins import LOG_NOTHING, add_eps, scaled_margins
 
 _SQUARE_DECAY = 0.98
 _SQUARE_EPS = 1e-8
@@ -91,18 +93,22 @@ class AgedQueue(Queue):
 
     def _weighted_blocks(self, anchors: Anchors) -> Float[Tensor, "2 B K"]:
         """Return log(exp(v_k) sum over block k / number of all) of each anchor's other pairs."""
-        margins_SBC, is_own_BC = self.margins(anchors)
-        margins_SBC = margins_SBC.masked_fill(is_own_BC, -torch.inf)
-        log_counts_B = (~is_own_BC).sum(dim=1).clamp(min=1).to(margins_SBC.dtype).log()
-        blocks: list[Tensor] = []
-        for block, stretches in enumerate(self._places(margins_SBC.shape[2])):
+        contrasts_SCD, ids_C = self.pairs.held()
+        if anchors.features_SBD.requires_grad:
+            contrasts_SCD = contrasts_SCD.clone()  # the ring is written to before backward
+        contrasts_SCD = contrasts_SCD.to(anchors.features_SBD.dtype)
+        sums_over = _sums_over(anchors, contrasts_SCD, ids_C)
+        counts_B = count_others(anchors.sample_ids_B, ids_C)
+        log_counts_B = counts_B.clamp(min=1).to(contrasts_SCD.dtype).log()
+        found: list[Tensor] = []
+        for block, stretches in enumerate(self._places(len(ids_C))):
             # Two stretches of the ring at most, so that nothing is gathered or moved.
-            sums = [torch.logsumexp(margins_SBC[..., place], dim=2) for place in stretches]
+            sums = [sums_over(place) for place in stretches]
             sums_SB = sums[0] if len(sums) == 1 else torch.logaddexp(*sums)
             weighted_SB = sums_SB + self.log_weights_SK[:, block, None] - log_counts_B
-            blocks.append(weighted_SB.clamp(min=LOG_NOTHING))
-        num_empty = self.log_weights_SK.shape[1] - len(blocks)
-        return functional.pad(torch.stack(blocks, dim=2), (0, num_empty), value=LOG_NOTHING)
+            found.append(weighted_SB.clamp(min=LOG_NOTHING))
+        num_empty = self.log_weights_SK.shape[1] - len(found)
+        return functional.pad(torch.stack(found, dim=2), (0, num_empty), value=LOG_NOTHING)
 
     def _places(self, num_held: int) -> list[list[slice]]:
         """Return, for each block, the stretches of the ring that it occupies."""
@@ -115,6 +121,21 @@ class AgedQueue(Queue):
             places.append(_wrapped(first, last, num_held))
             age, size = age + size, 2 * size
         return places
+
+
+def _sums_over(
+    anchors: Anchors, contrasts_SCD: Float[Tensor, "2 C D"], ids_C: Int[Tensor, " C"]
+) -> Callable[[slice], Float[Tensor, "2 B"]]:
+    """Return what gives the log of the sum of exp(margin) over a stretch of contrasts, own pairs left out."""
+    own_B, tau = anchors.own_cosine_B, anchors.temperature
+    if are_many(2 * len(own_B), len(ids_C)):
+        return lambda place: (
+            log_sums(anchors.table(contrasts_SCD[:, place], ids_C[place])) - own_B / tau
+        )
+    margins_SBC = scaled_margins(anchors.features_SBD, contrasts_SCD, own_B, tau)
+    is_own_BC = anchors.sample_ids_B[:, None] == ids_C
+    margins_SBC = margins_SBC.masked_fill(is_own_BC, -torch.inf)
+    return lambda place: torch.logsumexp(margins_SBC[..., place], dim=2)
 
 
 def _wrapped(first: int, last: int, length: int) -> list[slice]:

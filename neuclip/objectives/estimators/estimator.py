@@ -12,8 +12,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from neuclip.objectives import blocks
 from neuclip.objectives.config import IndexStrategy
 from neuclip.objectives.global_batch import GlobalBatch
+from neuclip.objectives.margins import (
+    add_eps,
+    log_mean,
+    log_normalizers,
+    log_weights,
+    scaled_margins,
+)
 
 IndexPrototypes = tuple[int, IndexStrategy]
 
@@ -32,6 +40,13 @@ class Anchors:
         """Return the local anchors of a batch."""
         return cls(batch.anchors_SBD, batch.own_cosine_B, batch.sample_ids_B, temperature)
 
+    def table(
+        self, contrasts_SCD: Float[Tensor, "2 C D"], ids_C: Int[Tensor, " C"]
+    ) -> blocks.Table:
+        """Return what sums over these contrasts are computed from, in blocks."""
+        scaled_SBD = self.features_SBD / self.temperature
+        return blocks.Table(scaled_SBD, contrasts_SCD, self.sample_ids_B, ids_C)
+
     def detached(self) -> "Anchors":
         """Return the same as constants."""
         return replace(
@@ -40,6 +55,28 @@ class Anchors:
             own_cosine_B=self.own_cosine_B.detach(),
             temperature=self.temperature.detach(),
         )
+
+
+def look_up(
+    anchors: Anchors,
+    contrasts_SCD: Float[Tensor, "2 C D"],
+    ids_C: Int[Tensor, " C"],
+    *,
+    eps: float,
+) -> Float[Tensor, "2 B"]:
+    """Return log(eps + mean over contrasts of other ids of exp(margin)), nats, with gradient to the anchors."""
+    if anchors.features_SBD.requires_grad:
+        contrasts_SCD = contrasts_SCD.clone()  # they may be written to before backward
+    contrasts_SCD = contrasts_SCD.to(anchors.features_SBD.dtype)
+    own_B, ids_B = anchors.own_cosine_B, anchors.sample_ids_B
+    if blocks.are_many(2 * len(ids_B), len(ids_C)):
+        table = anchors.table(contrasts_SCD, ids_C)
+        log_counts_B = blocks.count_others(ids_B, ids_C).to(own_B.dtype).log()
+        log_sums_SB = blocks.log_sums(table) - own_B / anchors.temperature
+        return add_eps(log_mean(log_sums_SB, log_counts_B), eps)
+    margins_SBC = scaled_margins(anchors.features_SBD, contrasts_SCD, own_B, anchors.temperature)
+    weights_BC = log_weights(ids_B[:, None] == ids_C, margins_SBC.dtype)
+    return log_normalizers(margins_SBC, weights_BC, eps)
 
 
 class Estimator(nn.Module, ABC):

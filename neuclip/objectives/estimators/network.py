@@ -16,14 +16,21 @@ from torch.nn import functional
 from neuclip.distributed.collectives import all_reduce_mean_
 from neuclip.distributed.world import World
 from neuclip.objectives.config import NetworkConfig
-from neuclip.objectives.estimators.estimator import Anchors, Estimator, IndexPrototypes
+from neuclip.objectives.estimators.estimator import (
+    Anchors,
+    Estimator,
+    IndexPrototypes,
+    look_up,
+)
 from neuclip.objectives.estimators.sources import IndexPairs, make_source
 from neuclip.objectives.global_batch import GlobalBatch
-from neuclip.objectives.margins import add_eps, log_normalizers, log_weights, scaled_margins
+from neuclip.objectives.margins import add_eps, log_weights
 
 # Far above rounding noise and far below a real gradient. When the prototypes are the batch itself
 # the gradient is pure rounding noise, which AdaGrad would otherwise turn into full steps.
 _ADAGRAD_EPS = 1e-8
+
+_NO_SAMPLE = -1
 
 # Similarities of anchors and prototypes that live at a time: 256 MiB in float32.
 _MAX_SIMILARITIES = 1 << 26
@@ -130,20 +137,21 @@ class NormalizerNetwork(Estimator):
     def forward(self, anchors: Anchors) -> Float[Tensor, "2 B"]:
         """Return alpha, nats, with gradient to the anchors and tau; prototypes are constants."""
         prototypes_SCD = self.prototypes_SMD[:, : self.num_in_use]
-        if anchors.features_SBD.requires_grad:
-            prototypes_SCD = prototypes_SCD.clone()  # the next fit may come before backward
-        margins_SBC = scaled_margins(
-            anchors.features_SBD,
-            prototypes_SCD.to(anchors.features_SBD.dtype),
-            anchors.own_cosine_B,
-            anchors.temperature,
-        )
-        return log_normalizers(margins_SBC, self.column_log_weights(anchors), self.eps)
+        ids_C = self.prototype_ids_M[: self.num_in_use]
+        if not self.config.mask_own_pair:
+            ids_C = torch.full_like(ids_C, _NO_SAMPLE)
+        return look_up(anchors, prototypes_SCD, ids_C, eps=self.eps)
 
-    def column_log_weights(self, anchors: Anchors) -> Float[Tensor, "B C"]:
-        """Return the log of each prototype's weight in an anchor's mean; -inf for its own pair."""
-        is_own_BC = anchors.sample_ids_B[:, None] == self.prototype_ids_M[: self.num_in_use]
-        return log_weights(is_own_BC & self.config.mask_own_pair, anchors.features_SBD.dtype)
+    def column_offsets(self, anchors: Anchors, rows: slice) -> Float[Tensor, "R C"]:
+        """Return what turns cos / tau of some anchors into the logs of prototypes' terms.
+
+        It is the log of each prototype's weight in the anchor's mean, -inf for its own pair, minus own cosine / tau.
+        """
+        ids_R = anchors.sample_ids_B[rows, None]
+        is_own_RC = ids_R == self.prototype_ids_M[: self.num_in_use]
+        dtype = anchors.features_SBD.dtype
+        weights_RC = log_weights(is_own_RC & self.config.mask_own_pair, dtype)
+        return weights_RC - (anchors.own_cosine_B[rows] / anchors.temperature)[:, None]
 
     @torch.no_grad()
     def fit(self, anchors: Anchors, log_batch_SB: Float[Tensor, "2 B"]) -> None:
@@ -151,8 +159,8 @@ class NormalizerNetwork(Estimator):
 
         Averaging the local gradients over ranks gives the gradient on the global batch.
         """
-        offsets_BC = self.column_log_weights(anchors)
-        offsets_BC = offsets_BC - (anchors.own_cosine_B / anchors.temperature)[:, None]
+        slices = self._slices(anchors)
+        offsets_BC = self.column_offsets(anchors, slices[0]) if len(slices) == 1 else None
         with _tf32(is_allowed=self.config.fit_precision == "tf32"):
             for _ in range(self.config.inner_steps):
                 gradient_SCD = self.gradient(anchors, log_batch_SB, offsets_BC)
@@ -163,7 +171,7 @@ class NormalizerNetwork(Estimator):
         self,
         anchors: Anchors,
         log_batch_SB: Float[Tensor, "2 B"],
-        offsets_BC: Float[Tensor, "B C"],
+        offsets_BC: Float[Tensor, "B C"] | None = None,
     ) -> Float[Tensor, "2 C D"]:
         """Return the gradient of the local fit with respect to the prototypes in use.
 
@@ -175,20 +183,21 @@ class NormalizerNetwork(Estimator):
         anchors lives at a time.
 
         Args:
-            offsets_BC: column log-weights minus own cosine / tau: what turns cos / tau into the
-                log of a prototype's term.
+            offsets_BC: `column_offsets` of all anchors, if they are few; else computed slice by slice.
         """
         prototypes_SCD = self.prototypes_SMD[:, : self.num_in_use]
         dtype = prototypes_SCD.dtype
-        offsets_BC, log_batch_SB = offsets_BC.to(dtype), log_batch_SB.to(dtype)
+        log_batch_SB = log_batch_SB.to(dtype)
         features_SBD = anchors.features_SBD.to(dtype)
-        num_local, num_columns = offsets_BC.shape
+        num_local = len(anchors.sample_ids_B)
         gradient_SCD = torch.zeros_like(prototypes_SCD)
-        for side in (0, 1):
-            for rows in _slices(num_local, max(1, _MAX_SIMILARITIES // num_columns)):
+        for rows in self._slices(anchors):
+            offsets_RC = self.column_offsets(anchors, rows) if offsets_BC is None else offsets_BC
+            offsets_RC = offsets_RC.to(dtype)
+            for side in (0, 1):
                 features_RD = features_SBD[side, rows]
                 terms_RC = self._product(
-                    features_RD / anchors.temperature, prototypes_SCD[side].T, add=offsets_BC[rows]
+                    features_RD / anchors.temperature, prototypes_SCD[side].T, add=offsets_RC
                 )
                 largest_R1 = terms_RC.amax(dim=1, keepdim=True)
                 sums_R = terms_RC.sub_(largest_R1).exp_().sum(dim=1)
@@ -213,6 +222,11 @@ class NormalizerNetwork(Estimator):
         prototypes_SCD.addcdiv_(gradient_SCD, roots_SCD, value=-self.config.inner_lr)
         prototypes_SCD.div_(prototypes_SCD.norm(dim=2, keepdim=True))
 
+    def _slices(self, anchors: Anchors) -> list[slice]:
+        """Return slices of the anchors whose similarities may live at a time."""
+        length, step = len(anchors.sample_ids_B), max(1, _MAX_SIMILARITIES // self.num_in_use)
+        return [slice(first, min(first + step, length)) for first in range(0, length, step)]
+
     def _product(
         self, left: Float[Tensor, "X Y"], right: Float[Tensor, "Y Z"], *, add: Float[Tensor, "X Z"]
     ) -> Float[Tensor, "X Z"]:
@@ -220,10 +234,6 @@ class NormalizerNetwork(Estimator):
         if self.config.fit_precision != "bf16":
             return torch.addmm(add, left, right)
         return add + (left.bfloat16() @ right.bfloat16()).to(add.dtype)
-
-
-def _slices(length: int, step: int) -> list[slice]:
-    return [slice(first, min(first + step, length)) for first in range(0, length, step)]
 
 
 @contextmanager

@@ -3,13 +3,12 @@
 Legend: S side, B local anchors, C pairs held, D width, tau temperature.
 """
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from neuclip.objectives.estimators.estimator import Anchors, Estimator
+from neuclip.objectives.estimators.estimator import Anchors, Estimator, look_up
 from neuclip.objectives.estimators.recent_pairs import RecentPairs
 from neuclip.objectives.global_batch import GlobalBatch
-from neuclip.objectives.margins import log_normalizers, log_weights, scaled_margins
 
 
 class Queue(Estimator):
@@ -34,22 +33,7 @@ class Queue(Estimator):
 
     def forward(self, anchors: Anchors) -> Float[Tensor, "2 B"]:
         """Return alpha, nats; see `Estimator.forward`."""
-        margins_SBC, is_own_BC = self.margins(anchors)
-        weights_BC = log_weights(is_own_BC, margins_SBC.dtype)
-        return log_normalizers(margins_SBC, weights_BC, self.eps)
-
-    def margins(self, anchors: Anchors) -> tuple[Float[Tensor, "2 B C"], Bool[Tensor, "B C"]]:
-        """Return the anchors' margins to what is held, and which of it is their own."""
-        contrasts_SCD, ids_C = self.pairs.held()
-        if anchors.features_SBD.requires_grad:
-            contrasts_SCD = contrasts_SCD.clone()  # the ring is written to before backward
-        margins_SBC = scaled_margins(
-            anchors.features_SBD,
-            contrasts_SCD.to(anchors.features_SBD.dtype),
-            anchors.own_cosine_B,
-            anchors.temperature,
-        )
-        return margins_SBC, anchors.sample_ids_B[:, None] == ids_C
+        return look_up(anchors, *self.pairs.held(), eps=self.eps)
 
     def update(
         self,
