@@ -1,7 +1,8 @@
 """Our whole trainer against `open_clip_train.main`: the same shards, weights' shape, batch, precision and flags.
 
-`python -m bench.step` compares on this machine's CPU, `python -m bench.step gpu` on its GPU. Each trainer is a
-program of its own, as a user starts it: loader, metrics to TensorBoard, one checkpoint at the end.
+`python -m bench.step` compares on this machine's CPU, `python -m bench.step gpu [MODEL ...]` on its GPU, each model a
+part that is complete in itself. Each trainer is a program of its own, as a user starts it: loader, metrics to
+TensorBoard, one checkpoint at the end; it is ended if it says nothing for two minutes.
 """
 
 import json
@@ -11,8 +12,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,9 @@ from neuclip.training.config import TrainConfig
 from neuclip.training.job import PROGRESS_MARK, TrainJob
 
 REPEATS, WARM_SHARE = 3, 0.25
+SILENCE_S = 120
+GPU_BATCHES = {"ViT-B-32": 1024, "ViT-B-16": 512}
+GPU_SCENES, GPU_STEPS, GPU_REPEATS = 8192, 48, 2
 SMALL = {
     "embed_dim": 128,
     "vision_cfg": {"image_size": 64, "patch_size": 8, "layers": 4, "width": 128, "head_width": 32},
@@ -43,7 +49,7 @@ SMALL = {
         "layers": 4,
     },
 }
-_THEIR_LINE = re.compile(r"Train Epoch: 0 \[\s*(\d+)/(\d+)")
+_THEIR_LINE = re.compile(r"Train Epoch: 0 \[\s*(\d+)/\d+")
 
 
 @dataclass(frozen=True)
@@ -84,19 +90,20 @@ def main() -> None:
         print_floor(CPU)
 
 
-def compare(setting: Setting, packed: Packed, folder: Path) -> None:
+def compare(setting: Setting, packed: Packed, folder: Path, *, repeats: int = REPEATS) -> None:
     """Run both in turn and print the medians."""
     programs = {"ours": our_command, "open_clip": their_command}
     speeds: dict[str, list[Speed]] = {name: [] for name in programs}
-    for repeat in range(REPEATS):
+    for repeat in range(repeats):
         for name, command in programs.items():
             place = folder / f"{name}-{repeat}"
             place.mkdir()
-            speeds[name].append(measure(command(setting, packed, place), setting))
+            speeds[name].append(found := measure(command(setting, packed, place), setting))
+            print(f"    {name} {found.samples_per_s:.0f} samples/s", flush=True)
     ours, theirs = speeds["ours"], speeds["open_clip"]
     print(
         f"training, batch {setting.batch}, {setting.steps} steps, {setting.precision}, one thread, "
-        f"{setting.workers} loading process(es), median of {REPEATS} in turn"
+        f"{setting.workers} loading process(es), median of {repeats} in turn"
     )
     better = {"samples_per_s": 1, "with_checkpoint": 1, "cpu_ms": -1, "all_cpu_ms": -1}
     for what, sign in better.items():
@@ -166,7 +173,7 @@ def their_command(setting: Setting, packed: Packed, place: Path) -> list[str]:
 def measure(command: list[str], setting: Setting) -> Speed:
     """Start a trainer and look at the clock when it says how far it is."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    marks: list[tuple[float, float, float, float]] = []
+    marks: list[tuple[int, float, float, float]] = []
     said: list[str] = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -174,17 +181,20 @@ def measure(command: list[str], setting: Setting) -> Speed:
         assert child.stdout is not None
         process = psutil.Process(child.pid)
         ended = 0.0
-        for line in child.stdout:
-            said.append(line)
-            share = share_told(line)
-            if share is not None:
-                marks.append((share, time.perf_counter(), *cpu_seconds(process)))
-            if line.startswith("@done"):
-                ended = time.perf_counter()
+        with _ended_when_silent(process) as heard:
+            for line in child.stdout:
+                heard()
+                said.append(line)
+                samples = samples_told(line, batch=setting.batch)
+                if samples is not None:
+                    marks.append((samples, time.perf_counter(), *cpu_seconds(process)))
+                if line.startswith("@done"):
+                    ended = time.perf_counter()
     if child.returncode or not ended:
         raise RuntimeError(f"{command[:6]} ended with {child.returncode}:\n{''.join(said[-30:])}")
-    first = next(mark for mark in marks if mark[0] >= WARM_SHARE)
-    samples = (marks[-1][0] - first[0]) * setting.batch * setting.steps
+    whole = setting.batch * setting.steps
+    first = next(mark for mark in marks if mark[0] >= WARM_SHARE * whole)
+    samples = marks[-1][0] - first[0]
     return Speed(
         samples_per_s=samples / (marks[-1][1] - first[1]),
         with_checkpoint=samples / (ended - first[1]),
@@ -193,13 +203,39 @@ def measure(command: list[str], setting: Setting) -> Speed:
     )
 
 
-def share_told(line: str) -> float | None:
-    """Return how much of its run a line of either trainer says is done, if it does."""
+@contextmanager
+def _ended_when_silent(process: psutil.Process) -> Generator[Callable[[], None]]:
+    """Give a function to call at each sign of life; without one for SILENCE_S the process and all below it end."""
+    last, is_over = [time.monotonic()], threading.Event()
+
+    def heard() -> None:
+        last[0] = time.monotonic()
+
+    def watch() -> None:
+        while not is_over.wait(1):
+            if time.monotonic() - last[0] > SILENCE_S:
+                for one in [*process.children(recursive=True), process]:
+                    with suppress(psutil.NoSuchProcess):
+                        one.kill()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield heard
+    finally:
+        is_over.set()
+
+
+def samples_told(line: str, *, batch: int) -> int | None:
+    """Return how many samples a line of either trainer says it has seen, if it says so.
+
+    open_clip rounds the samples of a run up to its workers, so the share that it tells is not of what it was asked for.
+    """
     if line.startswith(PROGRESS_MARK):
-        told = json.loads(line.removeprefix(PROGRESS_MARK))
-        return told["done"] / told["total"]
+        return json.loads(line.removeprefix(PROGRESS_MARK))["done"] * batch
     found = _THEIR_LINE.search(line)
-    return None if found is None else int(found[1]) / int(found[2])
+    return None if found is None else int(found[1])
 
 
 def cpu_seconds(process: psutil.Process) -> tuple[float, float]:
@@ -226,47 +262,22 @@ def print_floor(setting: Setting) -> None:
     )
 
 
-def on_gpu() -> None:
-    """Compare ViT-B/32 and ViT-B/16 at the largest batch, a power of two, that both trainers can take."""
+def on_gpu(names: Sequence[str]) -> None:
+    """Compare models, each at its batch, on scenes that are packed once."""
     if not torch.cuda.is_available():
         print("training on a GPU: there is none here")
         return
     workers = max(1, (os.cpu_count() or 2) - 2)
-    for name in ("ViT-B-32", "ViT-B-16"):
-        with tempfile.TemporaryDirectory() as folder:
-            packed = pack_scenes(Path(folder), count=32768, side_px=256)
-            batch = largest_batch(name, packed, Path(folder), workers=workers)
-            setting = Setting(
-                {"name": name},
-                batch,
-                steps=32768 // batch * 3,
-                precision="bf16",
-                workers=workers,
-                side_px=256,
-            )
-            print(name)
-            compare(setting, packed, Path(folder))
-            print_data_wait(Path(folder))
-
-
-def largest_batch(name: str, packed: Packed, folder: Path, *, workers: int) -> int:
-    """Halve the batch until three steps of both trainers go through."""
-    commands: list[Callable[..., list[str]]] = [our_command, their_command]
-    batch = 8192
-    while batch > 1:
-        trial = Setting({"name": name}, batch, 3, "bf16", workers, 256, log_every=1)
-        try:
-            for number, command in enumerate(commands):
-                place = folder / f"trial-{batch}-{number}"
-                place.mkdir()
-                measure(command(trial, packed, place), trial)
-        except RuntimeError as error:
-            if "out of memory" not in str(error):
-                raise
-            batch //= 2
-        else:
-            return batch
-    raise RuntimeError(f"no batch of {name} fits on this GPU")
+    with tempfile.TemporaryDirectory() as folder:
+        packed = pack_scenes(Path(folder), count=GPU_SCENES, side_px=256)
+        for name in names or GPU_BATCHES:
+            place = Path(folder, name)
+            place.mkdir()
+            batch, model = GPU_BATCHES[name], {"name": name}
+            setting = Setting(model, batch, GPU_STEPS, "bf16", workers, side_px=256)
+            print(name, torch.cuda.get_device_name(), flush=True)
+            compare(setting, packed, place, repeats=GPU_REPEATS)
+            print_data_wait(place)
 
 
 def print_data_wait(folder: Path) -> None:
@@ -307,7 +318,7 @@ if __name__ == "__main__":
             run_ours(job_path)
         case ["open_clip", *arguments]:
             run_theirs(arguments)
-        case ["gpu"]:
-            on_gpu()
+        case ["gpu", *names]:
+            on_gpu(names)
         case _:
             main()

@@ -50,6 +50,20 @@ def test_two_ranks_take_the_steps_of_one_under_each_layout(parallel, optimiser):
         require_close(ranks[0]["weights"], expected["weights"], atol=1e-8)
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_limit_by_the_median_as_one_does(parallel):
+    settings = {**CLIPPED, "grad_clip": {"kind": "median", "times": 0.5}, "optimiser": "sgd"}
+    expected = train(settings, STEPS)
+    ranks = on_two_ranks({**settings, "parallel": parallel})
+    require_same_curve(ranks, expected)
+    require_close(ranks[0]["weights"], expected["weights"], atol=1e-8)
+    free = train({**settings, "grad_clip": None}, STEPS)
+    assert (
+        free["norms"][:2] == expected["norms"][:2]
+    )  # the first update is not limited, the second is
+    assert free["norms"][2] != expected["norms"][2]
+
+
 @pytest.mark.parametrize("name", ["neuclip", "fastclip", "siglip"])
 @pytest.mark.parametrize("micro_batch", [None, 4])
 def test_fsdp_serves_other_objectives_and_micro_batches(name, micro_batch):
