@@ -91,8 +91,8 @@ def test_weight_0_computes_nothing():
     """The view that it would read is not even there."""
     encoded = encoded_of(*views(1, 1))
     result = nothing()
-    assert terms_of(mvs={"weight": 0}).add_to(result, encoded, TAU) is result
-    assert terms_of().add_to(result, encoded, TAU) is result
+    assert terms_of(mvs={"weight": 0}).add_to(result, encoded, TAU) == result
+    assert terms_of().add_to(result, encoded, TAU) == result
 
 
 def test_the_temperature_gets_its_part_of_the_gradient():
