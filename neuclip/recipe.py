@@ -1,8 +1,9 @@
 """The recipe: one frozen model of everything a run is made of, from YAML and overrides."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from typing import Any, cast, get_args
+from typing import Any, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -207,8 +208,21 @@ def _validated(source: str, content: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(detail)}" for detail in error.errors())
+        expected: defaultdict[str, list[str]] = defaultdict(list)
+        for detail in error.errors():  # a field of two types has an error for each
+            found, wanted = _explain(detail)
+            expected[found].append(wanted)
+        problems = "\n".join(
+            f"  {found}{_alternatives(wanted)}" for found, wanted in expected.items()
+        )
         raise ConfigError(f"recipe {source} does not fit:\n{problems}") from None
+
+
+def _alternatives(wanted: list[str]) -> str:
+    first, *others = wanted
+    return " or ".join(
+        [first, *(other.removeprefix(", ").removeprefix("input should be ") for other in others)]
+    )
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -266,8 +280,8 @@ def _labelled(items: list[Any], label: str, place: str) -> Any:  # noqa: ANN401 
     )
 
 
-def _explain(detail: ErrorDetails) -> str:
-    """Say one validation error: field, found, expected, nearest name."""
+def _explain(detail: ErrorDetails) -> tuple[str, str]:
+    """Say one validation error: field, found, nearest name; and what was expected, if another type might have fitted."""
     place, fields = _locate(detail["loc"])
     found = detail["input"]
     match detail["type"]:
@@ -275,20 +289,23 @@ def _explain(detail: ErrorDetails) -> str:
             *section, name = place
             known = ", ".join(sorted(fields))
             where = ".".join(section) or "a recipe"
-            return f"{'.'.join(place)}: there is no such field in {where}.{nearest(name, fields)} It has: {known}"
+            why = f"there is no such field in {where}.{nearest(name, fields)} It has: {known}"
+            return f"{'.'.join(place)}: {why}", ""
         case "missing":
-            return f"{'.'.join(place)}: is missing; it must be given"
+            return f"{'.'.join(place)}: is missing; it must be given", ""
         case "union_tag_invalid" | "union_tag_not_found":
             context = detail.get("ctx", {})
             known = str(context.get("expected_tags", "")).replace("'", "").split(", ")
             name = str(context.get("tag", "")).replace("None", "nothing")
             where = ".".join([*place, str(context.get("discriminator", "name")).strip("'")])
-            return f"{where}: found {name!r}, expected one of {', '.join(known)}.{nearest(name, known)}"
+            why = f"found {name!r}, expected one of {', '.join(known)}.{nearest(name, known)}"
+            return f"{where}: {why}", ""
         case "value_error" if isinstance(found, dict):  # fields that do not fit each other
-            return ": ".join(filter(None, [".".join(place), _lower_first(detail["msg"])]))
+            return ": ".join(filter(None, [".".join(place), _lower_first(detail["msg"])])), ""
         case _:
             expected = _EXPECTED.get(detail["type"]) or _lower_first(detail["msg"])
-            return without_credentials(f"{'.'.join(place)}: found {said_of(found)}, {expected}")
+            said = without_credentials(f"{'.'.join(place)}: found {said_of(found)}")
+            return said, f", {without_credentials(expected)}"
 
 
 def _locate(location: tuple[int | str, ...]) -> tuple[list[str], set[str]]:
@@ -297,11 +314,14 @@ def _locate(location: tuple[int | str, ...]) -> tuple[list[str], set[str]]:
     model: type[BaseModel] | None = Recipe
     fields: set[str] = set(Recipe.model_fields)
     choices: dict[str, type[BaseModel]] = {}
+    is_plain = False
     for part in map(str, location):
         if part in choices and place:
             model, choices = choices[part], {}
             fields = set(model.model_fields)
             continue
+        if is_plain and not part.isdecimal():
+            continue  # which of the types of a plain field was tried
         if model is not None:
             fields = set(model.model_fields)
         place.append(part)
@@ -309,9 +329,16 @@ def _locate(location: tuple[int | str, ...]) -> tuple[list[str], set[str]]:
             continue
         info = model.model_fields.get(part) if model is not None else None
         inner = models_in(info.annotation) if info is not None else []
+        is_plain = info is not None and not inner and not _holds_names(info.annotation)
         choices = {tag: choice for choice in inner for tag in _tags(choice)}
         model = inner[0] if len(inner) == 1 else None
     return place, fields
+
+
+def _holds_names(annotation: Any) -> bool:  # noqa: ANN401  # any type
+    """Tell whether a field maps names of a recipe's own."""
+    origin = get_origin(annotation)
+    return origin in (dict, Mapping) or any(map(_holds_names, get_args(annotation)))
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:

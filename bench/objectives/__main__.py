@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import math
 from pathlib import Path
 
 import torch
@@ -52,7 +53,7 @@ def main() -> None:
         grid, name = STUDIES[arguments.command]
         how = OWN_WAY.get(arguments.command, train)
         run = functools.partial(how, pairs_folder=arguments.pairs)
-        run_missing(grid(), run, out / name, share=arguments.share)
+        run_missing(grid(), run, out / name, share=arguments.share, seconds=arguments.seconds)
     write_reports(out)
 
 
@@ -87,6 +88,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--share", default="0/1", help="i/k: take every k-th run from the i-th, for k processes"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=math.inf,
+        help="begin no further run after so many; the next call goes on",
     )
     return parser.parse_args()
 

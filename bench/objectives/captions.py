@@ -18,7 +18,8 @@ OBJECTIVES: dict[str, Settings] = {
     "neuclip": {"name": "neuclip", **FIXED, "estimator": NETWORK},
 }
 _NOTE = """The extras are what people wrote of the same things for other ends: lists of keywords, shortcodes, product
-descriptions. All scores are of names, which are the alt texts.
+descriptions. All scores are of names, which are the alt texts. The loss carries its factor tau and the norm of its
+gradient is limited to 1; the trainer takes it in nats per anchor since.
 """
 METRICS = {
     "image_to_text": "image to text R@1, %",

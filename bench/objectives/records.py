@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,20 +26,29 @@ def read(path: Path) -> list[Record]:
 
 
 def run_missing(
-    grid: Iterable[Settings], run: Callable[[Settings], Record], path: Path, *, share: str = "0/1"
+    grid: Iterable[Settings],
+    run: Callable[[Settings], Record],
+    path: Path,
+    *,
+    share: str = "0/1",
+    seconds: float = math.inf,
 ) -> None:
     """Run what the file does not hold yet, and add each result to it at once.
 
     Args:
         share: "i/k" takes every k-th run from the i-th, so that k processes can share a grid.
+        seconds: after so many no further run begins; the next call goes on.
     """
     first, step = (int(number) for number in share.split("/"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine = list(grid)[first::step]
+    mine, began = list(grid)[first::step], time.monotonic()
     for number, settings in enumerate(mine):
         key = key_of(settings)
         if any(record["key"] == key for record in read(path)):
             continue
+        if time.monotonic() - began > seconds:
+            print(f"{number} of {len(mine)} runs are there; the next call goes on", flush=True)
+            return
         record = {"key": key, "settings": settings, **run(settings)}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")

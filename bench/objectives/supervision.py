@@ -102,7 +102,8 @@ _NOTE = """Terms at a weight of 0.2 each, by `weighting: paper`; one rate (1e-3)
 changes of colour, the second text an edit of the first; masked texts are encoded separately and see both
 sides; the queue holds 2,048 texts. "Equal seconds" is against the objective alone with 1.75 times the
 samples, or 2.7 times for `all`. Processor seconds are those of the updates, on one core of a shared
-machine.
+machine. NeuCLIP's runs without terms are of a trainer that left the factor tau in its loss, so that the
+gradient's limit of 1 acted on them less than on the others; it is nats per anchor since.
 
 Reading, of these three seeds:
 

@@ -59,7 +59,9 @@ tokens. Both have about half a million weights with the same image tower, see 24
 one rate (1e-3). Short texts are the captions, long ones the longest other text of each picture: keywords of
 emoji (11 words), descriptions of groceries (35 words). R@1 is of emoji of concepts or drawings that were not
 trained on; products are 81 groceries in other photos, told by name or by description. Processor seconds are
-those of the updates; encoding the 16,638 texts took MiniLM about two minutes, once.
+those of the updates; encoding the 16,638 texts took MiniLM about two minutes, once. NeuCLIP's runs are of a
+trainer that left the factor tau in its loss, so that the gradient's limit of 1 acted on them less than on
+InfoNCE's; it is nats per anchor since.
 
 Reading, of these three seeds:
 

@@ -5,6 +5,7 @@ Legend: B batch, L words of a caption, T tokens, D width of the features, W widt
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,22 @@ from neuclip.towers.config import ModelConfig
 from neuclip.towers.model import create_towers
 from neuclip.towers.towers import Towers
 
-SMALL = "small"
-FEATURE_DIM = 64
-_WIDTH, _HEADS, _IMAGE_BLOCKS, _TEXT_BLOCKS = 64, 4, 3, 2
+SMALL, MEDIUM = "small", "medium"
+_HEADS = 4
 _SMALL_PX, _TOKENS, _MAX_WORDS = 32, 16, 24
 _PAD, _UNKNOWN = 0, 1
+
+
+class Size(NamedTuple):
+    """Of towers made here; features are as wide as what is inside."""
+
+    width: int
+    image_blocks: int
+    text_blocks: int
+
+
+SIZES = {SMALL: Size(64, 3, 2), MEDIUM: Size(256, 6, 4)}
+"""0.2 M weights, and 7 M."""
 
 
 class Encoders(nn.Module):
@@ -51,8 +63,8 @@ def make_encoders(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if architecture == SMALL:
-            return SmallEncoders(captions).to(device)
+        if architecture in SIZES:
+            return SmallEncoders(captions, SIZES[architecture]).to(device)
         return OpenClipEncoders(create_towers(ModelConfig(name=architecture), seed=seed), device)
 
 
@@ -84,30 +96,29 @@ class OpenClipEncoders(Encoders):
 
 
 class SmallEncoders(Encoders):
-    """A transformer over the 16 tokens of a convolution stem, and one over words; 0.2 M weights."""
+    """A transformer over the 16 tokens of a convolution stem, and one over words."""
 
-    feature_dim = FEATURE_DIM
-
-    def __init__(self, captions: Sequence[str]) -> None:
+    def __init__(self, captions: Sequence[str], size: Size) -> None:
         super().__init__()
+        width = self.feature_dim = size.width
         words = sorted({word for caption in captions for word in _words(caption)})
         self.numbers = {word: number for number, word in enumerate(words, start=_UNKNOWN + 1)}
         self.stem = nn.Sequential(
-            nn.Conv2d(3, _WIDTH // 4, 3, stride=2, padding=1),
+            nn.Conv2d(3, width // 4, 3, stride=2, padding=1),
             nn.GELU(),
-            nn.Conv2d(_WIDTH // 4, _WIDTH // 2, 3, stride=2, padding=1),
+            nn.Conv2d(width // 4, width // 2, 3, stride=2, padding=1),
             nn.GELU(),
-            nn.Conv2d(_WIDTH // 2, _WIDTH, 3, stride=2, padding=1),
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
         )
-        self.places = nn.Parameter(0.02 * torch.randn(_TOKENS, _WIDTH))
-        self.words = nn.Embedding(len(words) + 2, _WIDTH)
-        self.word_places = nn.Parameter(0.02 * torch.randn(_MAX_WORDS, _WIDTH))
+        self.places = nn.Parameter(0.02 * torch.randn(_TOKENS, width))
+        self.words = nn.Embedding(len(words) + 2, width)
+        self.word_places = nn.Parameter(0.02 * torch.randn(_MAX_WORDS, width))
         nn.init.normal_(self.words.weight, std=0.1)
-        self.image_blocks = nn.ModuleList(Block() for _ in range(_IMAGE_BLOCKS))
-        self.text_blocks = nn.ModuleList(Block() for _ in range(_TEXT_BLOCKS))
-        self.image_norm, self.text_norm = nn.LayerNorm(_WIDTH), nn.LayerNorm(_WIDTH)
-        self.image_out = nn.Linear(_WIDTH, FEATURE_DIM, bias=False)
-        self.text_out = nn.Linear(_WIDTH, FEATURE_DIM, bias=False)
+        self.image_blocks = nn.ModuleList(Block(width) for _ in range(size.image_blocks))
+        self.text_blocks = nn.ModuleList(Block(width) for _ in range(size.text_blocks))
+        self.image_norm, self.text_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.image_out = nn.Linear(width, width, bias=False)
+        self.text_out = nn.Linear(width, width, bias=False)
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         rows = [
@@ -141,13 +152,13 @@ class SmallEncoders(Encoders):
 class Block(nn.Module):
     """A pre-norm transformer block."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm_1, self.norm_2 = nn.LayerNorm(_WIDTH), nn.LayerNorm(_WIDTH)
-        self.qkv = nn.Linear(_WIDTH, 3 * _WIDTH)
-        self.out = nn.Linear(_WIDTH, _WIDTH)
+        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
         self.mlp = nn.Sequential(
-            nn.Linear(_WIDTH, 2 * _WIDTH), nn.GELU(), nn.Linear(2 * _WIDTH, _WIDTH)
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
     def forward(self, tokens_BTW: Tensor, mask: Tensor | None) -> Tensor:

@@ -34,7 +34,6 @@ _BETAS, _WEIGHT_DECAY, _WARMUP_SHARE, _CLIP = (0.9, 0.98), 0.1, 0.05, 1.0
 _CURVE_POINTS = 40
 _ANCHORS = 512
 _TOLD = {"ratio_mean", "ratio_max", "ratio_clamped_share", "gamma", "rho"}
-_GOOD = torch.zeros(())
 _ENCODE_BATCH = 256
 
 
@@ -47,13 +46,18 @@ class Run:
     encoders: Encoders
     objective: Objective
     device: torch.device
+    images: Tensor
+    """Of the data set, on the device."""
     tokens: Tensor
     captions: OwnCaptions | None = None
     """Draws a text of each sample at each visit; None shows all their captions."""
-    metrics: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    metrics: dict[str, list[float | Tensor]] = field(
+        default_factory=dict[str, list[float | Tensor]]
+    )
     """What the objective told of each step."""
     curve: list[list[float]] = field(default_factory=list)
-    num_clipped: int = 0
+    clipped: list[Tensor] = field(default_factory=list[Tensor])
+    """Whether the gradient's limit acted in each step."""
 
     @property
     def batch(self) -> int:
@@ -115,7 +119,8 @@ def train(settings: Settings, *, pairs_folder: Path | None = None) -> Record:
     ).to(device)
     tokens = encoders.tokenize(found.captions)
     shown = None if policy is None else TypeAdapter(OwnCaptions).validate_python(policy)
-    run = Run(settings, found, encoders, objective, device, tokens, shown)
+    images = found.images.to(device)
+    run = Run(settings, found, encoders, objective, device, images, tokens, shown)
     observers = Observers(settings, objective, encoders.feature_dim, len(found), device)
     seconds = _steps(run, observers)
     told = describe(run) if "clip" in settings else {}
@@ -123,7 +128,7 @@ def train(settings: Settings, *, pairs_folder: Path | None = None) -> Record:
         **told,
         **evaluate(run),
         "samples_per_s": run.total_steps * run.batch / seconds,
-        "clipped_share": run.num_clipped / run.total_steps,
+        "clipped_share": torch.stack(run.clipped).double().mean().item(),
         "curve": run.curve,
         "estimation": observers.found,
     }
@@ -187,7 +192,10 @@ def describe(run: Run) -> dict[str, float]:
     exact = exact_log_normalizers(anchors, whole, tau, eps=1e-14)
     predicted = run.objective.predict(anchors.images, anchors.texts, anchors.sample_ids)
     error = torch.nan if predicted is None else error_of(torch.stack(predicted), exact).mse
-    late = {name: torch.tensor(values[len(values) // 2 :]) for name, values in run.metrics.items()}
+    late = {
+        name: torch.tensor([float(value) for value in values[len(values) // 2 :]])
+        for name, values in run.metrics.items()
+    }
     return {
         "normalizer_mse": error,
         "mean_kl": mean_divergence(anchors, whole, tau),
@@ -218,9 +226,9 @@ def _steps(run: Run, observers: Observers) -> float:
     for step in range(run.total_steps):
         start = time.process_time()
         ids = next(order)
-        images, tokens = run.data.images[ids], run.tokens_of(ids, step)
-        features = run.encoders(images.to(run.device), tokens.to(run.device))
+        tokens = run.tokens_of(ids, step)
         ids = ids.to(run.device)
+        features = run.encoders(run.images[ids], tokens.to(run.device))
         paused = _serve(run, observers)
         observers.watch(*features, ids, step + 1)
         paused += observers.seconds
@@ -230,7 +238,7 @@ def _steps(run: Run, observers: Observers) -> float:
         loss.backward()
         weights = list(run.encoders.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
-        is_clipped = clip.apply(weights, norm, is_bad=_GOOD)
+        is_clipped = clip.apply(weights, norm, is_bad=torch.zeros_like(norm))
         optimiser.step()
         optimiser.zero_grad()
         run.objective.advance(step + 1)
@@ -268,9 +276,9 @@ def _note(
     run: Run, step: int, loss: Tensor, is_clipped: Tensor, metrics: dict[str, float | Tensor]
 ) -> None:
     """Keep a point of the course: step, loss, temperature."""
-    run.num_clipped += int(is_clipped)
+    run.clipped.append(is_clipped)
     for name in _TOLD & metrics.keys():
-        run.metrics.setdefault(name, []).append(float(metrics[name]))
+        run.metrics.setdefault(name, []).append(metrics[name])
     every = max(1, run.total_steps // _CURVE_POINTS)
     if (step + 1) % every == 0:
         values = (loss.item(), run.objective.temperature.item())

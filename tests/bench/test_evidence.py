@@ -94,7 +94,25 @@ def test_an_objective_is_told_at_its_best_choice():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_way_of_the_gpu_s_runs_is_free(monkeypatch):
-    monkeypatch.setattr(data, "_SINGLES", 48)  # a ViT-B/32 takes its time on a CPU
-    record = train(next(gpu.tiny_grid()))
-    assert record["samples_per_s"] > 0
-    assert len(record["curve"]) > 0
+    monkeypatch.setattr(data, "_SINGLES", 48)
+    for settings in gpu.tiny_grid():
+        record = train(settings)
+        assert record["samples_per_s"] > 0
+        assert len(record["curve"]) > 0
+        assert record["mean_kl"] >= 0
+        assert 0 <= record["clipped_share"] <= 1
+
+
+def test_no_run_begins_after_the_time_that_is_given(tmp_path):
+    done = []
+
+    def run(settings):
+        done.append(settings["seed"])
+        return {"recall": 1.0, "zero_shot": 1.0, "samples_per_s": 1.0}
+
+    grid = [{"study": "x", "seed": seed} for seed in range(3)]
+    run_missing(grid, run, tmp_path / "r.jsonl", seconds=-1)
+    assert done == []
+    run_missing(grid, run, tmp_path / "r.jsonl")
+    run_missing(grid, run, tmp_path / "r.jsonl", seconds=-1)  # all are there
+    assert done == [0, 1, 2]

@@ -40,7 +40,14 @@ from neuclip.recipe import Recipe, load_recipe, parse_override
             ],
         ),
         ("train.objective.roh", 1, ["train.objective.roh", "Did you mean 'rho'?"]),
-        ("train.objective.rho", -1, ["train.objective.rho: found -1"]),
+        (
+            "train.objective.rho",
+            -1,
+            [
+                "  train.objective.rho: found -1, input should be greater than or equal to 0 or 'auto'"
+            ],
+        ),
+        ("train.objective.gamma", "much", ["train.objective.gamma: found 'much', ", "or 'auto'"]),
         ("train.model", {"name": "ViT-B-33"}, ["'ViT-B-33'", "Did you mean 'ViT-B-32'?"]),
         ("train.global_batch", 130, ["global_batch 130 is not a multiple of streams 8"]),
         ("train.lr", "fast", ["train.lr: found 'fast'"]),
