@@ -281,7 +281,7 @@ def _labelled(items: list[Any], label: str, place: str) -> Any:  # noqa: ANN401 
 
 
 def _explain(detail: ErrorDetails) -> tuple[str, str]:
-    """Say one validation error: field, found, nearest name; and what was expected, if another type might have fitted."""
+    """Say one validation error: field, what was found, nearest name; and what was expected of it."""
     place, fields = _locate(detail["loc"])
     found = detail["input"]
     match detail["type"]:
