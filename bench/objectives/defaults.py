@@ -26,8 +26,8 @@ CLIPS: dict[str, Settings | None] = {"norm 1": NORM, **MEDIANS, "none": None}
 GAMMAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, "auto")
 RHOS = (1.0, 1.75, 3.25, 4.0)
 """Beside auto, which is 2.47 at this batch."""
-_UNFINISHED = """Not all runs are there: seeds differ by 1 to 3 points, so a row of one seed tells nothing by itself, and no
-default follows from this table yet.
+_UNFINISHED = """Not all runs are there: seeds differ by 1 to 3 points, so a row of one seed tells nothing by itself,
+and no default follows from this table yet.
 
 """
 
