@@ -41,6 +41,9 @@ def main() -> None:
         print(json.dumps(_measure(*sys.argv[1:])))
         return
     is_gpu = sys.argv[1:] == ["gpu"]
+    if is_gpu and not torch.cuda.is_available():
+        print("losses in blocks on a GPU: there is none here")
+        return
     device = "cuda" if is_gpu else "cpu"
     sizes, most_plain = (GPU_SIZES, GPU_MOST_PLAIN) if is_gpu else (SIZES, MOST_PLAIN)
     print(

@@ -219,6 +219,7 @@ def _validated(source: str, content: dict[str, Any]) -> Recipe:
 
 
 def _alternatives(wanted: list[str]) -> str:
+    """Join what each type of a field would have been content with."""
     first, *others = wanted
     return " or ".join(
         [first, *(other.removeprefix(", ").removeprefix("input should be ") for other in others)]
