@@ -3,6 +3,7 @@
 import argparse
 import functools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,15 +19,13 @@ from bench.objectives import (
     text_encoder,
     tokens,
 )
-from bench.objectives.records import run_missing
+from bench.objectives.records import Settings, read, run_missing
 from bench.objectives.training import train
 
 STUDIES = {
     "estimation": (estimation.grid, estimation.RECORDS),
     "sources": (estimation.sources_grid, estimation.SOURCE_RECORDS),
     "defaults": (defaults.grid, defaults.RECORDS),
-    "quality": (quality.grid, quality.RECORDS),
-    "long": (quality.long_grid, quality.LONG_RECORDS),
     "captions": (captions.grid, captions.RECORDS),
     "tokens": (tokens.grid, tokens.RECORDS),
     "supervision": (supervision.grid, supervision.RECORDS),
@@ -44,17 +43,28 @@ OWN_WAY = {
 }
 """Studies by the product's own trainer."""
 
+ROUNDS = {"quality": (quality.grid, quality.RECORDS)}
+"""Studies whose next runs follow from those there are: to be called until nothing is left."""
+
 
 def main() -> None:
     arguments = _arguments()
     out = arguments.out
-    if arguments.command in STUDIES:
+    if arguments.command != "tables":
         torch.set_num_threads(1)  # threads that wait for a busy core would be what is measured
-        grid, name = STUDIES[arguments.command]
+        settings, path = _asked(arguments.command, out)
         how = OWN_WAY.get(arguments.command, train)
         run = functools.partial(how, pairs_folder=arguments.pairs)
-        run_missing(grid(), run, out / name, share=arguments.share, seconds=arguments.seconds)
+        run_missing(settings, run, path, share=arguments.share, seconds=arguments.seconds)
     write_reports(out)
+
+
+def _asked(command: str, out: Path) -> tuple[Iterator[Settings], Path]:
+    if command in ROUNDS:
+        follow, name = ROUNDS[command]
+        return follow(read(out / name)), out / name
+    grid, name = STUDIES[command]
+    return grid(), out / name
 
 
 def write_reports(out: Path) -> None:
@@ -63,7 +73,6 @@ def write_reports(out: Path) -> None:
         ("estimation", estimation.report),
         ("defaults", defaults.report),
         ("quality", quality.report),
-        ("long", quality.long_report),
         ("captions", captions.report),
         ("tokens", tokens.report),
         ("supervision", supervision.report),
@@ -78,7 +87,7 @@ def write_reports(out: Path) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.objectives", description=__doc__)
-    parser.add_argument("command", choices=[*STUDIES, "tables"])
+    parser.add_argument("command", choices=[*STUDIES, *ROUNDS, "tables"])
     parser.add_argument("--out", type=Path, default=Path("docs/evidence"))
     parser.add_argument(
         "--pairs",

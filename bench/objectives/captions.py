@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.objectives.quality import BATCH, FIXED, NETWORK, SEEDS
-from bench.objectives.records import Record, Settings, cell, grouped, markdown, read
+from bench.objectives.quality import NETWORK
+from bench.objectives.records import SEEDS, Record, Settings, cell, grouped, markdown, read
 
 RECORDS = "captions.jsonl"
-COUNT = 14_682
+COUNT, BATCH = 14_682, 64
+FIXED: Settings = {"temperature_init": 0.07, "learn_temperature": False}
 SIZES = (44_032, 176_128)
 """Samples seen: three passes, and twelve."""
 POLICIES: dict[str, Settings] = {

@@ -7,9 +7,8 @@ written as it ends; the next call goes on. Pictures lie on the device, so that n
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.objectives import quality
 from bench.objectives.defaults import CLIPS
-from bench.objectives.records import Settings, cell, grouped, markdown, mean_std, read
+from bench.objectives.records import SEEDS, Settings, cell, grouped, markdown, mean_std, read
 from bench.objectives.towers import MEDIUM
 
 RECORDS, TINY_RECORDS = "gpu.jsonl", "gpu-tiny.jsonl"
@@ -28,7 +27,7 @@ CLIP = "median 1"
 
 def grid() -> Iterator[Settings]:
     """Yield the settings of all runs, a seed after the other."""
-    for seed in quality.SEEDS:
+    for seed in SEEDS:
         for rate in RATES:
             for name in OBJECTIVES:
                 yield _settings(name, seed, rate) | {

@@ -29,9 +29,10 @@ def draw_all(out: Path) -> None:
         _save(_errors(known), out / "estimation.svg")
     if all(part in runs for pair in estimation.GROWTHS.values() for part in pair):
         _save(_growth(runs), out / "growth.svg")
-    long = read(out / quality.LONG_RECORDS)
-    if long:
-        _save(_temperatures(long), out / "temperature.svg")
+    scenes = [run for run in read(out / quality.RECORDS) if run["settings"]["data"] == "scenes"]
+    told = [run for run in scenes if run["settings"]["seed"] in quality.TOLD]
+    if told:
+        _save(_temperatures(told), out / "temperature.svg")
 
 
 def _errors(studies: dict[str, list[Record]]) -> Figure:
@@ -70,18 +71,17 @@ def _growth(runs: Any) -> Figure:
 
 
 def _temperatures(records: list[Record]) -> Figure:
-    """The temperature over the best of the long runs, a panel a batch size."""
+    """The temperature over the runs that are told, a panel a batch size."""
     batches = grouped(records, "batch")
     figure = Figure(figsize=(4.4 * len(batches) + 1.8, 3.2), layout="constrained")
     panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
-    colours = {name: f"C{i}" for i, name in enumerate(quality.LONG_OBJECTIVES)}
-    for axes, (batch, runs) in zip(panels, batches.items(), strict=True):
-        for name, of_name in grouped(runs, "name").items():
-            for number, run in enumerate(quality.best_choice(of_name)):
+    for axes, ((batch,), runs) in zip(panels, batches.items(), strict=True):
+        for colour, ((name,), of_name) in enumerate(grouped(runs, "name").items()):
+            for number, run in enumerate(of_name):
                 steps, _, taus = zip(*run["curve"], strict=True)
-                label = name[0] if number == 0 else None
-                axes.plot(steps, taus, color=colours[name[0]], linewidth=0.9, label=label)
-        axes.set(yscale="log", xlabel="step", title=f"batch {batch[0]}")
+                label = name if number == 0 else None
+                axes.plot(steps, taus, color=f"C{colour}", linewidth=0.9, label=label)
+        axes.set(yscale="log", xlabel="step", title=f"batch {batch}")
     panels[0].set_ylabel("temperature")
     panels[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

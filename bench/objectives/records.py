@@ -11,6 +11,7 @@ from typing import Any
 
 Settings = dict[str, Any]
 Record = dict[str, Any]
+SEEDS = (0, 1, 2)
 
 
 def key_of(settings: Settings) -> str:
@@ -42,6 +43,8 @@ def run_missing(
     first, step = (int(number) for number in share.split("/"))
     path.parent.mkdir(parents=True, exist_ok=True)
     mine, began = list(grid)[first::step], time.monotonic()
+    if not mine:
+        print("nothing is left to run")
     for number, settings in enumerate(mine):
         key = key_of(settings)
         if any(record["key"] == key for record in read(path)):

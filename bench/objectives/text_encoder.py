@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from bench.objectives import data
 from bench.objectives.data import DataSet
-from bench.objectives.quality import SEEDS
-from bench.objectives.records import Record, Settings, cell, grouped, markdown, read
+from bench.objectives.records import SEEDS, Record, Settings, cell, grouped, markdown, read
 from bench.objectives.supervision import BASES, _words
 from bench.objectives.training import batches
 from neuclip.distributed.world import World

@@ -17,8 +17,7 @@ from torch.nn.functional import interpolate
 
 from bench.objectives import data
 from bench.objectives.data import DataSet
-from bench.objectives.quality import SEEDS
-from bench.objectives.records import Record, Settings, cell, grouped, markdown, read
+from bench.objectives.records import SEEDS, Record, Settings, cell, grouped, markdown, read
 from bench.objectives.training import batches
 from neuclip.distributed.world import World
 from neuclip.loading.batch import Batch

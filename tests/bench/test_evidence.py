@@ -1,9 +1,12 @@
 """Oracle: the same run again, and a table worked out by hand."""
 
+import functools
+import math
+
 import pytest
 import torch
 
-from bench.objectives import data, estimation, gpu, quality
+from bench.objectives import data, defaults, estimation, gpu, quality
 from bench.objectives.records import cell, key_of, mean_std, run_missing
 from bench.objectives.training import train
 
@@ -60,8 +63,8 @@ def test_every_run_of_a_grid_is_another_one():
     for grid in (
         estimation.grid,
         estimation.sources_grid,
-        quality.grid,
-        quality.long_grid,
+        defaults.grid,
+        functools.partial(quality.grid, []),
         gpu.grid,
         gpu.tiny_grid,
     ):
@@ -75,20 +78,33 @@ def test_cells_give_mean_and_spread_of_a_sample():
     assert cell([1.0]) == "1.0"
 
 
-def test_an_objective_is_told_at_its_best_choice():
-    runs = [
-        {"settings": {"lr": lr, "seed": seed, "objective": objective}, "recall": recall}
-        for lr, objective, seed, recall in (
-            (1, {"rho": 4.0}, 0, 9.0),
-            (1, {"rho": 4.0}, 1, 1.0),
-            (2, {"rho": 4.0}, 0, 6.0),
-            (2, {"rho": 4.0}, 1, 6.5),
-            (1, {"rho": 6.0}, 0, 6.0),
-            (1, {"rho": 6.0}, 1, 6.0),
-            (1, {}, 0, 9.5),  # the other seed is missing
-        )
-    ]
-    assert [run["recall"] for run in quality.best_choice(runs)] == [6.0, 6.5]
+def test_a_choice_is_made_on_other_seeds_than_it_is_told_on():
+    records, rounds = [], []
+
+    def recall(asked):
+        """The second rate wins on the first seed and loses on the second; the third is worst."""
+        of_seed = {0: {5e-4: 8.0, 1e-3: 9.0, 2e-3: 1.0}, 1: {5e-4: 8.0, 1e-3: 5.0, 2e-3: 9.0}}
+        others = {"0.07", *(f"rho {math.log(one.batch) + 1:.2f}" for one in quality.CELLS)}
+        is_worse = asked["clip_name"] == "median 1" or asked["temperature"] in others
+        return of_seed.get(asked["seed"], {}).get(asked["lr"], 3.0) - 10 * is_worse
+
+    while asked := list(quality.grid(records)):
+        rounds.append(asked)
+        records += [{"key": key_of(one), "settings": one, "recall": recall(one)} for one in asked]
+    first, second, told = rounds
+    assert {one["seed"] for one in first} == {quality.SEARCH}
+    assert len(second) == 2 * 4 * len(quality.CELLS)
+    assert {one["seed"] for one in second} == {quality.SECOND}
+    assert {one["lr"] for one in second} == {5e-4, 1e-3}
+    assert {one["lr"] for one in told} == {5e-4}
+    assert sorted({one["seed"] for one in told}) == list(quality.TOLD)
+    assert len(told) == 4 * len(quality.CELLS) * len(quality.TOLD)
+
+
+def test_an_interval_is_that_of_a_table_of_student_s_t():
+    mean, half = quality.interval([1.0, 2.0, 3.0, 4.0])
+    assert mean == 2.5
+    assert half == pytest.approx(3.182446 * 1.2909944 / 2, abs=1e-6)  # three degrees of freedom
 
 
 @pytest.mark.slow
