@@ -274,8 +274,9 @@ class NetworkConfig(Section):
         "unit prototype by about inner_lr * sqrt(feature width).",
     )
     fit_precision: Literal["fp32", "tf32", "bf16"] = Field(
-        default="fp32",
-        description="Precision of the two matrix products of an update; predictions stay exact.",
+        default="tf32",
+        description="Precision of the two matrix products of an update; predictions stay exact. tf32 is fp32 but on "
+        "CUDA, where it changes the fit's gradient by under 0.1 % at a temperature of 0.07 and 0.5 % at 0.01.",
     )
     mask_own_pair: bool = Field(
         default=True,

@@ -190,6 +190,37 @@ def test_bf16_products_stay_within_the_measured_error(tau, bound):
     assert 0 < (terms["bf16"] - terms["fp32"]).abs().max() < bound
 
 
+@pytest.mark.parametrize(("tau", "bound"), [(0.07, 1e-3), (0.01, 5e-3)])
+def test_tf32_products_change_the_gradient_by_little(tau, bound, monkeypatch):
+    """Oracle: float32, beside products of inputs that are rounded to TF32's 10 bits, as a GPU's tensor cores do."""
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.randn(512, generator=generator)
+    images, texts, prototypes = torch.nn.functional.normalize(
+        centre + torch.randn(3, 256, 512, generator=generator), dim=2
+    )
+    network = NormalizerNetwork(
+        NetworkConfig(num_prototypes=256), 512, eps=1e-14, ratio_clamp=20.0, world=World.single()
+    )
+    network.restart(torch.stack([prototypes, prototypes]), torch.arange(1000, 1256))
+    own = (images * texts).sum(dim=1)
+    sides, ids = torch.stack([images, texts]), torch.arange(256)
+    anchors = Anchors(sides, own, ids, torch.tensor(tau))
+    log_batch = torch.randn(2, 256, generator=generator) + network(anchors)
+    exact, product = network.gradient(anchors, log_batch), network._product
+    monkeypatch.setattr(
+        network,
+        "_product",
+        lambda left, right, *, add: product(in_tf32(left), in_tf32(right), add=add),
+    )
+    assert 1e-6 < relative_error(network.gradient(anchors, log_batch), exact) < bound
+
+
+def in_tf32(values):
+    """The nearest numbers of 10 bits beside the leading one."""
+    bits = values.contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
 def test_many_steps_on_one_batch_reproduce_its_normalizers(toy, some_prototypes):
     setting = Setting(toy, *some_prototypes(toy, count=64), inner_lr=0.05, inner_steps=300)
     before = (setting.alpha() - setting.batch).square().mean()

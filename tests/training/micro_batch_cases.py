@@ -13,7 +13,12 @@ from neuclip.training.phases import Phase
 from neuclip.training.trainer import Trainer
 
 # The default sizes of the others are small enough.
-SMALL = {"neuclip": make_config().objective.model_dump()}
+NEUCLIP = make_config().objective.model_dump()
+SMALL = {
+    "neuclip": NEUCLIP,
+    "neuclip, mixed": {**NEUCLIP, "gamma": 0.5, "tau_exp_weight": 2},
+    "neuclip, adapted": {**NEUCLIP, "gamma": "auto", "alpha_mode": "through"},
+}
 
 
 def make_trainer(

@@ -18,6 +18,7 @@ from neuclip.training.feature_cache import tensors_of
 
 CASES = Path(__file__).with_name("micro_batch_cases.py")
 DROPS_PATCHES = {**ARCHITECTURE["vision_cfg"], "patch_dropout": 0.5}
+OBJECTIVES = (*KNOWN, "neuclip, mixed", "neuclip, adapted")
 HAS_BATCH_NORM = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
 
 
@@ -53,7 +54,7 @@ def seeds(monkeypatch):
     return given
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_eight_micro_batches_give_the_gradient_and_state_of_the_whole(name, num_steps):
     expected = train(name, num_steps, {"global_batch": 256})
@@ -62,7 +63,7 @@ def test_eight_micro_batches_give_the_gradient_and_state_of_the_whole(name, num_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_two_ranks_with_micro_batches_take_the_steps_of_one_without(name):
     expected = train(name, 2, {"global_batch": 64})
     sizes = {"global_batch": 64, "micro_batch": 8}
