@@ -170,7 +170,7 @@ def test_the_fit_is_the_same_in_slices_of_anchors(toy, some_prototypes, monkeypa
     """Oracle: the whole at once."""
     setting = Setting(toy, *some_prototypes(toy))
     whole = setting.gradient()
-    monkeypatch.setattr(network_module, "_MAX_SIMILARITIES", 5 * 9)
+    monkeypatch.setattr(network_module, "_MAX_SIMILARITIES", 2 * 5 * 9)
     assert relative_error(setting.gradient(), whole) < 1e-13
 
 
@@ -185,8 +185,9 @@ def test_bf16_products_stay_within_the_measured_error(tau, bound):
     for precision in ("fp32", "bf16"):
         config = NetworkConfig(num_prototypes=256, fit_precision=precision)
         network = NormalizerNetwork(config, 512, eps=1e-14, ratio_clamp=20.0, world=World.single())
-        product = network._product(images / tau, prototypes.T, add=torch.zeros(256, 256))
-        terms[precision] = torch.logsumexp(product, dim=1)
+        left, right = (images / tau).expand(2, -1, -1), prototypes.T.expand(2, -1, -1)
+        product = network._product(left, right, add=torch.zeros(2, 256, 256))
+        terms[precision] = torch.logsumexp(product, dim=2)
     assert 0 < (terms["bf16"] - terms["fp32"]).abs().max() < bound
 
 

@@ -179,7 +179,7 @@ class NormalizerNetwork(Estimator):
         p_ij the share of prototype j in exp(alpha_i), w_j unit prototypes, and r limited to its
         clamp: mean_i (1 - r_i) p_ij (I - w_j w_j^T) anchor_i.
 
-        Two matrix products a side, no autograd graph; of the [B, C] similarities only a slice of
+        Two matrix products over both sides, no autograd graph; of the [2, B, C] similarities only a slice of
         anchors lives at a time.
 
         Args:
@@ -193,22 +193,22 @@ class NormalizerNetwork(Estimator):
         gradient_SCD = torch.zeros_like(prototypes_SCD)
         for rows in self._slices(anchors):
             offsets_RC = self.column_offsets(anchors, rows) if offsets_BC is None else offsets_BC
-            offsets_RC = offsets_RC.to(dtype)
-            for side in (0, 1):
-                features_RD = features_SBD[side, rows]
-                terms_RC = self._product(
-                    features_RD / anchors.temperature, prototypes_SCD[side].T, add=offsets_RC
-                )
-                largest_R1 = terms_RC.amax(dim=1, keepdim=True)
-                sums_R = terms_RC.sub_(largest_R1).exp_().sum(dim=1)
-                largest_R = largest_R1[:, 0]
-                alpha_R = add_eps(sums_R.log() + largest_R, self.eps)
-                ratio_R = self.ratios(log_batch_SB[side, rows], alpha_R)
-                # The share of a prototype is its term times this; scaling anchors is cheaper.
-                weight_R = (largest_R - alpha_R).exp() * (1 - ratio_R) / num_local
-                gradient_SCD[side] = self._product(
-                    terms_RC.T, features_RD * weight_R[:, None], add=gradient_SCD[side]
-                )
+            features_SRD = features_SBD[:, rows]
+            terms_SRC = self._product(
+                features_SRD / anchors.temperature,
+                prototypes_SCD.transpose(1, 2),
+                add=offsets_RC.to(dtype).expand(2, -1, -1),
+            )
+            largest_SR1 = terms_SRC.amax(dim=2, keepdim=True)
+            sums_SR = terms_SRC.sub_(largest_SR1).exp_().sum(dim=2)
+            largest_SR = largest_SR1[..., 0]
+            alpha_SR = add_eps(sums_SR.log() + largest_SR, self.eps)
+            ratio_SR = self.ratios(log_batch_SB[:, rows], alpha_SR)
+            # The share of a prototype is its term times this; scaling anchors is cheaper.
+            weight_SR = (largest_SR - alpha_SR).exp() * (1 - ratio_SR) / num_local
+            gradient_SCD = self._product(
+                terms_SRC.transpose(1, 2), features_SRD * weight_SR[..., None], add=gradient_SCD
+            )
         radial_SC1 = torch.linalg.vecdot(gradient_SCD, prototypes_SCD)[..., None]
         return gradient_SCD.addcmul_(radial_SC1, prototypes_SCD, value=-1)
 
@@ -223,16 +223,21 @@ class NormalizerNetwork(Estimator):
         prototypes_SCD.div_(prototypes_SCD.norm(dim=2, keepdim=True))
 
     def _slices(self, anchors: Anchors) -> list[slice]:
-        """Return slices of the anchors whose similarities may live at a time."""
-        length, step = len(anchors.sample_ids_B), max(1, _MAX_SIMILARITIES // self.num_in_use)
+        """Return slices of the anchors whose similarities, of both sides, may live at a time."""
+        length = len(anchors.sample_ids_B)
+        step = max(1, _MAX_SIMILARITIES // (2 * self.num_in_use))
         return [slice(first, min(first + step, length)) for first in range(0, length, step)]
 
     def _product(
-        self, left: Float[Tensor, "X Y"], right: Float[Tensor, "Y Z"], *, add: Float[Tensor, "X Z"]
-    ) -> Float[Tensor, "X Z"]:
+        self,
+        left: Float[Tensor, "2 X Y"],
+        right: Float[Tensor, "2 Y Z"],
+        *,
+        add: Float[Tensor, "2 X Z"],
+    ) -> Float[Tensor, "2 X Z"]:
         """Return add + left @ right in the precision of the recipe."""
         if self.config.fit_precision != "bf16":
-            return torch.addmm(add, left, right)
+            return torch.baddbmm(add, left, right)
         return add + (left.bfloat16() @ right.bfloat16()).to(add.dtype)
 
 
