@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from neuclip.evaluation.comparison import HEADER, Versus, cells_of, rows_of
 from neuclip.journey import StagePlan, StageReport
 from neuclip.normalizers.report import NormalizerReport
 
@@ -136,6 +137,7 @@ def scores_table(scores: Sequence[dict[str, Any]]) -> Table:
         "set",
         "metric",
         "score",
+        "95 %",
         "chance",
         "times chance",
         "not scored",
@@ -143,7 +145,7 @@ def scores_table(scores: Sequence[dict[str, Any]]) -> Table:
         pad_edge=False,
         header_style="bold",
     )
-    for column in (2, 3, 4, 5):
+    for column in range(2, 7):
         table.columns[column].justify = "right"
     for row in scores:
         value, chance = float(row["main_value"]), float(row["chance"])
@@ -153,10 +155,29 @@ def scores_table(scores: Sequence[dict[str, Any]]) -> Table:
             row["set"],
             row["main_metric"] + (" (by default)" if is_default else ""),
             f"{value:.1%}",
+            " to ".join(f"{bound:.1%}" for bound in row["intervals"][row["main_metric"]]),
             f"{chance:.2%}",
             f"{value / chance:.1f}",
             f"{lost} of {lost + row['samples']}" if lost else "0",
         )
+    return table
+
+
+def comparison_table(versus: Versus) -> Table:
+    """Return the table of two models."""
+    left_out = f"; not compared: {', '.join(versus.not_compared)}" if versus.not_compared else ""
+    table = Table(
+        *HEADER,
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title=f"second {versus.second} over first {versus.first}",
+        caption="percent and points; different: p stands after Holm's correction" + left_out,
+    )
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows_of(versus):
+        table.add_row(*cells_of(row))
     return table
 
 

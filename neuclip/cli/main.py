@@ -11,6 +11,7 @@ from rich.console import Console
 
 from neuclip.cli.console import (
     LiveProgress,
+    comparison_table,
     normalizers_table,
     plan_table,
     scores_table,
@@ -438,6 +439,36 @@ def normalizers(
             print_json(report.model_dump(mode="json"))
         else:
             Console().print(normalizers_table(report))
+
+
+@app.command()
+def compare(
+    models: Annotated[
+        list[str], typer.Argument(help="two folders of evaluate stages or more: ROOT/evaluate/KEY")
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="write the table, plot and numbers there")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell on which sets a model is better than another, and by how much."""
+    from neuclip.evaluation.compare import compare as compare_models
+    from neuclip.evaluation.comparison import write_comparison
+
+    with explained(screen, as_json=as_json):
+        if len(set(models)) < 2:
+            raise ConfigError(
+                "compare needs two models: folders of evaluate stages, ROOT/evaluate/KEY"
+            )
+        found = compare_models([uri.rstrip("/") for uri in models])
+        if out is not None:
+            write_comparison(found, Path(out))
+        if as_json:
+            print_json({"comparisons": [one.model_dump(mode="json") for one in found]})
+            return
+        for versus in found:
+            Console().print(comparison_table(versus))
 
 
 def _show_budget(

@@ -6,7 +6,7 @@ from neuclip.foundation.config import Section, unkeyed
 from neuclip.stages.scale import ScaleConfig
 from neuclip.storage.places import Place
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 """Raised when the stage's output for the same recipe and inputs changes."""
 
 

@@ -1,8 +1,14 @@
 """A part of the evaluate stage: one model on one set, kept under the root for every later evaluation of that model."""
 
 from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from neuclip.evaluation.config import STAGE_VERSION
+from neuclip.evaluation.kinds.kind import Columns
 from neuclip.evaluation.score import SetScore, score_set
 from neuclip.foundation.progress import Progress
 from neuclip.loading.evaluation_sets import EvaluationSet
@@ -20,6 +26,8 @@ STAGE = "evaluate"
 MODEL = "model"
 """Folder of a select stage."""
 _SCORE = "score.json"
+SAMPLES = "samples.parquet"
+"""What was noted of each image that was scored; all metrics follow from it."""
 
 
 def load_chosen(select_uri: str, text_encoder_uri: str | None) -> Towers:
@@ -54,11 +62,38 @@ def _score(
     progress: Progress,
 ) -> Outcome:
     del progress
-    row, ledger = score_set(towers.here(), suite, batch_size=batch_size, model_sha256=model_sha256)
+    row, columns, ledger = score_set(
+        towers.here(), suite, batch_size=batch_size, model_sha256=model_sha256
+    )
     (workspace.output / _SCORE).write_text(row.model_dump_json(indent=1), encoding="utf-8")
+    pq.write_table(as_table(columns), workspace.output / SAMPLES)
     return Outcome(ledger=ledger)
 
 
 def read_score(part_uri: str) -> SetScore:
     """Read the row of a committed part."""
     return SetScore.model_validate_json(committed_bytes(part_uri, _SCORE))
+
+
+def read_columns(part_uri: str) -> Columns:
+    """Read what a committed part noted of each image."""
+    table = pq.read_table(pa.BufferReader(committed_bytes(part_uri, SAMPLES)))
+    return {name: _values(table.column(name).combine_chunks()) for name in table.column_names}
+
+
+def as_table(columns: Columns) -> Any:  # noqa: ANN401  # a pyarrow table
+    """Return columns as they are kept; a row of several numbers is a list."""
+    return pa.table({name: _as_arrow(values) for name, values in columns.items()})
+
+
+def _as_arrow(values: np.ndarray) -> Any:  # noqa: ANN401  # pyarrow is not typed
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
+
+def _values(column: Any) -> np.ndarray:  # noqa: ANN401
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    inner = column.flatten().to_numpy(zero_copy_only=False)
+    return inner.reshape(len(column), column.type.list_size)

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from neuclip.evaluation.kinds import Metrics, Scoring, kind_of
+from neuclip.evaluation.bootstrap import intervals_of, measure
+from neuclip.evaluation.interval import Interval
+from neuclip.evaluation.kinds.kind import Columns, Kind, Scoring
 from neuclip.evaluation.main_metric import main_metric
 from neuclip.evaluation.targets import image_of, judge
 from neuclip.foundation.errors import DataError
@@ -19,6 +22,8 @@ from neuclip.towers.cut_texts import count_cut
 from neuclip.towers.encode import encode_images
 from neuclip.towers.towers import Towers
 
+KEY = "key"
+"""Of a sample, among what is noted of its image."""
 MOST_NOT_SCORED = 0.5
 """Share of a set's samples; above, a score would be that of another set."""
 
@@ -39,17 +44,26 @@ class SetScore(BaseModel):
     main_metric_source: Literal["declared", "known", "default"]
     main_value: float
     chance: float
-    metrics: Metrics
+    metrics: dict[str, float]
+    intervals: dict[str, Interval]
+    """Where 95 % of each metric lies over draws of other images; see `bootstrap.intervals_of`."""
     cut_texts: int = 0
     """Texts of the set that are longer than the model reads, and were encoded by their beginning."""
+
+    @property
+    def interval(self) -> Interval:
+        """Where 95 % of the main metric lies."""
+        return self.intervals[self.main_metric]
 
 
 @dataclass
 class _Reading:
-    """What was read along with the images: the target of each image handed on, and the rest by reason."""
+    """What was read along with the images: the sample of each image handed on, and the rest by reason."""
 
     suite: EvaluationSet
-    targets: list[bytes] = field(default_factory=list[bytes])
+    kind: Kind
+    samples: list[TarSample] = field(default_factory=list[TarSample])
+    """Without their pictures."""
     dropped: Counter[str] = field(default_factory=Counter[str])
     examples: dict[str, str] = field(default_factory=dict[str, str])
     """Reason -> the first sample of it, in words."""
@@ -57,50 +71,55 @@ class _Reading:
     def images(self, samples: Iterator[TarSample]) -> Iterator[bytes]:
         """Hand on the images whose sample can be scored."""
         for sample in samples:
-            is_scored, reasons = judge(sample, self.suite)
+            is_scored, reasons = judge(sample, self.suite, self.kind)
             for reason, words in reasons:
                 self.dropped[reason] += 1
                 self.examples.setdefault(reason, words)
             image = image_of(sample)
             if is_scored and image is not None:
-                self.targets.append(sample.parts[kind_of(self.suite).suffix])
+                parts = {suffix: sample.parts[suffix] for suffix in self.kind.suffixes}
+                self.samples.append(TarSample(sample.key, parts))
                 yield image
 
 
 def score_set(
     towers: Towers, suite: EvaluationSet, *, batch_size: int, model_sha256: str
-) -> tuple[SetScore, Ledger]:
+) -> tuple[SetScore, Columns, Ledger]:
     """Score a model on a set.
 
-    Returns: the row, and the ledger of the set's samples.
+    Returns: the row, what was noted of each image, by its key, and the ledger of the set's samples.
     Raises: DataError: if its main metric is not computed here, or too many of its samples cannot be scored.
     """
     main = main_metric(suite)
-    reading = _Reading(suite)
+    kind = main.kind
+    reading = _Reading(suite, kind)
     features, decoded = encode_images(
         towers, reading.images(suite.samples()), batch_size=batch_size
     )
-    targets = list(compress(reading.targets, decoded))
-    dropped = {**reading.dropped, "undecodable_image": len(decoded) - len(targets)}
-    ledger = make_ledger(len(targets) + sum(dropped.values()), len(targets), dropped)
+    samples = list(compress(reading.samples, decoded))
+    dropped = {**reading.dropped, "undecodable_image": len(decoded) - len(samples)}
+    ledger = make_ledger(len(samples) + sum(dropped.values()), len(samples), dropped)
     _check_scored(ledger, reading)
-    given = Scoring(towers, suite, features, targets, batch_size, main.name)
-    chance, metrics = kind_of(suite).score(given)
+    given = Scoring(towers, suite, features, samples, batch_size)
+    columns = kind.columns(given)
+    metrics = measure(kind, columns)
     row = SetScore(
         set=suite.name,
-        kind=suite.kind,
+        kind=kind.name,
         suite_version=suite.suite_version,
         model_sha256=model_sha256,
-        samples=len(targets),
+        samples=len(samples),
         not_scored=ledger.dropped,
         main_metric=main.name,
         main_metric_source=main.source,
         main_value=metrics[main.name],
-        chance=chance,
+        chance=kind.chance(given, main.name),
         metrics=metrics,
-        cut_texts=count_cut(towers, list(dict.fromkeys(kind_of(suite).texts(given)))),
+        intervals=intervals_of(kind, columns, suite_version=suite.suite_version),
+        cut_texts=count_cut(towers, list(dict.fromkeys(kind.texts(given)))),
     )
-    return row, ledger
+    keys = np.array([sample.key for sample in samples])
+    return row, {KEY: keys, **columns}, ledger
 
 
 def _check_scored(ledger: Ledger, reading: _Reading) -> None:

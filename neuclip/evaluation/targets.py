@@ -1,6 +1,6 @@
 """What a sample of an evaluation set is held against, or why it cannot be scored."""
 
-from neuclip.evaluation.kinds import Why, kind_of
+from neuclip.evaluation.kinds.kind import Kind, Why
 from neuclip.loading.evaluation_sets import EvaluationSet
 from neuclip.loading.tar_samples import IMAGE_SUFFIXES, TarSample
 
@@ -13,26 +13,26 @@ def image_of(sample: TarSample) -> bytes | None:
     return sample.image(_IMAGE_ORDER)
 
 
-def judge(sample: TarSample, suite: EvaluationSet) -> tuple[bool, list[Why]]:
+def judge(sample: TarSample, suite: EvaluationSet, kind: Kind) -> tuple[bool, list[Why]]:
     """Tell whether a sample is scored, and why it or pictures beside it are not, a reason for each that is lost."""
-    suffix = kind_of(suite).suffix
-    dotted = _dotted_images(sample, suffix)
+    dotted = _dotted_images(sample, kind.suffixes[0])
     if dotted and image_of(sample) is None:
         return False, dotted
-    why = _why_not(sample, suffix, suite)
+    why = _why_not(sample, suite, kind)
     return why is None, dotted + ([] if why is None else [why])
 
 
-def _why_not(sample: TarSample, suffix: str, suite: EvaluationSet) -> Why | None:
-    target = sample.parts.get(suffix)
+def _why_not(sample: TarSample, suite: EvaluationSet, kind: Kind) -> Why | None:
     if image_of(sample) is None:
         return "no_image", f"the sample {sample.key!r} has {_members(sample)}"
-    if target is None or not target.strip():
-        return (
-            f"no_{suffix}",
-            f"{sample.key}.{suffix} {'is missing' if target is None else 'is empty'}",
-        )
-    return kind_of(suite).wrong(sample.key, target, suite)
+    for suffix in kind.suffixes:
+        target = sample.parts.get(suffix)
+        if target is None or not target.strip():
+            return (
+                f"no_{suffix}",
+                f"{sample.key}.{suffix} {'is missing' if target is None else 'is empty'}",
+            )
+    return kind.wrong(sample, suite)
 
 
 def _dotted_images(sample: TarSample, suffix: str) -> list[Why]:

@@ -3,10 +3,10 @@
 wds_NAME[_test]/
 classnames.txt                           a class on each line            (classification)
 zeroshot_classification_templates.txt    a prompt on each line, {c} is the class (classification)
-dataset_type.txt                         `retrieval`; absent for classification
+dataset_type.txt                         `multilabel`, `retrieval` or `choice`; absent for classification
 main_metric.txt                          the metric that the set is told by; may be absent, see evaluation.main_metric
 test/nshards.txt                         the number of shards
-test/0.tar, test/1.tar, ...              KEY.jpg|png|webp with KEY.cls, or with KEY.txt: captions by line
+test/0.tar, test/1.tar, ...              KEY.jpg|png|webp with KEY.cls, KEY.npy, or KEY.txt: captions by line
 """
 
 import hashlib
@@ -28,6 +28,7 @@ CLASSES_FILE = "classnames.txt"
 TEMPLATES_FILE = "zeroshot_classification_templates.txt"
 METRIC_FILE = "main_metric.txt"
 COUNT_FILE = "test/nshards.txt"
+_WITH_CLASSES, _WITHOUT = ("classification", "multilabel"), ("retrieval", "choice")
 _SHOWN = 5
 _MOST_SHARDS = 1_000_000
 _VERSION_DIGITS = 16
@@ -63,7 +64,7 @@ def read_set(uri: str) -> EvaluationSet:
     texts = [COUNT_FILE, *(name for name in (TYPE_FILE, METRIC_FILE) if exists(join(uri, name)))]
     classnames: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
-    if kind == "classification" or (kind != "retrieval" and exists(join(uri, CLASSES_FILE))):
+    if kind in _WITH_CLASSES or (kind not in _WITHOUT and exists(join(uri, CLASSES_FILE))):
         classnames = _read_lines(uri, CLASSES_FILE, "a class on each line")
         templates = _read_lines(uri, TEMPLATES_FILE, "a prompt with {c} on each line")
         without = [template for template in templates if "{c}" not in template]

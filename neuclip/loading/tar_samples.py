@@ -15,7 +15,7 @@ from neuclip.foundation.errors import DataError, IntegrityError
 from neuclip.foundation.member_names import key_and_suffix
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-SUFFIXES = frozenset([*IMAGE_SUFFIXES, "txt", "json", "cls"])
+SUFFIXES = frozenset([*IMAGE_SUFFIXES, "txt", "json", "cls", "npy"])
 MAX_MEMBER_BYTES = 256 << 20
 _END_MARK = bytes(tarfile.BLOCKSIZE)
 _META = re.compile(r"__[^/]*__($|/)")

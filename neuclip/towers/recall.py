@@ -6,7 +6,7 @@ Legend: Q queries, K keys, I images, T texts, D embedding width.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from neuclip.foundation.errors import DataError, NumericsError, ShapeError
@@ -37,18 +37,38 @@ def recall_at(
         NumericsError: for features that are not finite, which would win every comparison.
         DataError: for a query without any key of its group.
     """
+    found = is_found_at(
+        query_features,
+        key_features,
+        query_groups=query_groups,
+        key_groups=key_groups,
+        ks=ks,
+        chunk=chunk,
+    )
+    return {k: int(hits.sum()) / len(query_features) for k, hits in found.items()}
+
+
+def is_found_at(
+    query_features: Float[Tensor, "Q D"],
+    key_features: Float[Tensor, "K D"],
+    *,
+    query_groups: Int64[Tensor, " Q"],
+    key_groups: Int64[Tensor, " K"],
+    ks: Sequence[int],
+    chunk: int = _CHUNK,
+) -> dict[int, Bool[Tensor, " Q"]]:
+    """Tell for each k and query whether a key of its group is among the k best; see `recall_at`."""
     _require_matching(query_features, key_features, query_groups, key_groups)
     if not bool(torch.isin(query_groups, key_groups).all()):
         raise DataError("a query has no key of its group, so its recall is not defined")
-    hits = dict.fromkeys(ks, 0)
+    found: dict[int, list[Tensor]] = {k: [] for k in ks}
     for start in range(0, len(query_features), chunk):
         rows = slice(start, start + chunk)
         scores_QK = query_features[rows] @ key_features.T
-        for k in hits:
+        for k, hits in found.items():
             best_Qk = scores_QK.topk(min(k, len(key_features)), dim=1).indices
-            is_own_Qk = key_groups[best_Qk] == query_groups[rows, None]
-            hits[k] += int(is_own_Qk.any(dim=1).sum())
-    return {k: count / len(query_features) for k, count in hits.items()}
+            hits.append((key_groups[best_Qk] == query_groups[rows, None]).any(dim=1))
+    return {k: torch.cat(hits) for k, hits in found.items()}
 
 
 def recall_both_ways(

@@ -1,9 +1,10 @@
 import open_clip
 import pytest
 import torch
+from evaluation.scored import classified
 from towers.tiny import COLOURS, tiny_towers
 
-from neuclip.evaluation.zero_shot import class_features, classification_metrics
+from neuclip.evaluation.zero_shot import class_features
 from neuclip.foundation.errors import NumericsError
 
 TEMPLATES = ["a photo of {c}", "{c}", "a {c} picture of {c} things"]
@@ -43,7 +44,7 @@ def test_a_hand_made_matrix():
             [0.1, 0.4, 0.2, 0.0, 0.0, 0.0],
         ]
     )
-    metrics = classification_metrics(scores, torch.eye(6), torch.tensor([0, 0, 0, 1]))
+    metrics = classified(scores, torch.eye(6), torch.tensor([0, 0, 0, 1]))
     assert metrics == {
         "acc1": 0.75,
         "acc5": 1.0,
@@ -57,7 +58,7 @@ def test_features_that_are_not_finite_are_refused(broken, place):
     images, classes = torch.eye(2), torch.eye(2)
     (images if place == "image" else classes)[1, 0] = broken
     with pytest.raises(NumericsError, match="not finite"):
-        classification_metrics(images, classes, torch.tensor([0, 1]))
+        classified(images, classes, torch.tensor([0, 1]))
 
 
 def test_classes_of_one_name_have_the_same_features():

@@ -81,28 +81,49 @@ assert read_manifest(packed.curate).ledger.dropped == {"one_per_host": 9}
 
 @pytest.mark.slow
 def test_a_kind_of_evaluation_set_is_one_file(tmp_path):
+    new = {
+        "evaluation/kinds/any_of.py": """
+import numpy as np
+
+from neuclip.evaluation.kinds.classification import Classification
+from neuclip.evaluation.kinds.kind import mean
+from neuclip.evaluation.zero_shot import class_features, nearest_classes
+
+
+class AnyOf(Classification):
+    name = dataset_type = "any_of"
+
+    def metrics(self, suite):
+        return ["hit_rate"]
+
+    def wrong(self, sample, suite):
+        return None if sample.parts["cls"].split() else ("no_label", sample.key)
+
+    def columns(self, given):
+        labels = [set(map(int, target.split())) for target in given.targets("cls")]
+        suite = given.suite
+        classes = class_features(given.towers, suite.classnames, suite.templates, batch_size=given.batch_size)
+        _, best = nearest_classes(given.features, classes, count=1)
+        return {"is_hit": np.array([int(label) in own for label, own in zip(best, labels, strict=True)])}
+
+    def measure(self, columns, weights):
+        return {"hit_rate": mean(columns["is_hit"], weights)}
+
+    def chance(self, given, metric):
+        labels = [target.split() for target in given.targets("cls")]
+        return sum(map(len, labels)) / len(labels) / len(given.suite.classnames)
+"""
+    }
     changed = {
-        "evaluation/kinds.py": {
-            "KINDS = (\n": """def _any_label(key, target, suite):
-    return None if target.strip().split() else ("no_label", key)
+        "evaluation/kinds/known.py": {
+            "KINDS: tuple[Kind, ...] = (\n": """from neuclip.evaluation.kinds.any_of import AnyOf
 
-
-def _any_of(given):
-    labels = [set(map(int, target.split())) for target in given.targets]
-    classes = class_features(
-        given.towers, given.suite.classnames, given.suite.templates, batch_size=given.batch_size
-    )
-    best = (given.features @ classes.T).argmax(dim=1).tolist()
-    hits = [label in own for label, own in zip(best, labels, strict=True)]
-    return sum(map(len, labels)) / len(labels) / len(classes), {"hit_rate": sum(hits) / len(hits)}
-
-
-KINDS = (
-    Kind("multilabel", "cls", lambda suite: ["hit_rate"], _any_label, _any_of, _prompts),
+KINDS: tuple[Kind, ...] = (
+    AnyOf(),
 """,
         }
     }
-    with_changes(tmp_path, new={}, changed=changed)
+    with_changes(tmp_path, new=new, changed=changed)
     use(
         tmp_path,
         """
@@ -118,13 +139,14 @@ for n, colour in enumerate(names):
 members += [("empty.png", picture(names[0], seed=99)), ("empty.cls", b" ")]
 write_tar(folder / "test" / "0.tar", members)
 (folder / "test" / "nshards.txt").write_text("1")
-(folder / "dataset_type.txt").write_text("multilabel")
+(folder / "dataset_type.txt").write_text("any_of")
 (folder / "classnames.txt").write_text(chr(10).join(names))
 (folder / "zeroshot_classification_templates.txt").write_text("a photo of {c}")
 towers = train_a_little(tiny_towers())
-row, ledger = score_set(towers, read_set(str(folder)), batch_size=8, model_sha256="x")
-assert (row.kind, row.main_metric, row.samples) == ("multilabel", "hit_rate", len(names))
+row, columns, ledger = score_set(towers, read_set(str(folder)), batch_size=8, model_sha256="x")
+assert (row.kind, row.main_metric, row.samples) == ("any_of", "hit_rate", len(names))
 assert row.chance == 2 / len(names) < row.main_value
+assert columns["is_hit"].mean() == row.main_value <= row.intervals["hit_rate"].high
 assert ledger.dropped == {"no_cls": 1}
 """,
     )

@@ -273,6 +273,7 @@ def _write_scores(folder, model_sha256):
             "not_scored": {},
             "chance": 0.1,
             "metrics": {"acc1": 0.613, "acc5": 0.941, "mean_per_class_recall": 0.607},
+            "intervals": {"acc1": [0.583, 0.643]},
         },
         {
             "set": "colours-finder",
@@ -286,6 +287,7 @@ def _write_scores(folder, model_sha256):
             "not_scored": {"undecodable_image": 2},
             "chance": 0.0025,
             "metrics": {**recalls, "mean_recall_at_1": 0.0041},
+            "intervals": {"mean_recall_at_1": [0.0009, 0.0091]},
         },
     ]
     (folder / "scores.json").write_text(json.dumps([row | shared for row in rows]))
