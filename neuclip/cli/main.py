@@ -442,6 +442,43 @@ def normalizers(
 
 
 @app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="folders of open_clip models, any URI")],
+    sets: Annotated[
+        list[str],
+        typer.Option("--set", metavar="FOLDER", help="evaluation set (wds_*); may be given often"),
+    ],
+    root: Annotated[str, typer.Option(help="where scores are kept, any URI")] = "lake",
+    batch_size: Annotated[int, typer.Option(min=1, help="images encoded at once")] = 256,
+    *,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score models of anyone on evaluation sets, each image decoded once for all of them."""
+    from neuclip.evaluation.models import evaluate_models
+
+    set_up_logging(screen, verbose=False)
+    with explained(screen, as_json=as_json):
+        with LiveProgress(screen).shown() as progress:
+            found = evaluate_models(
+                [uri.rstrip("/") for uri in dict.fromkeys(models)],
+                [uri.rstrip("/") for uri in sets],
+                root=root.rstrip("/"),
+                batch_size=batch_size,
+                progress=progress,
+                force=force,
+            )
+        rows = {one.uri: [row.model_dump(mode="json") for row in one.rows] for one in found}
+        if as_json:
+            told = [{"model": one.model, "uri": one.uri, "scores": rows[one.uri]} for one in found]
+            print_json({"models": told})
+            return
+        for one in found:
+            _print_lines([f"{one.model}, kept at {one.uri}"])
+            Console().print(scores_table(rows[one.uri]))
+
+
+@app.command()
 def compare(
     models: Annotated[
         list[str], typer.Argument(help="two folders of evaluate stages or more: ROOT/evaluate/KEY")

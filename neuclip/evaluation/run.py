@@ -1,17 +1,17 @@
 """The evaluate stage: the chosen model scored on every set of the recipe."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 
 from neuclip.evaluation.config import EvaluateConfig
 from neuclip.evaluation.main_metric import main_metric
-from neuclip.evaluation.part import MODEL, STAGE, load_chosen, read_score, set_part
+from neuclip.evaluation.part import MODEL, STAGE, load_chosen, parts_of, read_score
 from neuclip.foundation.errors import ConfigError
 from neuclip.foundation.progress import Progress
-from neuclip.loading.evaluation_sets import read_set
+from neuclip.loading.evaluation_sets import EvaluationSet, read_set
 from neuclip.stages.committed import committed_folder, require_same
 from neuclip.stages.ledger import add_ledgers
-from neuclip.stages.loaded import Loaded
 from neuclip.stages.manifest import read_manifest
 from neuclip.stages.part_work import do_parts
 from neuclip.stages.pool import LOCAL, Pool
@@ -44,21 +44,42 @@ def run_evaluate(
             too few of whose samples can be scored.
         ConfigError: for two sets of one name.
     """
-    suites = [read_set(uri) for uri in config.sets]
+    suites = read_sets(config.sets)
+    model_sha256 = _model_sha256(select_uri)
+    load = partial(load_chosen, select_uri, text_encoder_uri)
+    parts = parts_of(
+        {model_sha256: load},
+        suites,
+        batch_size=config.batch_size,
+        root=root,
+        pool=pool,
+        force=force,
+    )
+    do_parts(parts, pool=pool, progress=progress, force=force)
+    progress(STAGE, done=len(suites), total=len(suites))
+    return put_together([part.identity.uri for part in parts], workspace)
+
+
+def read_sets(uris: Sequence[str]) -> list[EvaluationSet]:
+    """Read what sets are.
+
+    Raises:
+        DataError: for a set that is not in the wds_* layout, or that is told by a metric which is not computed here.
+        ConfigError: for two sets of one name.
+    """
+    suites = [read_set(uri) for uri in uris]
     for suite in suites:
         main_metric(suite)
     names = [suite.name for suite in suites]
     if len(set(names)) < len(names):
         raise ConfigError(f"evaluate.sets has two sets of one name: {', '.join(sorted(names))}")
-    model_sha256 = _model_sha256(select_uri)
-    towers = Loaded(partial(load_chosen, select_uri, text_encoder_uri))
-    parts = [
-        set_part(towers, suite, batch_size=config.batch_size, model_sha256=model_sha256, root=root)
-        for suite in suites
-    ]
-    manifests = do_parts(parts, pool=pool, progress=progress, force=force)
-    rows = [read_score(part.identity.uri) for part in parts]
-    progress(STAGE, done=len(suites), total=len(suites))
+    return suites
+
+
+def put_together(part_uris: Sequence[str], workspace: Workspace) -> Outcome:
+    """Write scores.json of a model's committed parts, a row for each set."""
+    rows = [read_score(uri) for uri in part_uris]
+    manifests = [read_manifest(uri) for uri in part_uris]
     (workspace.output / "scores.json").write_text(
         json.dumps([row.model_dump() for row in rows], indent=1), encoding="utf-8"
     )

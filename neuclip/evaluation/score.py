@@ -1,10 +1,10 @@
-"""The scores of one model on one evaluation set."""
+"""The scores of models on an evaluation set."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict
 from neuclip.evaluation.bootstrap import intervals_of, measure
 from neuclip.evaluation.interval import Interval
 from neuclip.evaluation.kinds.kind import Columns, Kind, Scoring
-from neuclip.evaluation.main_metric import main_metric
+from neuclip.evaluation.main_metric import MainMetric, main_metric
 from neuclip.evaluation.targets import image_of, judge
 from neuclip.foundation.errors import DataError
 from neuclip.loading.evaluation_sets import EvaluationSet
 from neuclip.loading.tar_samples import TarSample
 from neuclip.stages.ledger import Ledger, make_ledger
 from neuclip.towers.cut_texts import count_cut
-from neuclip.towers.encode import encode_images
+from neuclip.towers.encode import encode_images_by
 from neuclip.towers.towers import Towers
 
 KEY = "key"
@@ -82,25 +82,56 @@ class _Reading:
                 yield image
 
 
+class Scored(NamedTuple):
+    """What a model made of a set.
+
+    Args:
+        row: of scores.json.
+        columns: what was noted of each image, beside its key.
+        ledger: of the set's samples.
+    """
+
+    row: SetScore
+    columns: Columns
+    ledger: Ledger
+
+
 def score_set(
     towers: Towers, suite: EvaluationSet, *, batch_size: int, model_sha256: str
-) -> tuple[SetScore, Columns, Ledger]:
-    """Score a model on a set.
+) -> Scored:
+    """Score a model on a set; see `score_models`."""
+    [scored] = score_models({model_sha256: towers}, suite, batch_size=batch_size).values()
+    return scored
 
-    Returns: the row, what was noted of each image, by its key, and the ledger of the set's samples.
+
+def score_models(
+    models: Mapping[str, Towers], suite: EvaluationSet, *, batch_size: int
+) -> dict[str, Scored]:
+    """Score models on a set, whose images are read and decoded once.
+
+    Args:
+        models: by the hash of their weights.
     Raises: DataError: if its main metric is not computed here, or too many of its samples cannot be scored.
     """
     main = main_metric(suite)
-    kind = main.kind
-    reading = _Reading(suite, kind)
-    features, decoded = encode_images(
-        towers, reading.images(suite.samples()), batch_size=batch_size
+    reading = _Reading(suite, main.kind)
+    features, decoded = encode_images_by(
+        list(models.values()), reading.images(suite.samples()), batch_size=batch_size
     )
     samples = list(compress(reading.samples, decoded))
     dropped = {**reading.dropped, "undecodable_image": len(decoded) - len(samples)}
     ledger = make_ledger(len(samples) + sum(dropped.values()), len(samples), dropped)
     _check_scored(ledger, reading)
-    given = Scoring(towers, suite, features, samples, batch_size)
+    return {
+        model_sha256: _scored(
+            Scoring(towers, suite, of_model, samples, batch_size), main, model_sha256, ledger
+        )
+        for (model_sha256, towers), of_model in zip(models.items(), features, strict=True)
+    }
+
+
+def _scored(given: Scoring, main: MainMetric, model_sha256: str, ledger: Ledger) -> Scored:
+    suite, kind = given.suite, main.kind
     columns = kind.columns(given)
     metrics = measure(kind, columns)
     row = SetScore(
@@ -108,7 +139,7 @@ def score_set(
         kind=kind.name,
         suite_version=suite.suite_version,
         model_sha256=model_sha256,
-        samples=len(samples),
+        samples=len(given.samples),
         not_scored=ledger.dropped,
         main_metric=main.name,
         main_metric_source=main.source,
@@ -116,10 +147,9 @@ def score_set(
         chance=kind.chance(given, main.name),
         metrics=metrics,
         intervals=intervals_of(kind, columns, suite_version=suite.suite_version),
-        cut_texts=count_cut(towers, list(dict.fromkeys(kind.texts(given)))),
+        cut_texts=count_cut(given.towers, list(dict.fromkeys(kind.texts(given)))),
     )
-    keys = np.array([sample.key for sample in samples])
-    return row, {KEY: keys, **columns}, ledger
+    return Scored(row, {KEY: np.array([sample.key for sample in given.samples]), **columns}, ledger)
 
 
 def _check_scored(ledger: Ledger, reading: _Reading) -> None:

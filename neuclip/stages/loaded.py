@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 Thing = TypeVar("Thing")
 
 _here = threading.local()
-"""The last thing that a thread loaded: a worker holds one model, not all that it has ever seen."""
+"""The last thing that a thread loaded into each slot: a worker holds one model, not all that it has ever seen."""
 
 
 @dataclass(frozen=True)
@@ -20,21 +20,31 @@ class Loaded(Generic[Thing]):
 
     Args:
         load: loads it; can be pickled.
+        slot: things of other slots are held beside it.
     """
 
     load: Callable[[], Thing]
+    slot: str = "model"
     _token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def here(self) -> Thing:
         """Return the thing of this thread."""
-        token, thing = cast("tuple[str, Any]", getattr(_here, "last", ("", None)))
+        slots = _slots()
+        token, thing = slots.get(self.slot, ("", None))
         if token != self._token:
-            release()  # two do not fit into memory at once
+            slots.pop(self.slot, None)
+            del thing  # two do not fit into memory at once
             thing = self.load()
-            _here.last = (self._token, thing)
+            slots[self.slot] = (self._token, thing)
         return thing
 
 
 def release() -> None:
     """Let go of what this thread has loaded."""
-    _here.last = ("", None)
+    _slots().clear()
+
+
+def _slots() -> dict[str, tuple[str, Any]]:
+    if not hasattr(_here, "slots"):
+        _here.slots = {}
+    return cast("dict[str, tuple[str, Any]]", _here.slots)

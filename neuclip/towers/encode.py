@@ -1,5 +1,6 @@
 """Features of many images or texts for scoring: no gradients, batch by batch, kept on the CPU."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,6 @@ def scoring_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@torch.no_grad()  # inference mode would spoil weights that FSDP2 puts together here for a later step
 def encode_images(
     towers: Towers, contents: Iterable[bytes], *, batch_size: int
 ) -> tuple[Float[Tensor, "M D"], list[bool]]:
@@ -35,25 +35,56 @@ def encode_images(
         batch_size: images decoded (by threads) and encoded at once.
     Returns: unit-norm features of the M files that decode, and for every file whether it did.
     """
-    transform = evaluation_transform(towers.preprocess)
+    [features], decoded = encode_images_by([towers], contents, batch_size=batch_size)
+    return features, decoded
 
-    def to_pixels(content: bytes) -> Tensor | None:
+
+@torch.no_grad()  # inference mode would spoil weights that FSDP2 puts together here for a later step
+def encode_images_by(
+    models: Sequence[Towers], contents: Iterable[bytes], *, batch_size: int
+) -> tuple[list[Float[Tensor, "M D"]], list[bool]]:
+    """Encode image files by several models, each file decoded once; the next batch decodes while one is encoded.
+
+    Args: as `encode_images`.
+    Returns: unit-norm features of the M files that decode, by model, and for every file whether it did.
+    """
+    sizes = [json.dumps(towers.preprocess, sort_keys=True) for towers in models]
+    transforms = {
+        size: evaluation_transform(towers.preprocess)
+        for size, towers in zip(sizes, models, strict=True)
+    }
+
+    def to_pixels(content: bytes) -> dict[str, Tensor] | None:
         try:
-            return transform(decode_rgb(content))
+            image = decode_rgb(content)
         except DataError:
             return None
+        return {size: transform(image) for size, transform in transforms.items()}
 
-    features: list[Tensor] = [torch.empty(0, towers.embed_dim)]
+    features: list[list[Tensor]] = [[torch.empty(0, towers.embed_dim)] for towers in models]
     decoded: list[bool] = []
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
-        for batch in _batches(contents, batch_size):
-            tried = list(threads.map(to_pixels, batch))
-            pixels = [image for image in tried if image is not None]
-            decoded += [image is not None for image in tried]
-            if pixels:
-                on_device = torch.stack(pixels).to(towers.device)
-                features.append(towers.image_features(on_device).float().cpu())
-    return torch.cat(features), decoded
+        for batch in _ahead(
+            threads.map(to_pixels, part) for part in _batches(contents, batch_size)
+        ):
+            tried = list(batch)
+            found = [pixels for pixels in tried if pixels is not None]
+            decoded += [pixels is not None for pixels in tried]
+            for size, towers, of_model in zip(sizes, models, features, strict=True):
+                if found:
+                    on_device = torch.stack([pixels[size] for pixels in found]).to(towers.device)
+                    of_model.append(towers.image_features(on_device).float().cpu())
+    return [torch.cat(parts) for parts in features], decoded
+
+
+def _ahead(batches: Iterable[_Item]) -> Iterator[_Item]:
+    """Yield each batch when the next has been begun."""
+    before: list[_Item] = []
+    for batch in batches:
+        before.append(batch)
+        if len(before) > 1:
+            yield before.pop(0)
+    yield from before
 
 
 @torch.no_grad()  # inference mode would spoil weights that FSDP2 puts together here for a later step
