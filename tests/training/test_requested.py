@@ -129,13 +129,12 @@ def test_a_killed_run_ends_with_the_same_weights_to_the_bit(packed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_ranks_train_as_one(packed, tmp_path, parallel):
+def test_two_ranks_train_as_one(packed, tmp_path):
     logs, last = [], []
     for ranks in (1, 2):
         config = make_config(
             objective=UNIFORM,
-            parallel=parallel,
+            parallel="fsdp",
             launch={"processes": ranks},
             loader={"workers": 0},
             probe=None,
