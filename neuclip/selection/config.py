@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from neuclip.foundation.config import Section, unkeyed
+from neuclip.foundation.config import Section, keyed_if_set, unkeyed
 
 STAGE_VERSION = 2
 """Raised when the stage's output for the same recipe and inputs changes."""
@@ -24,5 +24,13 @@ class SelectConfig(Section):
         ge=2,
         le=100_000,
         description="most samples of the selection split that are scored",
+    )
+    average: list[Literal["uniform_last", "greedy"]] = keyed_if_set(
+        [],
+        description="means of checkpoints that are tried too: of the last ones, or of those that each make the mean no "
+        "worse. The best is chosen on every second held-out pair, and published only if it is better on the others",
+    )
+    average_last: int = keyed_if_set(
+        default=5, ge=2, le=1000, description="how many checkpoints `uniform_last` is of"
     )
     batch_size: int = unkeyed(256, ge=1, le=65536, description="images encoded at once")

@@ -3,12 +3,15 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from neuclip.foundation.errors import DataError
 from neuclip.foundation.progress import Progress
 from neuclip.loading.selection_split import Pair, read_selection_split
-from neuclip.selection.choose import choose
+from neuclip.selection.average import Candidate, best_average
+from neuclip.selection.choose import choose, with_average
 from neuclip.selection.config import SelectConfig
 from neuclip.selection.score import CheckpointScore, score_towers
 from neuclip.stages.committed import committed_files
@@ -44,27 +47,44 @@ def run_select(
             f"no checkpoint in {join(train_uri, _CHECKPOINTS)}; run the train stage to its end first"
         )
     pairs = read_selection_split(shard_uri, index_uri, max_samples=config.max_samples)
-    files: dict[int, list[Path]] = {}
-    scores: list[CheckpointScore] = []
+    candidates: list[Candidate] = []
     for done, name in enumerate(names):
         progress("select", done=done, total=len(names), note=f"scoring {name}")
-        found = _local_towers(train_uri, name)
-        scores.append(_score(found[0].parent, pairs, batch_size=config.batch_size))
-        files[scores[-1].step] = found
-    choice = choose(scores, metric=config.metric)
+        folder = _local_towers(train_uri, name)[0].parent
+        candidates.append(
+            Candidate(_score(folder, pairs, batch_size=config.batch_size), folder, [])
+        )
+    choice = choose([one.row for one in candidates], metric=config.metric)
+    chosen = next(one for one in candidates if one.row.step == choice.step)
+    if config.average:
+        progress("select", done=len(names), total=len(names), note="averaging checkpoints")
+        verdict = best_average(
+            config,
+            candidates,
+            chosen,
+            pairs,
+            score=partial(_score_like, batch_size=config.batch_size),
+            scratch=workspace.scratch,
+        )
+        candidates.append(verdict.average)
+        choice = with_average(choice, verdict)
+        chosen = verdict.average if verdict.is_better else chosen
     progress("select", done=len(names), total=len(names), note=choice.why)
+    rows = [one.row for one in candidates]
+    # What is not averaged says nothing of it: such files are those of recipes without averages, to the byte.
     (workspace.output / "scores.json").write_text(
-        json.dumps([score.model_dump() for score in scores], indent=1), encoding="utf-8"
+        json.dumps([row.model_dump(exclude_defaults=True) for row in rows], indent=1),
+        encoding="utf-8",
     )
     (workspace.output / "choice.json").write_text(
-        choice.model_dump_json(indent=1), encoding="utf-8"
+        choice.model_dump_json(indent=1, exclude_defaults=True), encoding="utf-8"
     )
     (workspace.output / "model").mkdir()
-    for file in files[choice.step]:
-        shutil.copyfile(file, workspace.output / "model" / file.name)
+    for name in model_files(path.name for path in chosen.folder.iterdir()):
+        shutil.copyfile(chosen.folder / name, workspace.output / "model" / name)
     return Outcome(
-        ledger=make_ledger(len(scores), 1, {"lower_score": len(scores) - 1}),
-        summary=choice.model_dump(),
+        ledger=make_ledger(len(rows), 1, {"lower_score": len(rows) - 1}),
+        summary=choice.model_dump(exclude_defaults=True),
     )
 
 
@@ -77,6 +97,20 @@ def _score(folder: Path, pairs: list[Pair], *, batch_size: int) -> CheckpointSco
         batch_size=batch_size,
         step=int(note["step"]),
         samples_seen=int(note["samples_seen"]),
+        model_sha256=weights_sha256(folder),
+    )
+
+
+def _score_like(
+    folder: Path, pairs: Sequence[Pair], like: CheckpointScore, *, batch_size: int
+) -> CheckpointScore:
+    """Score towers that have no record of their own."""
+    return score_towers(
+        load_towers(folder, scoring_device()),
+        pairs,
+        batch_size=batch_size,
+        step=like.step,
+        samples_seen=like.samples_seen,
         model_sha256=weights_sha256(folder),
     )
 

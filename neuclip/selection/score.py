@@ -24,6 +24,13 @@ class CheckpointScore(BaseModel):
     image_to_text_recall_at_1: float
     text_to_image_recall_at_1: float
     mean_recall_at_1: float
+    mean_of: list[int] = []
+    """The steps of the checkpoints that the weights are the mean of; none is a checkpoint itself."""
+
+
+def value_of(score: CheckpointScore, metric: str) -> float:
+    """Return what checkpoints are compared by."""
+    return float(getattr(score, metric))
 
 
 def score_towers(
@@ -47,12 +54,14 @@ def score_towers(
         [pair.caption for pair in pairs],
         batch_size=batch_size,
     )
-    return CheckpointScore(
-        step=step,
-        samples_seen=samples_seen,
-        model_sha256=model_sha256,
-        samples=found.samples,
-        undecodable=found.undecodable,
-        chance=found.chance,
-        **found.recalls,
+    return CheckpointScore.model_validate(
+        {
+            "step": step,
+            "samples_seen": samples_seen,
+            "model_sha256": model_sha256,
+            "samples": found.samples,
+            "undecodable": found.undecodable,
+            "chance": found.chance,
+            **found.recalls,
+        }
     )
