@@ -14,7 +14,7 @@ from bench.objectives import (
     estimation,
     gpu,
     plots,
-    quality,
+    rivals,
     supervision,
     text_encoder,
     tokens,
@@ -43,7 +43,7 @@ OWN_WAY = {
 }
 """Studies by the product's own trainer."""
 
-ROUNDS = {"quality": (quality.grid, quality.RECORDS)}
+ROUNDS = {"rivals": (rivals.grid, rivals.RECORDS)}
 """Studies whose next runs follow from those there are: to be called until nothing is left."""
 
 
@@ -72,7 +72,7 @@ def write_reports(out: Path) -> None:
     for name, report in (
         ("estimation", estimation.report),
         ("defaults", defaults.report),
-        ("quality", quality.report),
+        ("rivals", rivals.report),
         ("captions", captions.report),
         ("tokens", tokens.report),
         ("supervision", supervision.report),

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.objectives.quality import NETWORK
 from bench.objectives.records import SEEDS, Record, Settings, cell, grouped, markdown, read
+from bench.objectives.rivals import NETWORK
 
 RECORDS = "captions.jsonl"
 COUNT, BATCH = 14_682, 64

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from bench.objectives import estimation, quality
+from bench.objectives import estimation, rivals
 from bench.objectives.records import Record, grouped, mean_std, read
 
 _SHOWN = {
@@ -29,8 +29,8 @@ def draw_all(out: Path) -> None:
         _save(_errors(known), out / "estimation.svg")
     if all(part in runs for pair in estimation.GROWTHS.values() for part in pair):
         _save(_growth(runs), out / "growth.svg")
-    scenes = [run for run in read(out / quality.RECORDS) if run["settings"]["data"] == "scenes"]
-    told = [run for run in scenes if run["settings"]["seed"] in quality.TOLD]
+    scenes = [run for run in read(out / rivals.RECORDS) if run["settings"]["data"] == "scenes"]
+    told = [run for run in scenes if run["settings"]["seed"] in rivals.TOLD]
     if told:
         _save(_temperatures(told), out / "temperature.svg")
 

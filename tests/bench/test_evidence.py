@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from bench.objectives import data, defaults, estimation, gpu, quality
+from bench.objectives import data, defaults, estimation, gpu, rivals
 from bench.objectives.records import cell, key_of, mean_std, run_missing
 from bench.objectives.training import train
 
@@ -64,7 +64,7 @@ def test_every_run_of_a_grid_is_another_one():
         estimation.grid,
         estimation.sources_grid,
         defaults.grid,
-        functools.partial(quality.grid, []),
+        functools.partial(rivals.grid, []),
         gpu.grid,
         gpu.tiny_grid,
     ):
@@ -84,25 +84,25 @@ def test_a_choice_is_made_on_other_seeds_than_it_is_told_on():
     def recall(asked):
         """The second rate wins on the first seed and loses on the second; the third is worst."""
         of_seed = {0: {5e-4: 8.0, 1e-3: 9.0, 2e-3: 1.0}, 1: {5e-4: 8.0, 1e-3: 5.0, 2e-3: 9.0}}
-        others = {"0.07", *(f"rho {math.log(one.batch) + 1:.2f}" for one in quality.CELLS)}
+        others = {"0.07", *(f"rho {math.log(one.batch) + 1:.2f}" for one in rivals.CELLS)}
         is_worse = asked["clip_name"] == "median 1" or asked["temperature"] in others
         return of_seed.get(asked["seed"], {}).get(asked["lr"], 3.0) - 10 * is_worse
 
-    while asked := list(quality.grid(records)):
+    while asked := list(rivals.grid(records)):
         rounds.append(asked)
         records += [{"key": key_of(one), "settings": one, "recall": recall(one)} for one in asked]
     first, second, told = rounds
-    assert {one["seed"] for one in first} == {quality.SEARCH}
-    assert len(second) == 2 * 4 * len(quality.CELLS)
-    assert {one["seed"] for one in second} == {quality.SECOND}
+    assert {one["seed"] for one in first} == {rivals.SEARCH}
+    assert len(second) == 2 * 4 * len(rivals.CELLS)
+    assert {one["seed"] for one in second} == {rivals.SECOND}
     assert {one["lr"] for one in second} == {5e-4, 1e-3}
     assert {one["lr"] for one in told} == {5e-4}
-    assert sorted({one["seed"] for one in told}) == list(quality.TOLD)
-    assert len(told) == 4 * len(quality.CELLS) * len(quality.TOLD)
+    assert sorted({one["seed"] for one in told}) == list(rivals.TOLD)
+    assert len(told) == 4 * len(rivals.CELLS) * len(rivals.TOLD)
 
 
 def test_an_interval_is_that_of_a_table_of_student_s_t():
-    mean, half = quality.interval([1.0, 2.0, 3.0, 4.0])
+    mean, half = rivals.interval([1.0, 2.0, 3.0, 4.0])
     assert mean == 2.5
     assert half == pytest.approx(3.182446 * 1.2909944 / 2, abs=1e-6)  # three degrees of freedom
 

@@ -24,7 +24,7 @@ from bench.objectives.records import (
     read,
 )
 
-RECORDS = "quality.jsonl"
+RECORDS = "rivals.jsonl"
 SEARCH, SECOND, TOLD = 0, 1, (2, 3, 4, 5, 6, 7)
 RATES = (5e-4, 1e-3, 2e-3)
 CLIPS: dict[str, Settings] = {
@@ -107,7 +107,7 @@ def _choices(one: Cell) -> dict[str, list[Settings]]:
             for rate in RATES:
                 choices[name].append(
                     {
-                        "study": "quality",
+                        "study": "rivals",
                         "name": name,
                         "temperature": temperature,
                         "objective": objective,
