@@ -446,7 +446,7 @@ def evaluate(
     models: Annotated[list[str], typer.Argument(help="folders of open_clip models, any URI")],
     sets: Annotated[
         list[str],
-        typer.Option("--set", metavar="FOLDER", help="evaluation set (wds_*); may be given often"),
+        typer.Option("--on", metavar="FOLDER", help="evaluation set (wds_*); may be given often"),
     ],
     root: Annotated[str, typer.Option(help="where scores are kept, any URI")] = "lake",
     batch_size: Annotated[int, typer.Option(min=1, help="images encoded at once")] = 256,

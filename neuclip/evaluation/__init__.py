@@ -1,1 +1,1 @@
-"""Evaluation sets in the wds_* layout, zero-shot classification and retrieval."""
+"""Models on evaluation sets in the wds_* layout: kinds of sets, scores with intervals, comparisons."""

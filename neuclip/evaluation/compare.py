@@ -15,10 +15,9 @@ from neuclip.evaluation.comparison import Difference, Versus
 from neuclip.evaluation.interval import middle
 from neuclip.evaluation.kinds.kind import Columns, Kind
 from neuclip.evaluation.kinds.known import KINDS
-from neuclip.evaluation.part import STAGE, read_columns
+from neuclip.evaluation.part import STAGE, read_columns, read_score
 from neuclip.evaluation.score import KEY, SetScore
 from neuclip.foundation.errors import DataError
-from neuclip.stages.committed import committed_bytes
 from neuclip.stages.manifest import read_manifest
 from neuclip.storage.uris import join, parent_of
 
@@ -90,7 +89,7 @@ def _read(uri: str) -> dict[str, _Scored]:
     found: dict[str, _Scored] = {}
     for key in manifest.parts:
         part = join(parts, key)
-        score = SetScore.model_validate_json(committed_bytes(part, "score.json"))
+        score = read_score(part)
         found[score.set] = _Scored(score, read_columns(part))
     return found
 

@@ -15,7 +15,7 @@ class EvaluateConfig(Section):
 
     sets: list[Place] = Field(
         default_factory=list[str],
-        description="evaluation sets: folders in the `wds_*` layout (classes or retrieval), any URI",
+        description="evaluation sets: folders in the `wds_*` layout, any URI; docs/evaluation.md has their kinds",
         json_schema_extra={"keyed": False},  # their content counts, not where they lie
     )
     batch_size: int = unkeyed(256, ge=1, le=65536, description="images encoded at once")

@@ -102,7 +102,7 @@ class AveragedObjective(Objective):
         with torch.autocast(image_features.device.type, enabled=False):
             batch = self.collect(image_features, text_features, sample_ids)
             local = self._local(len(sample_ids))
-            temperature, for_margins = self._temperatures(batch, local)
+            temperature, for_margins, of_all = self._temperatures(batch, local)
             log_g_SB = batch.log_normalizers(for_margins, 0.0)
             epoch = math.floor(self.epoch(batch))
             gamma = self.gamma(epoch) if self.training else 0.0
@@ -126,7 +126,7 @@ class AveragedObjective(Objective):
                 "gamma": gamma,
             },
             pair_losses=pair_losses(log_g_SB + batch.log_counts_B),
-            scale=2 * scale.mean(),
+            scale=2 * self.scale(of_all).mean(),
         )
 
     @torch.no_grad()
@@ -144,12 +144,17 @@ class AveragedObjective(Objective):
         estimates_SB = add_eps(log_u_SB, self.eps).masked_fill(never_SB, torch.nan)
         return estimates_SB[0], estimates_SB[1]
 
-    def _temperatures(self, batch: GlobalBatch, local: slice) -> tuple[Tensor, Tensor]:
-        """Return the anchors' temperature, and the one that their margins are divided by."""
+    def _temperatures(self, batch: GlobalBatch, local: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the anchors' temperature, the one that margins are divided by, and that of all ranks' anchors.
+
+        The last is a constant: what the loss is divided by must be the same on every rank.
+        """
         if self.individual is None:
-            return self.temperature, self.margin_temperature(self.temperature)
-        own_SB = self.individual.read(batch.sample_ids_G)[:, local].to(batch.own_cosine_B.dtype)
-        return own_SB, own_SB
+            temperature = self.temperature
+            return temperature, self.margin_temperature(temperature), temperature.detach()
+        all_SG = self.individual.read(batch.sample_ids_G).to(batch.own_cosine_B.dtype)
+        own_SB = all_SG[:, local]
+        return own_SB, own_SB, all_SG
 
     def _log_denominators(
         self, batch: GlobalBatch, log_g_SB: Float[Tensor, "2 B"], gamma: float

@@ -133,7 +133,7 @@ def _images(suite):
 
 
 def test_the_command(models, sets, tmp_path):
-    words = ["evaluate", *models, "--set", sets[0], "--root", str(tmp_path)]
+    words = ["evaluate", *models, "--on", sets[0], "--root", str(tmp_path)]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     assert shown.stdout.count("colours0") == 2

@@ -35,17 +35,17 @@ def test_what_is_not_wanted_is_counted_and_never_handed_out(tmp_path):
     """A pickle that would run when it is loaded stays a name in a count."""
     members = [
         *TWO,
-        ("s2.npy", b"x"),
+        ("s2.npz", b"x"),
         ("s2.pkl", b"cos\nsystem\n."),
         ("s2.seg.png", b"x"),
         ("README", b"x"),
     ]
     samples = list(read_samples(write_tar(tmp_path / "a.tar", members)))
     assert [s.key for s in samples] == ["s0", "s1", "s2"]
-    assert (samples[2].parts, samples[2].others) == ({}, ["npy", "pkl", "seg.png"])
+    assert (samples[2].parts, samples[2].others) == ({}, ["npz", "pkl", "seg.png"])
     only_text = list(read_samples(tmp_path / "a.tar", suffixes=frozenset({"txt", "pkl"})))
     assert [s.parts for s in only_text] == [{"txt": b"a cat"}, {}, {}]
-    assert [s.others for s in only_text] == [["jpg"], ["jpg", "cls"], ["npy", "pkl", "seg.png"]]
+    assert [s.others for s in only_text] == [["jpg"], ["jpg", "cls"], ["npz", "pkl", "seg.png"]]
 
 
 @settings(max_examples=60, deadline=None)

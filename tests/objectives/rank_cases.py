@@ -52,6 +52,7 @@ def train(config, num_steps, dtype=torch.float64, *, has_twins=False):
     world.close()
     return {
         "loss": result.loss.detach(),
+        "scale": torch.as_tensor(result.scale, dtype=torch.float64),
         "gradients": [leaf.grad for leaf in leaves],
         "log_normalizers": result.log_normalizers,
         "metrics": result.metrics,

@@ -93,6 +93,9 @@ def test_P15_any_split_of_the_global_batch_gives_the_same_steps(ranks, cases, na
             assert relative_error(answer["leaves"], expected["leaves"]) < tolerance
             assert_states_equal(answer["state"], expected["state"], tolerance)
             assert (answer["predicted"] is None) == (expected["predicted"] is None)
+            assert (
+                relative_error(answer["scale"], expected["scale"]) < tolerance
+            )  # the trainer divides by it
             for key, value in answer["state"].items():
                 assert torch.equal(value, found[0]["state"][key]), key  # ranks agree to the bit
         if expected["log_normalizers"] is not None:
