@@ -1,12 +1,11 @@
 """Averages of the weights of several checkpoints of one run: model soups."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ def cook(folders: Sequence[Path], out: Path, *, images: Sequence[bytes], batch_s
 
     Definition: each tensor is the mean in float64, rounded to its own type; whole numbers are the first's.
     Running statistics of batch norms are not averaged but measured anew on images, as those of no checkpoint fit.
-    One model's weights are in memory, and a tensor of each folder at a time.
+    One model's weights are in memory, and one tensor of another at a time.
 
     Source: model soups, arXiv 2203.05482; tests/selection/test_soup.py.
     """
@@ -46,18 +45,20 @@ def _mean_of(files: Sequence[Path]) -> dict[str, Tensor]:
     with ExitStack() as stack:
         opened: list[Any] = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
         return {
-            key: _mean([one.get_tensor(key) for one in opened]) for key in sorted(opened[0].keys())
+            key: _mean(one.get_tensor(key) for one in opened) for key in sorted(opened[0].keys())
         }
 
 
-def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    first = tensors[0]
+def _mean(tensors: Iterator[Tensor]) -> Tensor:
+    """Return the mean of tensors, of which one is in memory at a time."""
+    first = next(tensors)
     if not first.is_floating_point():
         return first
-    total = torch.zeros(first.shape, dtype=torch.float64)
+    total, count = first.double(), 1
     for tensor in tensors:
         total += tensor
-    return (total / len(tensors)).to(first.dtype)
+        count += 1
+    return total.div_(count).to(first.dtype)
 
 
 def _measure_statistics(folder: Path, images: Sequence[bytes], *, batch_size: int) -> None:

@@ -64,9 +64,10 @@ def standard_error():
     [("acc1", Choice(), right), ("mean_per_class_recall", Classification(), by_class)],
 )
 def test_equal_models_are_rarely_called_different_and_two_standard_errors_are_found_in_half(
-    metric, kind, column
+    metric, kind, column, monkeypatch
 ):
     """Of 400 draws 5 % is 20; a share of 5 % is within 7.2 % with all but one in a hundred."""
+    monkeypatch.setattr("neuclip.evaluation.bootstrap.RESAMPLES", 200)  # of each of 600 comparisons
     assert called_different(metric, 0.0, 400, kind, column) <= 0.07
     assert 0.4 <= called_different(metric, 2 * standard_error(), 200, kind, column) <= 0.65
 

@@ -67,5 +67,5 @@ def test_a_long_text_set_is_told_with_the_texts_that_were_cut(tmp_path, more):
     (tmp_path / "wds_long" / "test" / "nshards.txt").write_text("1")
     (tmp_path / "wds_long" / "dataset_type.txt").write_text("retrieval")
     suite = read_set(str(tmp_path / "wds_long"))
-    row, _ = score_set(tiny_towers(), suite, batch_size=8, model_sha256="x")
+    row, _, _ = score_set(tiny_towers(), suite, batch_size=8, model_sha256="x")
     assert json.loads(row.model_dump_json())["cut_texts"] == more
