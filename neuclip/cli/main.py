@@ -494,11 +494,12 @@ def compare(
     from neuclip.evaluation.comparison import write_comparison
 
     with explained(screen, as_json=as_json):
-        if len(set(models)) < 2:
+        uris = list(dict.fromkeys(uri.rstrip("/") for uri in models))
+        if len(uris) < 2:
             raise ConfigError(
                 "compare needs two models: folders of evaluate stages, ROOT/evaluate/KEY"
             )
-        found = compare_models([uri.rstrip("/") for uri in models])
+        found = compare_models(uris)
         if out is not None:
             write_comparison(found, Path(out))
         if as_json:

@@ -55,13 +55,18 @@ def p_value(kind: Kind, metric: str, first: Columns, second: Columns, draws: np.
     """
     ours, theirs = (kind.is_right(columns, metric) for columns in (first, second))
     if ours is None or theirs is None:
-        known = draws[~np.isnan(draws)]
-        other_side = min((known <= 0).sum(), (known >= 0).sum())
-        return float(min(1.0, 2 * (other_side + 1) / (len(known) + 1)))
+        return _beyond_zero(draws)
     only_first, only_second = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     if not only_first + only_second:
         return 1.0
     return float(binomtest(only_second, only_first + only_second).pvalue)
+
+
+def _beyond_zero(draws: np.ndarray) -> float:
+    """Return twice the share of resampled differences on the other side of zero; those that are nan are left out."""
+    known = draws[~np.isnan(draws)]
+    other_side = min((known <= 0).sum(), (known >= 0).sum())
+    return float(min(1.0, 2 * (other_side + 1) / (len(known) + 1)))
 
 
 def holm(ps: Sequence[float], level: float = LEVEL) -> list[bool]:
@@ -149,8 +154,6 @@ def _task(one: _Scored, other: _Scored) -> tuple[Difference, np.ndarray]:
 def _average(tasks: Sequence[Difference], draws: Sequence[np.ndarray]) -> Difference:
     """Return the difference of the mean over sets, each of which is drawn by itself."""
     together = np.mean(draws, axis=0)
-    other_side = min((together <= 0).sum(), (together >= 0).sum())
-    p = float(min(1.0, 2 * (other_side + 1) / (len(together) + 1)))
     first, second = (
         float(np.mean([getattr(task, of) for task in tasks])) for of in ("first", "second")
     )
@@ -161,7 +164,7 @@ def _average(tasks: Sequence[Difference], draws: Sequence[np.ndarray]) -> Differ
         second=second,
         difference=second - first,
         interval=middle(together),
-        p=p,
+        p=(p := _beyond_zero(together)),
         is_different=p <= LEVEL,
     )
 
